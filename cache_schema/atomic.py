@@ -1,0 +1,160 @@
+"""The only place that writes files: a file at its final name is whole, or it is not there.
+
+Every file is published the same way: written to a temporary name in the same folder, flushed, fsynced, renamed over the
+final name, and the folder fsynced. After a crash at any instant a reader sees the old file or the new one. Temporary
+files end in `.partial`; readers ignore them and whoever cleans up may delete them.
+"""
+
+import errno
+import os
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cache_schema.errors import EnvironmentProblem, LockedError, PipelineError
+from cache_schema.json_file import Json, parse_json, readable_json
+
+PARTIAL_SUFFIX = ".partial"
+
+
+@dataclass(frozen=True)
+class Fence:
+    """Proof of holding a lock file. A writer whose fence is out of date must not publish any more."""
+
+    lock_path: Path
+    token: str
+
+    def check(self) -> None:
+        """Raises `LockedError` when the lock file no longer carries this fence's token."""
+        try:
+            held = parse_json(self.lock_path.read_bytes(), self.lock_path)["token"]
+        except FileNotFoundError:
+            held = None
+        if held != self.token:
+            raise LockedError(
+                f"{self.lock_path} is no longer held by this process (another one took over while it was silent): "
+                "nothing more is written here; run again once the other one is done"
+            )
+
+
+def publish_bytes(path: Path, data: bytes | memoryview, *, fence: Fence | None = None) -> None:
+    """Publishes `data` as the file `path`: after a crash the old content or the new is there, never a mixture.
+
+    Raises:
+        EnvironmentProblem: the system refused to write (no space, quota, read-only, I/O error); names path and bytes.
+        LockedError: `fence` is out of date; nothing was published.
+    """
+
+    def write(partial: Path) -> None:
+        with open(partial, "wb", buffering=0) as file:
+            view = memoryview(data)
+            while view:
+                view = view[file.write(view) :]
+
+    publish_with(path, write, fence=fence, num_bytes=len(data))
+
+
+def publish_json(path: Path, value: Json, *, fence: Fence | None = None) -> None:
+    """Publishes `value` as indented JSON at `path`; errors as `publish_bytes`."""
+    publish_bytes(path, readable_json(value), fence=fence)
+
+
+def publish_with(
+    path: Path, write: Callable[[Path], None], *, fence: Fence | None = None, num_bytes: int | None = None
+) -> None:
+    """Publishes the file that `write` fills at a temporary path of the same folder; errors as `publish_bytes`.
+
+    For libraries that insist on writing to a path. `num_bytes` only makes a message more precise.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
+    try:
+        write(partial)
+        _fsync(partial)
+        if fence is not None:
+            fence.check()
+        os.replace(partial, path)
+        _fsync(path.parent)
+    except OSError as error:
+        raise _environment_problem(path, error, num_bytes) from error
+    finally:
+        _discard(partial)
+
+
+def make_folder(path: Path) -> None:
+    """Creates the folder `path` and its missing parents, durably; an existing folder is fine.
+
+    Raises:
+        EnvironmentProblem: the system refused, or a file stands in the way.
+    """
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        for folder in reversed(missing):
+            _fsync(folder.parent)
+    except OSError as error:
+        raise _environment_problem(path, error, None) from error
+
+
+def append_line(path: Path, line: str) -> None:
+    """Appends `line` and a newline to a log at `path`. Not durable: logs are cut back to a checkpoint on resume.
+
+    Raises:
+        EnvironmentProblem: the system refused to write.
+    """
+    try:
+        with open(path, "ab") as file:
+            file.write(line.encode() + b"\n")
+    except OSError as error:
+        raise _environment_problem(path, error, len(line) + 1) from error
+
+
+def keep_lines(path: Path, num_lines: int) -> None:
+    """Cuts the log at `path` back to its first `num_lines` whole lines; a missing log stays missing."""
+    if path.exists():
+        lines = path.read_bytes().split(b"\n")[:-1]
+        publish_bytes(path, b"".join(line + b"\n" for line in lines[:num_lines]))
+
+
+def remove_file(path: Path) -> None:
+    """Removes the file `path`, durably; a missing file is fine."""
+    try:
+        path.unlink(missing_ok=True)
+        _fsync(path.parent)
+    except OSError as error:
+        raise _environment_problem(path, error, None) from error
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _discard(partial: Path) -> None:
+    # Also reached on KeyboardInterrupt. After a successful rename there is nothing left under this name.
+    try:
+        os.unlink(partial)
+    except FileNotFoundError:
+        return
+    except OSError:
+        # On a dying disk the stump may be unremovable; its suffix already says that nobody reads it.
+        return
+
+
+_REMEDIES = {
+    errno.ENOSPC: "free space on that disk and run again to resume",
+    errno.EDQUOT: "free some of your quota and run again to resume",
+    errno.EROFS: "the file system is read-only: mount it writable or choose another folder, then run again",
+    errno.EACCES: "get write permission there or choose another folder, then run again",
+    errno.ENOTDIR: "a file stands where a folder is needed: choose another folder",
+    errno.EEXIST: "a file stands where a folder is needed: choose another folder",
+}
+
+
+def _environment_problem(path: Path, error: OSError, num_bytes: int | None) -> PipelineError:
+    amount = f" ({num_bytes:,} bytes)" if num_bytes is not None else ""
+    remedy = _REMEDIES.get(error.errno or 0, "check the disk and run again to resume")
+    return EnvironmentProblem(f"cannot write {path}{amount}: {error.strerror or error}: {remedy}")

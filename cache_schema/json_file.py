@@ -1,0 +1,80 @@
+"""Strict JSON: one canonical spelling going out, nothing ambiguous coming in."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from cache_schema.errors import DamagedError
+
+Json = Any
+"""A value that JSON can hold: None, bool, int, float, str, and lists and string-keyed dicts of them."""
+
+
+def canonical_json(value: Json) -> bytes:
+    """Returns the one UTF-8 spelling of `value`: sorted keys, no spaces, no NaN. Equal values give equal bytes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def readable_json(value: Json) -> bytes:
+    """Returns `value` as indented UTF-8 JSON with sorted keys, for files that people look into."""
+    return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def fingerprint_of(value: Json) -> str:
+    """Returns the SHA-256 of the canonical spelling of `value`, as 64 hexadecimal digits."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def parse_json(data: bytes, where: str | Path) -> Json:
+    """Returns the value spelt by `data`.
+
+    Raises:
+        DamagedError: `data` is not UTF-8 JSON, repeats a key, or holds NaN, an infinity or an integer beyond 64 bits.
+    """
+
+    def refuse_constant(name: str) -> Json:
+        raise ValueError(f"holds {name}")
+
+    def bounded_integer(digits: str) -> int:
+        if len(digits) > 20 or not -(2**63) <= int(digits) < 2**64:
+            raise ValueError(f"holds an integer of {len(digits)} digits")
+        return int(digits)
+
+    def bounded_float(digits: str) -> float:
+        number = float(digits)
+        if number in (float("inf"), float("-inf")):
+            raise ValueError(f"holds a number out of range: {digits[:20]}")
+        return number
+
+    def unique_keys(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            raise ValueError("repeats a key")
+        return result
+
+    try:
+        return json.loads(
+            data.decode(),
+            parse_constant=refuse_constant,
+            parse_int=bounded_integer,
+            parse_float=bounded_float,
+            object_pairs_hook=unique_keys,
+        )
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(
+            f"{where} is damaged ({error}): restore it from a copy, or extract into a new cache"
+        ) from error
+
+
+def read_json(path: Path) -> Json:
+    """Returns the value of the JSON file at `path`, checked as `parse_json` does.
+
+    Raises:
+        DamagedError: the file is missing or is not strict JSON.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise DamagedError(f"{path} is missing: restore it from a copy, or extract into a new cache") from error
+    return parse_json(data, path)

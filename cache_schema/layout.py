@@ -1,0 +1,98 @@
+"""The only place that spells the names of files inside a cache."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from cache_schema.errors import UsageError
+
+Modality = Literal["image", "text"]
+MODALITIES: tuple[Modality, ...] = get_args(Modality)
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
+
+
+def check_name(name: str, kind: str) -> str:
+    """Returns `name` when it can name a `kind` of thing (array, index, neighbours, selection) inside a cache.
+
+    Raises:
+        UsageError: the name is empty, long, or has characters that could leave the folder or differ between systems.
+    """
+    if not _NAME.fullmatch(name) or ".." in name:
+        raise UsageError(
+            f"{name!r} cannot name a {kind}: use up to 80 lower-case letters, digits, dots, dashes and underscores"
+        )
+    return name
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The paths of everything in the cache at `root`. Nothing is created or read here."""
+
+    root: Path
+
+    @property
+    def cache_json(self) -> Path:
+        return self.root / "cache.json"
+
+    @property
+    def lock_json(self) -> Path:
+        return self.root / "lock.json"
+
+    def modality(self, modality: Modality) -> Path:
+        return self.root / modality
+
+    def plan(self, modality: Modality) -> Path:
+        return self.root / modality / "plan.json"
+
+    def samples(self, modality: Modality, part: int) -> Path:
+        return self.root / modality / "samples" / f"{part:05d}.parquet"
+
+    def features(self, modality: Modality) -> Path:
+        """The Zarr group that holds one Zarr array per array name."""
+        return self.root / modality / "features.zarr"
+
+    def arrays(self, modality: Modality) -> Path:
+        return self.root / modality / "arrays"
+
+    def recipe(self, modality: Modality, array: str) -> Path:
+        return self.arrays(modality) / array / "recipe.json"
+
+    def probes(self, modality: Modality, array: str) -> Path:
+        return self.arrays(modality) / array / "probes.npz"
+
+    def records(self, modality: Modality, array: str) -> Path:
+        return self.arrays(modality) / array / "records"
+
+    def record(self, modality: Modality, array: str, part: int) -> Path:
+        return self.records(modality, array) / f"{part:05d}.json"
+
+    def row_hashes(self, modality: Modality, array: str, part: int) -> Path:
+        """16 bytes per planned row of the part, beside its record."""
+        return self.records(modality, array) / f"{part:05d}.rows"
+
+    def indexes(self, modality: Modality) -> Path:
+        return self.root / modality / "indexes"
+
+    def index(self, modality: Modality, array: str, name: str) -> Path:
+        return self.indexes(modality) / f"{array}.{name}.faiss"
+
+    def index_sidecar(self, modality: Modality, array: str, name: str) -> Path:
+        return self.indexes(modality) / f"{array}.{name}.json"
+
+    @property
+    def all_neighbours(self) -> Path:
+        return self.root / "neighbours"
+
+    def neighbours(self, name: str) -> Path:
+        """The folder of the mined neighbours called `name`: recipe.json, records/, neighbours.zarr/."""
+        return self.all_neighbours / name
+
+    def selection(self, name: str) -> Path:
+        return self.root / "selections" / f"{name}.parquet"
+
+
+def shard_path(array_folder: Path, part: int) -> Path:
+    """Returns the file of the shard of `part` in the two-dimensional Zarr v3 array at `array_folder`."""
+    return array_folder / "c" / str(part) / "0"

@@ -78,3 +78,26 @@ def read_json(path: Path) -> Json:
     except FileNotFoundError as error:
         raise DamagedError(f"{path} is missing: restore it from a copy, or extract into a new cache") from error
     return parse_json(data, path)
+
+
+def seal(value: dict[str, Json]) -> dict[str, Json]:
+    """Returns `value` with a `seal`: the SHA-256 over everything else in it, which `read_sealed` checks."""
+    return {**value, "seal": fingerprint_of(value)}
+
+
+def read_sealed(path: Path) -> dict[str, Json]:
+    """Returns the dict that was written to `path` through `seal`, without its seal.
+
+    Raises:
+        DamagedError: the file is missing, not strict JSON, or any byte that carries meaning has changed.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict) or "seal" not in value:
+        raise DamagedError(f"{path} is not a sealed JSON object: restore it from a copy, or extract into a new cache")
+    stored = value.pop("seal")
+    if stored != fingerprint_of(value):
+        raise DamagedError(
+            f"{path} does not match its seal ({str(stored)[:12]}): it was edited or damaged; restore it from a copy, "
+            "or extract into a new cache"
+        )
+    return value

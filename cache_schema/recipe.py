@@ -19,7 +19,8 @@ class Recipe:
     Attributes:
         modality: "image" or "text".
         teacher: the teacher's identity as JSON: kind, name, architecture, activation, SHA-256 of its files.
-        preprocess: for images size, mean, std, interpolation, resize mode; for texts tokenizer, context length, cleaning.
+        preprocess: for images size, mean, std, interpolation, resize mode; for texts tokenizer, context length and
+            cleaning.
         dim: width of a feature.
         logit_scale: factor on cosines that the teacher was trained with (100 for CLIP), read from its checkpoint.
         logit_bias: the teacher's logit bias (SigLIP), or None.

@@ -1,0 +1,327 @@
+"""An open feature cache: which arrays it has, what is done, and its features, texts and samples."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from cache_schema import atomic
+from cache_schema.errors import DamagedError, MismatchError, RefusedError, UnfinishedError, UsageError, unknown_name
+from cache_schema.features import FeatureReader, feature_format
+from cache_schema.json_file import Json, read_sealed, seal
+from cache_schema.layout import MODALITIES, Layout, Modality
+from cache_schema.lock import WriterLock
+from cache_schema.plan import Part, Plan, read_plan
+from cache_schema.recipe import Recipe
+from cache_schema.records import HASH_BYTES, Record, committed_parts, logical_digest, read_record
+from cache_schema.samples import read_table
+from cache_schema.shards import check_part_rows
+
+FORMAT = 1
+DEFAULT_PART_ROWS = 16_384
+
+
+@dataclass(frozen=True)
+class ImageLocation:
+    """Where the original bytes of an image row are, and what they must hash to."""
+
+    uri: str
+    kind: str
+    options: dict[str, str]
+    key: str
+    offset_bytes: int
+    size_bytes: int
+    digest: bytes
+    width: int
+    height: int
+
+
+def create_cache(path: Path, part_rows: int) -> "Cache":
+    """Creates an empty cache in the missing or empty folder `path`, and returns it open.
+
+    Raises:
+        UsageError: `part_rows` breaks the rule of `check_part_rows`.
+        RefusedError: the folder holds something else; nothing was touched.
+        EnvironmentProblem: it cannot be written.
+    """
+    check_part_rows(part_rows)
+    layout = Layout(path.absolute())
+    if path.exists() and (not path.is_dir() or any(not p.name.startswith(".") for p in path.iterdir())):
+        raise RefusedError(f"{path} exists and is not a feature cache: choose another --cache, or empty it yourself")
+    atomic.make_folder(layout.root)
+    tools = {name: version(name) for name in ("zarr", "pyarrow", "numpy")}
+    atomic.publish_json(layout.cache_json, seal({"format": FORMAT, "part_rows": part_rows, "tools": tools}))
+    return Cache.open(path)
+
+
+class Cache:
+    """A feature cache on disk, opened for reading. Works on read-only media.
+
+    Opening reads cache.json alone; plans, recipes and records are read and checked the first time they are needed.
+    """
+
+    def __init__(self, layout: Layout, part_rows: int) -> None:
+        self.layout = layout
+        self.part_rows = part_rows
+        self._arrays: dict[tuple[Modality, str], CachedArray] = {}
+
+    @staticmethod
+    def open(path: str | Path) -> "Cache":
+        """Returns the cache at `path`.
+
+        Raises:
+            UsageError: there is no cache.
+            DamagedError: cache.json is damaged.
+            RefusedError: the cache was made by a newer format.
+        """
+        layout = Layout(Path(path).absolute())
+        if not layout.cache_json.exists():
+            raise UsageError(f"{path} holds no feature cache (no cache.json): make one with `pipeline extract`")
+        value = read_sealed(layout.cache_json)
+        if value.get("format") != FORMAT:
+            raise RefusedError(
+                f"{path} has cache format {value.get('format')}, this version reads {FORMAT}: upgrade the pipeline"
+            )
+        return Cache(layout, check_part_rows(value["part_rows"]))
+
+    @property
+    def path(self) -> Path:
+        return self.layout.root
+
+    @property
+    def modalities(self) -> list[Modality]:
+        """Returns the modalities that have a plan."""
+        return [modality for modality in MODALITIES if self.layout.plan(modality).exists()]
+
+    def lock(self) -> WriterLock:
+        """Returns the context manager that makes this process the cache's only writer."""
+        return WriterLock(self.layout.lock_json, f"cache {self.path}")
+
+    def plan(self, modality: Modality) -> Plan:
+        """Returns the plan of `modality`, an empty one where nothing was planned."""
+        if not self.layout.plan(modality).exists():
+            return Plan(modality, self.part_rows)
+        return read_plan(self.layout.plan(modality), modality, self.part_rows)
+
+    def arrays(self, modality: Modality) -> list[str]:
+        """Returns the names of the arrays of `modality`, sorted."""
+        folder = self.layout.arrays(modality)
+        return sorted(p.name for p in folder.iterdir() if (p / "recipe.json").exists()) if folder.is_dir() else []
+
+    def array(self, modality: Modality, name: str | None = None) -> "CachedArray":
+        """Returns the array of `modality` called `name`, or the only one when `name` is None.
+
+        Raises:
+            UsageError: there is no such array, or several and no name.
+        """
+        names = self.arrays(modality)
+        if name is None:
+            if len(names) != 1:
+                listed = ", ".join(names) or "none"
+                raise UsageError(
+                    f"cache {self.path} has {len(names)} {modality} arrays ({listed}): "
+                    + ("name one" if names else f"run `pipeline extract` with {modality}s first")
+                )
+            name = names[0]
+        if name not in names:
+            raise unknown_name(f"{modality} array of cache {self.path}", name, names)
+        if (modality, name) not in self._arrays:
+            self._arrays[modality, name] = CachedArray(self, modality, name)
+        return self._arrays[modality, name]
+
+    def samples(self, modality: Modality, part: int) -> pa.Table:
+        """Returns the sample table of `part`, checked against the SHA-256 in the records of every array that has it.
+
+        Raises:
+            UnfinishedError: no array has committed the part.
+            DamagedError: the table is not the one that was committed.
+        """
+        return self._tables(modality, part)
+
+    def sample_rows(self, modality: Modality, rows: np.ndarray, columns: Sequence[str]) -> list[dict[str, Json]]:
+        """Returns the given columns of the given rows, one dict per row, in the order asked; errors as `samples`."""
+        rows = np.asarray(rows, np.int64)
+        found: list[dict[str, Json]] = [{}] * len(rows)
+        parts, offsets = np.divmod(rows, self.part_rows)
+        for part in np.unique(parts):
+            places = np.flatnonzero(parts == part)
+            table = self.samples(modality, int(part)).select(list(columns)).take(pa.array(offsets[places]))
+            for place, row in zip(places, table.to_pylist(), strict=True):
+                found[place] = row
+        return found
+
+    def texts(self, rows: np.ndarray) -> list[str]:
+        """Returns the sentences of the given ok text rows, in the order asked."""
+        return [row["text"] for row in self.sample_rows("text", rows, ["text"])]
+
+    def keys(self, modality: Modality, rows: np.ndarray) -> list[str]:
+        """Returns the keys of the given rows, in the order asked."""
+        return [row["key"] for row in self.sample_rows(modality, rows, ["key"])]
+
+    def locations(self, rows: np.ndarray) -> list[ImageLocation]:
+        """Returns where the original bytes of the given ok image rows are, in the order asked."""
+        sources = self._image_plan.sources
+        columns = ["key", "source", "offset_bytes", "size_bytes", "digest", "width", "height"]
+        found = []
+        for row in self.sample_rows("image", rows, columns):
+            source = sources[row.pop("source")]
+            found.append(ImageLocation(source.uri, source.kind, dict(source.options), **row))
+        return found
+
+    @cached_property
+    def _image_plan(self) -> Plan:
+        return self.plan("image")
+
+    @cached_property
+    def _tables(self):  # type: ignore[no-untyped-def]
+        return lru_cache(maxsize=64)(self._read_samples)
+
+    def _read_samples(self, modality: Modality, part: int) -> pa.Table:
+        stored = {
+            array.record(part).files["samples"]
+            for array in (self.array(modality, name) for name in self.arrays(modality))
+            if part in array.committed
+        }
+        path = self.layout.samples(modality, part)
+        if not stored:
+            raise UnfinishedError(f"part {part} of the {modality}s in {self.path} is not committed: finish extract")
+        if not path.exists() or {hashlib.sha256(path.read_bytes()).hexdigest()} != stored:
+            raise DamagedError(f"sample table {path} is not the one that was committed: run `pipeline verify`")
+        return read_table(path, modality)
+
+
+class CachedArray:
+    """One array of an open cache: its recipe, records and features."""
+
+    def __init__(self, cache: Cache, modality: Modality, name: str) -> None:
+        self.cache = cache
+        self.modality = modality
+        self.name = name
+        path = cache.layout.recipe(modality, name)
+        self.recipe = Recipe.from_json(read_sealed(path), path)
+
+    def __str__(self) -> str:
+        return f"{self.modality} array {self.name} of {self.cache.path}"
+
+    @cached_property
+    def plan(self) -> Plan:
+        return self.cache.plan(self.modality)
+
+    @cached_property
+    def committed(self) -> frozenset[int]:
+        """Numbers of the parts that have a record."""
+        return frozenset(committed_parts(self.cache.layout.records(self.modality, self.name)))
+
+    @cached_property
+    def _records(self) -> dict[int, Record]:
+        return {}
+
+    def record(self, part: int) -> Record:
+        """Returns the record of a committed part, checked against recipe and plan.
+
+        Raises:
+            DamagedError: the record is damaged, or its rows are not those of the plan.
+            MismatchError: the part was made with another recipe.
+        """
+        if part not in self._records:
+            self._records[part] = self._checked_record(part)
+        return self._records[part]
+
+    def _checked_record(self, part: int) -> Record:
+        path = self.cache.layout.record(self.modality, self.name, part)
+        record = read_record(path)
+        if record.fingerprint != self.recipe.fingerprint:
+            raise MismatchError(
+                f"{path} was made with recipe {record.fingerprint[:12]}, the array's is "
+                f"{self.recipe.fingerprint[:12]}: run `pipeline verify` to see all damage"
+            )
+        if part >= self.plan.num_parts:
+            raise DamagedError(f"{path} records a part that the plan does not have: restore the plan from a copy")
+        planned = self.plan.part(part)
+        if record.num_rows != planned.num_rows or record.part_fingerprint != self.plan.part_fingerprint(planned):
+            raise DamagedError(
+                f"{path} accounts for other rows than the plan ({record.num_rows} against {planned.num_rows}): "
+                "run `pipeline verify` to see all damage"
+            )
+        return record
+
+    def records(self) -> list[Record]:
+        """Returns the records of all committed parts, in part order; errors as `record`."""
+        return [self.record(part) for part in sorted(self.committed)]
+
+    def pending(self) -> list[Part]:
+        """Returns the planned parts that have no record, in order."""
+        return [part for part in self.plan.parts() if part.number not in self.committed]
+
+    def require_complete(self) -> None:
+        """Raises `UnfinishedError` with the progress when a planned part is not committed."""
+        pending = self.pending()
+        if pending or not self.committed:
+            missing = ", ".join(str(part.number) for part in pending[:10])
+            raise UnfinishedError(
+                f"{self} is unfinished: {len(self.committed)} of {self.plan.num_parts} parts are committed "
+                f"(missing: {missing or 'all'}): run `pipeline extract` again to finish it"
+            )
+
+    @property
+    def num_rows(self) -> int:
+        """Committed rows, good and bad."""
+        return sum(record.num_rows for record in self.records())
+
+    @property
+    def num_ok(self) -> int:
+        return sum(record.num_ok for record in self.records())
+
+    @property
+    def num_bad(self) -> int:
+        return self.num_rows - self.num_ok
+
+    def ok_rows(self) -> np.ndarray:
+        """Returns the row numbers that have a feature, int64, ascending."""
+        found = [np.zeros(0, np.int64)]
+        for record in self.records():
+            good = np.ones(record.num_rows, bool)
+            good[list(record.bad)] = False
+            found.append(record.part * self.cache.part_rows + np.flatnonzero(good))
+        return np.concatenate(found)
+
+    def outcome(self, part: int) -> list[tuple[int, str, str, str]]:
+        """Returns (row, key, status, reason) of every row of a committed part, as this array sees it."""
+        table = self.cache.samples(self.modality, part)
+        exceptions = {e.offset: e for e in self.record(part).exceptions}
+        rows = zip(*(table.column(name).to_pylist() for name in ("row", "key", "status", "reason")), strict=True)
+        return [
+            (row, key, exceptions[i].status, exceptions[i].reason) if i in exceptions else (row, key, status, reason)
+            for i, (row, key, status, reason) in enumerate(rows)
+        ]
+
+    @cached_property
+    def features(self) -> FeatureReader:
+        """Returns the reader of this array's features, for the parts committed by now."""
+        return FeatureReader(
+            self.cache.layout.features(self.modality) / self.name,
+            feature_format(self.cache.part_rows, self.recipe.dim),
+            num_rows=self.plan.row_end,
+            commits={record.part: record.chunk_crc32c for record in self.records()},
+        )
+
+    def row_hashes(self, part: int) -> bytes:
+        """Returns 16 bytes per row of a committed part; raises `DamagedError` when they are not what was committed."""
+        path = self.cache.layout.row_hashes(self.modality, self.name, part)
+        record = self.record(part)
+        data = path.read_bytes() if path.exists() else b""
+        if len(data) != HASH_BYTES * record.num_rows or hashlib.sha256(data).hexdigest() != record.files["rows"]:
+            raise DamagedError(f"row hashes {path} are not those that were committed: run `pipeline verify`")
+        return data
+
+    def digest(self) -> str:
+        """Returns the logical digest over the committed rows, as 64 hexadecimal digits, from the stored row hashes.
+
+        It does not depend on paths, times, codecs, part boundaries, workers, or on how often the run was killed.
+        """
+        return logical_digest([self.row_hashes(part) for part in sorted(self.committed)])

@@ -1,0 +1,126 @@
+"""The commit of a part: shard, then sample table, then row hashes, then the record that makes it real.
+
+Doing it again after a crash is idempotent: until the record is there the part is pending, and the same samples and
+features give the same files.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cache_schema import atomic, shards
+from cache_schema.errors import MismatchError
+from cache_schema.json_file import seal
+from cache_schema.layout import Layout, Modality
+from cache_schema.records import Record, RowException, committed_parts, read_record, row_hash
+from cache_schema.samples import OK, Sample, encode_table, read_table, table_of
+
+
+@dataclass(frozen=True)
+class ArrayTarget:
+    """The array that parts are committed to, as plain values that travel to any worker."""
+
+    layout: Layout
+    modality: Modality
+    array: str
+    row_format: shards.RowFormat
+    fingerprint: str
+
+
+def commit_part(
+    target: ArrayTarget,
+    part: int,
+    samples: Sequence[Sample],
+    features_BD: np.ndarray,
+    *,
+    part_fingerprint: str,
+    exceptions: Mapping[int, RowException],
+    numerics: str,
+    seconds: Mapping[str, float],
+    fence: atomic.Fence | None,
+) -> Record:
+    """Commits one part and returns its record. After a crash at any instant the part is committed or pending.
+
+    Args:
+        target: the array.
+        part: number of the part.
+        samples: every planned row of the part, in order.
+        features_BD: float16 of shape (len(samples), dim), NaN exactly in the rows that have none.
+        part_fingerprint: what the plan says of the part.
+        exceptions: offset in the part -> what this array says of that row beyond its sample.
+        numerics: kind of device and arithmetic that computed the features.
+        seconds: spent on each stage of the work.
+        fence: of the cache's lock; checked before every rename.
+
+    Raises:
+        MismatchError: another array of this cache saw other bytes for one of the samples.
+        EnvironmentProblem, LockedError: as `atomic.publish_bytes`.
+    """
+    outcome = [exceptions.get(i, RowException(i, s.status, s.reason)) for i, s in enumerate(samples)]
+    bad = tuple(i for i, row in enumerate(outcome) if row.status != OK)
+    assert np.array_equal(np.flatnonzero(~np.isfinite(features_BD).all(axis=1)), np.array(bad, np.int64))
+
+    layout, modality = target.layout, target.modality
+    shard = target.row_format.encode_shard(features_BD)
+    shards.publish_shard(layout.features(modality) / target.array, part, shard, fence=fence)
+    table_sha256 = _publish_samples(target, part, samples, fence)
+    hashes = b"".join(
+        row_hash(s.key, row.status, row.reason, s.digest, b"" if row.status != OK else feature.tobytes())
+        for s, row, feature in zip(samples, outcome, features_BD, strict=True)
+    )
+    hashes_path = layout.row_hashes(modality, target.array, part)
+    atomic.make_folder(hashes_path.parent)
+    atomic.publish_bytes(hashes_path, hashes, fence=fence)
+    record = Record(
+        part=part,
+        num_rows=len(samples),
+        fingerprint=target.fingerprint,
+        part_fingerprint=part_fingerprint,
+        bad=bad,
+        exceptions=tuple(exceptions[i] for i in sorted(exceptions)),
+        files={"shard": _sha256(shard.data), "samples": table_sha256, "rows": _sha256(hashes)},
+        chunk_crc32c=shard.chunk_crc32c,
+        numerics=numerics,
+        seconds=dict(seconds),
+    )
+    atomic.publish_json(layout.record(modality, target.array, part), seal(record.to_json()), fence=fence)
+    return record
+
+
+def _publish_samples(target: ArrayTarget, part: int, samples: Sequence[Sample], fence: atomic.Fence | None) -> str:
+    """Publishes the sample table unless another array already did; then checks against it. Returns its SHA-256."""
+    path = target.layout.samples(target.modality, part)
+    other = _record_of_other_array(target, part)
+    if other is None:
+        data = encode_table(table_of(samples, target.modality))
+        atomic.make_folder(path.parent)
+        atomic.publish_bytes(path, data, fence=fence)
+        return _sha256(data)
+    table = read_table(path, target.modality, ["key", "digest", "status"])
+    stored = zip(*(table.column(name).to_pylist() for name in ("key", "digest", "status")), strict=True)
+    for sample, (key, digest, status) in zip(samples, stored, strict=True):
+        if (sample.key, sample.digest, sample.status) != (key, digest, status):
+            seen = f"{_short(sample.digest)} ({sample.status})"
+            raise MismatchError(
+                f"{target.modality} {sample.key!r} (row {sample.row}) is not what another array of this cache saw: "
+                f"digest {_short(digest)} ({status}) then, {seen} now: restore the source, or extract into a new cache"
+            )
+    return other.files["samples"]
+
+
+def _record_of_other_array(target: ArrayTarget, part: int) -> Record | None:
+    for folder in sorted(target.layout.arrays(target.modality).iterdir()):
+        records = target.layout.records(target.modality, folder.name)
+        if folder.name != target.array and part in committed_parts(records):
+            return read_record(target.layout.record(target.modality, folder.name, part))
+    return None
+
+
+def _short(digest: bytes | None) -> str:
+    return digest.hex()[:12] if digest else "none"
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,53 @@
+"""Features: unit vectors in float16, one row per planned sample, read without decoding anything."""
+
+import numpy as np
+
+from cache_schema.shards import RowFormat, RowReader
+
+NORM_TOLERANCE = 1e-3
+"""How far the norm of a stored feature may be from 1: float16 rounding of 1,000 values, with room."""
+
+NOT_FINITE = "feature-not-finite"
+ZERO_NORM = "feature-zero-norm"
+
+
+def feature_format(part_rows: int, dim: int) -> RowFormat:
+    """Returns the shard format of an array of `dim`-wide features."""
+    return RowFormat(part_rows, dim, "float16")
+
+
+class FeatureReader(RowReader):
+    """Reads the features of one array: `gather` and `read_part` give float16 rows, NaN where a sample is bad."""
+
+    def gather_unit(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the given rows as float32 of norm 1 to float32 rounding, shape (len(rows), dim); errors as `gather`.
+
+        All rows must have a feature.
+        """
+        return unit_rows(self.gather(rows))
+
+
+def unit_rows(features_BD: np.ndarray) -> np.ndarray:
+    """Returns `features_BD`, shape (B, D), as float32 rows of norm 1. Rows must be finite and not zero."""
+    features = np.asarray(features_BD, np.float32)
+    return features / np.linalg.norm(features, axis=1, keepdims=True)
+
+
+def storable(features_BD: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
+    """Returns unit float16 rows as the cache stores them, and for each row that cannot be stored its status.
+
+    Args:
+        features_BD: what a teacher gave, shape (B, D), any float type, any norm.
+
+    Returns:
+        float16 of shape (B, D), NaN in the refused rows, and row -> "feature-not-finite" or "feature-zero-norm".
+    """
+    wide = np.asarray(features_BD, np.float64)
+    norms = np.linalg.norm(wide, axis=1)
+    refused = {int(row): NOT_FINITE for row in np.flatnonzero(~np.isfinite(norms))}
+    refused |= {int(row): ZERO_NORM for row in np.flatnonzero(norms == 0)}
+    rows = list(refused)
+    norms[rows] = 1.0
+    stored = (wide / norms[:, None]).astype(np.float16)
+    stored[rows] = np.nan
+    return stored, refused

@@ -1,0 +1,192 @@
+"""The plan: which sources there are, and the ordered parts cut from them. Append-only.
+
+A row is `part * part_rows + offset`. The last part of a segment may be shorter; the rows it lacks are never planned,
+so that what was planned keeps its row for ever while new sources append new segments.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import chain
+from pathlib import Path
+
+from cache_schema import atomic
+from cache_schema.errors import DamagedError
+from cache_schema.json_file import Json, fingerprint_of, read_sealed, seal
+from cache_schema.layout import Modality
+
+
+@dataclass(frozen=True)
+class SourceEntry:
+    """One file or folder of samples, as scanned when it was planned.
+
+    Attributes:
+        uri: absolute path it was read from. Informative: a source that moved is known by its fingerprint.
+        kind: name in the registry of sources.
+        fingerprint: SHA-256 over the names, places and sizes of its samples.
+        num_samples: in the source.
+        options: of its kind, such as the column of a Parquet file.
+    """
+
+    uri: str
+    kind: str
+    fingerprint: str
+    num_samples: int
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Span:
+    """Consecutive samples of one source: `first_sample` starts `offset_bytes` into it (0 where that has no meaning)."""
+
+    source: int
+    first_sample: int
+    num_samples: int
+    offset_bytes: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """Consecutive rows that are read, encoded, committed and, if need be, repeated as one."""
+
+    number: int
+    first_row: int
+    spans: tuple[Span, ...]
+
+    @property
+    def num_rows(self) -> int:
+        return sum(span.num_samples for span in self.spans)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What one run added to the plan."""
+
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sources and parts of one modality. Immutable; `extended` returns the longer plan."""
+
+    modality: Modality
+    part_rows: int
+    sources: tuple[SourceEntry, ...] = ()
+    segments: tuple[Segment, ...] = ()
+
+    def parts(self) -> Iterator[Part]:
+        """Yields every part, in row order."""
+        return chain.from_iterable(segment.parts for segment in self.segments)
+
+    def part(self, number: int) -> Part:
+        """Returns the part with that number."""
+        for segment in self.segments:
+            first = segment.parts[0].number
+            if first <= number < first + len(segment.parts):
+                return segment.parts[number - first]
+        raise KeyError(number)
+
+    @property
+    def num_parts(self) -> int:
+        return sum(len(segment.parts) for segment in self.segments)
+
+    @property
+    def num_rows(self) -> int:
+        """Planned samples."""
+        return sum(part.num_rows for part in self.parts())
+
+    @property
+    def row_end(self) -> int:
+        """One more than the last planned row: the length of the arrays. At least `num_rows`."""
+        if not self.segments:
+            return 0
+        last = self.segments[-1].parts[-1]
+        return last.first_row + last.num_rows
+
+    def extended(self, sources: Sequence[SourceEntry], offsets: Sequence[Mapping[int, int]]) -> "Plan":
+        """Returns this plan with one more segment that holds all samples of `sources`, in their order.
+
+        Args:
+            sources: new ones, each with at least one sample.
+            offsets: for each source, sample number -> byte offset, at least for the samples `part_starts` names.
+        """
+        parts: list[Part] = []
+        spans: list[Span] = []
+        room = self.part_rows
+        number = self.num_parts
+        for source, (entry, offset_of) in enumerate(zip(sources, offsets, strict=True), start=len(self.sources)):
+            done = 0
+            while done < entry.num_samples:
+                take = min(room, entry.num_samples - done)
+                spans.append(Span(source, done, take, offset_of[done]))
+                done, room = done + take, room - take
+                if room == 0:
+                    parts.append(Part(number + len(parts), (number + len(parts)) * self.part_rows, tuple(spans)))
+                    spans, room = [], self.part_rows
+        if spans:
+            parts.append(Part(number + len(parts), (number + len(parts)) * self.part_rows, tuple(spans)))
+        segments = (*self.segments, Segment(tuple(parts))) if parts else self.segments
+        return Plan(self.modality, self.part_rows, (*self.sources, *sources), segments)
+
+    def part_fingerprint(self, part: Part) -> str:
+        """Returns a SHA-256 that binds a record to what was planned for `part`, wherever the sources lie."""
+        spans = [
+            {**asdict(span), "source": self.sources[span.source].fingerprint, "kind": self.sources[span.source].kind}
+            for span in part.spans
+        ]
+        return fingerprint_of({"part": part.number, "first_row": part.first_row, "spans": spans})
+
+
+def part_starts(num_samples: Sequence[int], part_rows: int) -> list[list[int]]:
+    """Returns, for sources of that many samples, the sample numbers at which a part's span will start in each."""
+    starts: list[list[int]] = []
+    filled = 0
+    for count in num_samples:
+        first_boundary = (part_rows - filled) % part_rows
+        starts.append(sorted({0, *range(first_boundary, count, part_rows)}))
+        filled = (filled + count) % part_rows
+    return starts
+
+
+def write_plan(path: Path, plan: Plan, *, fence: atomic.Fence | None = None) -> None:
+    """Publishes `plan` at `path`."""
+    segments = [
+        [[part.number, part.first_row, [list(_span_values(span)) for span in part.spans]] for part in segment.parts]
+        for segment in plan.segments
+    ]
+    sources = [asdict(source) for source in plan.sources]
+    value = {"modality": plan.modality, "part_rows": plan.part_rows, "sources": sources, "segments": segments}
+    atomic.publish_json(path, seal(value), fence=fence)
+
+
+def read_plan(path: Path, modality: Modality, part_rows: int) -> Plan:
+    """Returns the plan at `path`.
+
+    Raises:
+        DamagedError: the file is missing, damaged, or inconsistent with the cache's `part_rows` or with itself.
+    """
+    value = read_sealed(path)
+    try:
+        plan = _plan_of(value)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise DamagedError(f"{path} is not a plan ({error}): restore it from a copy") from error
+    expected = [(number, number * part_rows) for number in range(plan.num_parts)]
+    if (
+        plan.modality != modality
+        or plan.part_rows != part_rows
+        or expected != [(part.number, part.first_row) for part in plan.parts()]
+    ):
+        raise DamagedError(f"{path} does not fit this cache (part rows {part_rows}): restore it from a copy")
+    return plan
+
+
+def _span_values(span: Span) -> tuple[int, int, int, int]:
+    return span.source, span.first_sample, span.num_samples, span.offset_bytes
+
+
+def _plan_of(value: dict[str, Json]) -> Plan:
+    segments = tuple(
+        Segment(tuple(Part(number, row, tuple(Span(*span) for span in spans)) for number, row, spans in segment))
+        for segment in value["segments"]
+    )
+    sources = tuple(SourceEntry(**source) for source in value["sources"])
+    return Plan(value["modality"], value["part_rows"], sources, segments)

@@ -1,0 +1,118 @@
+"""The record: a worker's note that one part of one array is committed. Without it the part does not exist."""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from cache_schema.errors import DamagedError
+from cache_schema.json_file import Json, read_sealed
+
+HASH_BYTES = 16
+
+
+@dataclass(frozen=True)
+class RowException:
+    """What one array says of a row beyond the sample table: a note ("truncated: 93 tokens") or its own bad status."""
+
+    offset: int
+    status: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """One committed part of one array.
+
+    Attributes:
+        part: its number.
+        num_rows: planned rows of the part.
+        fingerprint: of the array's recipe.
+        part_fingerprint: of what the plan says of the part.
+        bad: offsets of the rows without a feature, ascending.
+        exceptions: rows on which this array has more to say than the sample table, by offset.
+        files: what the part consists of ("shard", "samples", "rows") -> SHA-256.
+        chunk_crc32c: of every chunk of the shard, so that reading checks the shard against this record.
+        numerics: kind of device and arithmetic that computed the features.
+        seconds: spent on reading, decoding, the forward pass and writing. The only field that may differ between runs.
+    """
+
+    part: int
+    num_rows: int
+    fingerprint: str
+    part_fingerprint: str
+    bad: tuple[int, ...]
+    exceptions: tuple[RowException, ...]
+    files: Mapping[str, str]
+    chunk_crc32c: tuple[int, ...]
+    numerics: str
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def num_ok(self) -> int:
+        return self.num_rows - len(self.bad)
+
+    def to_json(self) -> dict[str, Json]:
+        """Returns the JSON form; `record_of` is its inverse."""
+        value = asdict(self)
+        value["exceptions"] = [[e.offset, e.status, e.reason] for e in self.exceptions]
+        return value
+
+
+def record_of(value: Mapping[str, Json], where: object) -> Record:
+    """Returns the record with that JSON form; raises `DamagedError` when it is not one or does not add up."""
+    try:
+        record = Record(
+            **{
+                **value,
+                "bad": tuple(value["bad"]),
+                "exceptions": tuple(RowException(*e) for e in value["exceptions"]),
+                "chunk_crc32c": tuple(value["chunk_crc32c"]),
+            }
+        )
+        in_range = all(0 <= offset < record.num_rows for offset in record.bad)
+    except (KeyError, TypeError) as error:
+        raise DamagedError(f"{where} is not a record ({error}): run `pipeline verify` to see all damage") from error
+    if not in_range or list(record.bad) != sorted(set(record.bad)):
+        raise DamagedError(f"{where} names bad rows outside its part: run `pipeline verify` to see all damage")
+    return record
+
+
+def read_record(path: Path) -> Record:
+    """Returns the record at `path`.
+
+    Raises:
+        DamagedError: the file is missing or damaged, or is the record of another part.
+    """
+    record = record_of(read_sealed(path), path)
+    if record.part != int(path.stem):
+        raise DamagedError(f"{path} is the record of part {record.part}: run `pipeline verify` to see all damage")
+    return record
+
+
+def committed_parts(folder: Path) -> list[int]:
+    """Returns the numbers of the parts that have a record in `folder`, ascending; no folder means none."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(path.stem) for path in folder.iterdir() if re.fullmatch(r"\d{5,}\.json", path.name))
+
+
+def row_hash(key: str, status: str, reason: str, digest: bytes | None, feature: bytes) -> bytes:
+    """Returns the 16-byte BLAKE2b that stands for one row in the logical digest; `feature` is empty for a bad row.
+
+    Every field is preceded by its length, so that no two different rows spell the same bytes.
+    """
+    state = hashlib.blake2b(digest_size=HASH_BYTES)
+    for value in (key.encode(), status.encode(), reason.encode(), digest or b"", feature):
+        state.update(len(value).to_bytes(8, "little"))
+        state.update(value)
+    return state.digest()
+
+
+def logical_digest(row_hashes: Sequence[bytes]) -> str:
+    """Returns the SHA-256 over the row hashes of all parts, in plan order: the logical digest of an array."""
+    state = hashlib.sha256()
+    for hashes in row_hashes:
+        state.update(hashes)
+    return state.hexdigest()

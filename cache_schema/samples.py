@@ -1,0 +1,100 @@
+"""The sample table of a part: what is true of each sample alone, whatever teacher looks at it."""
+
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cache_schema.errors import DamagedError
+from cache_schema.layout import Modality
+
+OK = "ok"
+DIGEST_BYTES = 16
+
+_SHARED = [
+    pa.field("row", pa.int64(), nullable=False),
+    pa.field("key", pa.string(), nullable=False),
+    pa.field("source", pa.int32(), nullable=False),
+    pa.field("offset_bytes", pa.int64(), nullable=False),
+    pa.field("size_bytes", pa.int64(), nullable=False),
+    pa.field("digest", pa.binary(DIGEST_BYTES)),
+    pa.field("status", pa.string(), nullable=False),
+    pa.field("reason", pa.string(), nullable=False),
+]
+SCHEMAS: dict[Modality, pa.Schema] = {
+    "image": pa.schema([*_SHARED, pa.field("width", pa.int32()), pa.field("height", pa.int32())]),
+    "text": pa.schema([*_SHARED, pa.field("text", pa.string())]),
+}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row of a sample table.
+
+    Attributes:
+        row: of the modality's row space.
+        key: the sample's name inside its source.
+        source: place in the plan's list of sources.
+        offset_bytes: where the payload starts in the source, in the unit of its kind.
+        size_bytes: of the payload.
+        digest: 16-byte BLAKE2b of the payload; None when it could not be read.
+        status: "ok", or why the sample can have no feature ("img-truncated", "text-empty", …).
+        reason: a few fixed words on a bad status, or notes on an ok row ("tiny"). Never a path, time or address: it
+            enters the logical digest.
+        width: pixels of the upright image.
+        height: pixels of the upright image.
+        text: the cleaned sentence, exactly as the teacher gets it; None for bad rows.
+    """
+
+    row: int
+    key: str
+    source: int
+    offset_bytes: int
+    size_bytes: int
+    digest: bytes | None
+    status: str
+    reason: str
+    width: int | None = None
+    height: int | None = None
+    text: str | None = None
+
+
+def digest_of(payload: bytes) -> bytes:
+    """Returns the 16-byte BLAKE2b of a sample's payload."""
+    return hashlib.blake2b(payload, digest_size=DIGEST_BYTES).digest()
+
+
+def table_of(samples: Sequence[Sample], modality: Modality) -> pa.Table:
+    """Returns the Arrow table of `samples`, with the schema of their modality."""
+    schema = SCHEMAS[modality]
+    names = {f.name for f in fields(Sample)}
+    assert names >= set(schema.names)
+    return pa.table({name: [getattr(s, name) for s in samples] for name in schema.names}, schema=schema)
+
+
+def encode_table(table: pa.Table) -> bytes:
+    """Returns the Parquet file of a sample table. Equal tables give equal bytes under one pyarrow version."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def read_table(path: Path, modality: Modality, columns: Sequence[str] | None = None) -> pa.Table:
+    """Returns the sample table at `path`, or some of its columns.
+
+    Raises:
+        DamagedError: the file is missing, unreadable, or has another schema.
+    """
+    schema = SCHEMAS[modality]
+    try:
+        table = pq.read_table(path, columns=list(columns) if columns else None, partitioning=None)
+    except (OSError, pa.ArrowException) as error:
+        raise DamagedError(f"sample table {path} is missing or damaged: run `pipeline verify` to see all") from error
+    expected = pa.schema([schema.field(name) for name in columns]) if columns else schema
+    if not table.schema.equals(expected):
+        raise DamagedError(f"sample table {path} has columns {table.schema.names}, expected {expected.names}")
+    return table

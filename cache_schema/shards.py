@@ -1,0 +1,296 @@
+"""Rows of fixed width in an ordinary Zarr v3 array, one shard per part: written whole, read through a memory map.
+
+Shards are uncompressed (features do not compress), each inner chunk followed by its crc32c, so a row's bytes lie at a
+place that the shard's own index tells. zarr-python encodes a shard in memory; `atomic.py` publishes its bytes. Reading
+goes around zarr-python only for speed: any Zarr v3 reader sees the same rows.
+"""
+
+import os
+import resource
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+
+from cache_schema import atomic
+from cache_schema.errors import DamagedError, EnvironmentProblem, UnfinishedError, UsageError
+from cache_schema.layout import shard_path
+
+MAX_CHUNK_ROWS = 1024
+_CRC_BYTES = 4
+_INDEX_ENTRY_BYTES = 16
+
+
+def check_part_rows(part_rows: int) -> int:
+    """Returns `part_rows` when parts can have that many rows; raises `UsageError` with the rule otherwise."""
+    if part_rows < 1 or (part_rows > MAX_CHUNK_ROWS and part_rows % MAX_CHUNK_ROWS):
+        raise UsageError(
+            f"part rows {part_rows} cannot be cut into chunks: use at most {MAX_CHUNK_ROWS:,}, "
+            f"or a multiple of {MAX_CHUNK_ROWS:,}"
+        )
+    return part_rows
+
+
+@dataclass(frozen=True)
+class RowFormat:
+    """Shape of the shards of one array: `part_rows` rows of `width` little-endian values of `dtype`."""
+
+    part_rows: int
+    width: int
+    dtype: str
+
+    @property
+    def chunk_rows(self) -> int:
+        return min(MAX_CHUNK_ROWS, self.part_rows)
+
+    @property
+    def num_chunks(self) -> int:
+        return self.part_rows // self.chunk_rows
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of one chunk without its crc32c."""
+        return self.chunk_rows * self.width * np.dtype(self.dtype).itemsize
+
+    @property
+    def shard_bytes(self) -> int:
+        """Bytes of one shard file; every shard is full, the rows beyond a short part being fill."""
+        return self.num_chunks * (self.chunk_bytes + _CRC_BYTES + _INDEX_ENTRY_BYTES) + _CRC_BYTES
+
+    @property
+    def fill(self) -> float | int:
+        return float("nan") if np.dtype(self.dtype).kind == "f" else -1
+
+    def _zarr_array(self, store: Any, num_rows: int) -> Any:
+        import zarr
+        from zarr.codecs import Crc32cCodec
+
+        return zarr.create_array(
+            store,
+            shape=(num_rows, self.width),
+            shards=(self.part_rows, self.width),
+            chunks=(self.chunk_rows, self.width),
+            dtype=self.dtype,
+            fill_value=self.fill,
+            filters=None,
+            compressors=[Crc32cCodec()],
+            config={"write_empty_chunks": True},
+        )
+
+    def array_metadata(self, num_rows: int) -> bytes:
+        """Returns the zarr.json of an array of `num_rows` rows."""
+        files: dict[str, Any] = {}
+        self._zarr_array(_memory_store(files), num_rows)
+        return bytes(files["zarr.json"].to_bytes())
+
+    def encode_shard(self, rows: np.ndarray) -> "EncodedShard":
+        """Returns the shard file that holds `rows`, shape (up to part_rows, width), padded with fill."""
+        assert rows.ndim == 2 and rows.shape[1] == self.width and len(rows) <= self.part_rows, rows.shape
+        files: dict[str, Any] = {}
+        array = self._zarr_array(_memory_store(files), self.part_rows)
+        padded = np.full((self.part_rows, self.width), self.fill, self.dtype)
+        padded[: len(rows)] = rows
+        array[:] = padded
+        data = bytes(files["c/0/0"].to_bytes())
+        assert len(data) == self.shard_bytes, (len(data), self.shard_bytes)
+        offsets = _read_index(np.frombuffer(data, np.uint8), self, "a shard just encoded")
+        return EncodedShard(data, tuple(_stored_crc(data, int(offset), self) for offset in offsets))
+
+
+@dataclass(frozen=True)
+class EncodedShard:
+    """A shard file's bytes, and the crc32c of each chunk in row order, which its record keeps."""
+
+    data: bytes
+    chunk_crc32c: tuple[int, ...]
+
+
+def publish_array(folder: Path, row_format: RowFormat, num_rows: int, *, fence: atomic.Fence | None = None) -> None:
+    """Publishes the zarr.json of the array at `folder`, and that of the group around it, for `num_rows` rows."""
+    atomic.make_folder(folder / "c")
+    group = folder.parent / "zarr.json"
+    if not group.exists():
+        atomic.publish_json(group, {"zarr_format": 3, "node_type": "group", "attributes": {}}, fence=fence)
+    metadata = row_format.array_metadata(num_rows)
+    path = folder / "zarr.json"
+    if not path.exists() or path.read_bytes() != metadata:
+        atomic.publish_bytes(path, metadata, fence=fence)
+
+
+def publish_shard(folder: Path, part: int, shard: EncodedShard, *, fence: atomic.Fence | None = None) -> None:
+    """Publishes `shard` as that of `part` in the array at `folder`."""
+    path = shard_path(folder, part)
+    atomic.make_folder(path.parent)
+    atomic.publish_bytes(path, shard.data, fence=fence)
+
+
+class RowReader:
+    """Reads rows of one array through a memory map of its shards.
+
+    Guarantees: `gather` and `read_part` return exactly what zarr-python returns for the same rows. Every chunk's crc32c
+    is checked against the bytes and against the part's record the first time it is touched; a shard that is missing,
+    cut, foreign or changed while open is an error, never fill.
+
+    Args:
+        folder: of the Zarr array.
+        row_format: of its shards.
+        num_rows: planned rows, the length of the array.
+        commits: for every committed part, the chunk crc32c's that its record keeps.
+    """
+
+    def __init__(
+        self, folder: Path, row_format: RowFormat, *, num_rows: int, commits: Mapping[int, tuple[int, ...]]
+    ) -> None:
+        self.folder = folder
+        self.row_format = row_format
+        self.shape = (num_rows, row_format.width)
+        self.dtype = np.dtype(row_format.dtype)
+        self._commits = commits
+        self._shards: dict[int, _MappedShard] = {}
+        _allow_open_files(len(commits) + 256)
+
+    def gather(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the given rows, shape (len(rows), width), in the order asked; rows may repeat.
+
+        Raises:
+            UsageError: a row lies outside the array.
+            UnfinishedError: a row's part is not committed.
+            DamagedError: a shard is not what its record says.
+        """
+        rows = np.asarray(rows, np.int64)
+        if len(rows) and (rows.min() < 0 or rows.max() >= self.shape[0]):
+            raise UsageError(
+                f"rows {rows.min()} to {rows.max()} were asked of {self.folder}, which has rows 0 to "
+                f"{self.shape[0] - 1}"
+            )
+        out = np.empty((len(rows), self.shape[1]), self.dtype)
+        parts, offsets = np.divmod(rows, self.row_format.part_rows)
+        for part in np.unique(parts):
+            places = np.flatnonzero(parts == part)
+            out[places] = self._shard(int(part)).take(offsets[places])
+        return out
+
+    def read_part(self, part: int) -> np.ndarray:
+        """Returns the rows of `part` in order, shape (rows of the part within the array, width); errors as `gather`."""
+        first = part * self.row_format.part_rows
+        return self.gather(np.arange(first, min(first + self.row_format.part_rows, self.shape[0])))
+
+    def _shard(self, part: int) -> "_MappedShard":
+        shard = self._shards.get(part)
+        if shard is None:
+            if part not in self._commits:
+                raise UnfinishedError(
+                    f"part {part} of {self.folder} is not committed: run `pipeline extract` again to finish the cache"
+                )
+            path = shard_path(self.folder, part)
+            shard = self._shards[part] = _MappedShard(path, self.row_format, self._commits[part])
+        shard.check_unchanged()
+        return shard
+
+
+class _MappedShard:
+    def __init__(self, path: Path, row_format: RowFormat, chunk_crc32c: tuple[int, ...]) -> None:
+        self.path = path
+        self.row_format = row_format
+        try:
+            self._bytes = np.memmap(path, np.uint8, mode="r")
+        except (OSError, ValueError) as error:
+            raise DamagedError(f"shard {path} is missing or empty: run `pipeline verify` to see all damage") from error
+        if len(self._bytes) != row_format.shard_bytes:
+            raise DamagedError(
+                f"shard {path} has {len(self._bytes):,} bytes instead of {row_format.shard_bytes:,}: "
+                "run `pipeline verify` to see all damage"
+            )
+        self._identity = _identity_of(path)
+        self._offsets = _read_index(self._bytes, row_format, path)
+        self._expected = chunk_crc32c
+        self._checked = np.zeros(row_format.num_chunks, bool)
+
+    @cached_property
+    def _rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """The chunks as one array (slot, row in chunk, value) over the map, and the slot of every chunk."""
+        row_format = self.row_format
+        stride = row_format.chunk_bytes + _CRC_BYTES
+        itemsize = np.dtype(row_format.dtype).itemsize
+        chunks = np.ndarray(
+            (row_format.num_chunks, row_format.chunk_rows, row_format.width),
+            row_format.dtype,
+            buffer=self._bytes,
+            strides=(stride, row_format.width * itemsize, itemsize),
+        )
+        return chunks, self._offsets // stride
+
+    def take(self, offsets: np.ndarray) -> np.ndarray:
+        chunk_of, row_of = np.divmod(offsets, self.row_format.chunk_rows)
+        if not self._checked.all():
+            for chunk in np.unique(chunk_of[~self._checked[chunk_of]]):
+                self._check_chunk(int(chunk))
+        chunks, slots = self._rows
+        return chunks[slots[chunk_of], row_of]
+
+    def _check_chunk(self, chunk: int) -> None:
+        offset = int(self._offsets[chunk])
+        data = self._bytes[offset : offset + self.row_format.chunk_bytes]
+        actual = google_crc32c.value(data)
+        if actual != _stored_crc(self._bytes, offset, self.row_format) or actual != self._expected[chunk]:
+            raise DamagedError(
+                f"chunk {chunk} of shard {self.path} has crc32c {actual:08x}, its record says "
+                f"{self._expected[chunk]:08x}: run `pipeline verify` to see all damage"
+            )
+        self._checked[chunk] = True
+
+    def check_unchanged(self) -> None:
+        if _identity_of(self.path) != self._identity:
+            raise DamagedError(
+                f"shard {self.path} changed while it was being read: stop whatever writes there, then run again"
+            )
+
+
+def _identity_of(path: Path) -> tuple[int, int, int]:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise DamagedError(f"shard {path} is gone ({error.strerror}): run `pipeline verify`") from error
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _read_index(data: np.ndarray, row_format: RowFormat, where: object) -> np.ndarray:
+    """Returns the byte offset of every chunk, from the crc-checked index at the end of a shard."""
+    num_chunks = row_format.num_chunks
+    stored = int.from_bytes(bytes(data[-_CRC_BYTES:]), "little")
+    raw = bytes(data[-_CRC_BYTES - num_chunks * _INDEX_ENTRY_BYTES : -_CRC_BYTES])
+    index = np.frombuffer(raw, "<u8").reshape(-1, 2)
+    stride = row_format.chunk_bytes + _CRC_BYTES
+    places = list(range(0, num_chunks * stride, stride))
+    whole = sorted(index[:, 0].tolist()) == places and (index[:, 1] == stride).all()
+    if google_crc32c.value(raw) != stored or not whole:
+        raise DamagedError(f"the index of shard {where} is damaged: run `pipeline verify` to see all damage")
+    return index[:, 0].astype(np.int64)
+
+
+def _stored_crc(data: Any, offset: int, row_format: RowFormat) -> int:
+    start = offset + row_format.chunk_bytes
+    return int.from_bytes(bytes(data[start : start + _CRC_BYTES]), "little")
+
+
+def _memory_store(files: dict[str, Any]) -> Any:
+    from zarr.storage import MemoryStore
+
+    return MemoryStore(files)
+
+
+def _allow_open_files(num_files: int) -> None:
+    # Python keeps one descriptor open per memory map (before 3.13 there is no way not to).
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= num_files or soft == resource.RLIM_INFINITY:
+        return
+    if hard != resource.RLIM_INFINITY and hard < num_files:
+        raise EnvironmentProblem(
+            f"this cache needs {num_files:,} open files, this process may have {hard:,}: "
+            "raise `ulimit -n` and run again"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (num_files, hard))

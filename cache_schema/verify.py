@@ -1,0 +1,178 @@
+"""Reads a whole cache and names everything that is not as it was committed."""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cache_schema.atomic import PARTIAL_SUFFIX
+from cache_schema.cache import Cache, CachedArray
+from cache_schema.errors import PipelineError, RefusedError
+from cache_schema.features import NORM_TOLERANCE
+from cache_schema.json_file import read_sealed
+from cache_schema.layout import Layout, Modality, shard_path
+from cache_schema.neighbours import verify_neighbours
+from cache_schema.plan import Part
+from cache_schema.records import logical_digest, row_hash
+from cache_schema.samples import OK
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: where, what, and what to do."""
+
+    where: str
+    what: str
+    remedy: str
+
+    def to_json(self) -> dict[str, str]:
+        return asdict(self)
+
+
+REEXTRACT = "delete the part's record and run `pipeline extract` again, or restore it from a copy"
+LEFTOVER = "harmless: no record names it; delete it when no extract runs"
+
+
+def verify_cache(path: Path, *, progress: Progress | None = None) -> list[Problem]:
+    """Returns every problem of the cache at `path`, in plan order; an empty list means that all of it is right.
+
+    Checks, for every committed part: SHA-256 of its files, the crc32c of each chunk, that each planned row is accounted
+    for exactly once, finite unit features, and row hashes recomputed from samples and features. Also plans, recipes,
+    indexes, neighbours, and files that no record names. Reads everything once; holds one part in memory.
+
+    Raises:
+        UsageError, RefusedError: there is no cache at all, or its cache.json cannot be believed.
+    """
+    cache = Cache.open(path)
+    found: list[Problem] = []
+    for modality in cache.modalities:
+        with _problems_of(found, cache.layout.plan(modality), "restore it from a copy"):
+            cache.plan(modality)
+            for name in cache.arrays(modality):
+                _verify_array(cache, modality, name, found, progress)
+    _verify_indexes(cache, found)
+    verify_neighbours(cache, lambda where, what, remedy: found.append(Problem(str(where), what, remedy)))
+    found += _leftovers(cache)
+    return found
+
+
+def _verify_array(cache: Cache, modality: Modality, name: str, found: list[Problem], progress: Progress | None) -> None:
+    with _problems_of(found, cache.layout.recipe(modality, name), "restore it from a copy"):
+        array = cache.array(modality, name)
+        _verify_metadata(array, found)
+        hashes: list[bytes] = []
+        for done, part in enumerate(sorted(array.committed), start=1):
+            with _problems_of(found, cache.layout.record(modality, name, part), REEXTRACT):
+                if part < array.plan.num_parts:
+                    hashes.append(_verify_part(array, array.plan.part(part), found))
+                else:
+                    array.record(part)
+            if progress is not None:
+                progress(done, len(array.committed), f"parts of {modality} {name}")
+        with _problems_of(found, cache.layout.records(modality, name), REEXTRACT):
+            if logical_digest(hashes) != array.digest():
+                found.append(Problem(str(array), "its rows do not give its stored digest", REEXTRACT))
+
+
+def _verify_metadata(array: CachedArray, found: list[Problem]) -> None:
+    path = array.cache.layout.features(array.modality) / array.name / "zarr.json"
+    expected = array.features.row_format.array_metadata(array.plan.row_end)
+    if not path.exists() or path.read_bytes() != expected:
+        found.append(Problem(str(path), "is missing or not the metadata of this array", "run `pipeline extract` again"))
+
+
+def _verify_part(array: CachedArray, part: Part, found: list[Problem]) -> bytes:
+    """Adds the problems of one part to `found`; returns the row hashes recomputed from its samples and features."""
+    layout, modality = array.cache.layout, array.modality
+    record = array.record(part.number)
+    shard = shard_path(layout.features(modality) / array.name, part.number)
+    if not shard.exists() or _sha256(shard) != record.files["shard"]:
+        raise RefusedError(f"shard {shard} is missing or not the one that was committed")
+    features = array.features.read_part(part.number)[: part.num_rows]
+    table = array.cache.samples(modality, part.number)
+    rows = table.column("row").to_numpy()
+    if not np.array_equal(rows, part.first_row + np.arange(part.num_rows)):
+        raise RefusedError(f"sample table {layout.samples(modality, part.number)} has other rows than the plan")
+    outcome = array.outcome(part.number)
+    has_feature = np.isfinite(features).all(axis=1)
+    is_ok = np.array([status == OK for _, _, status, _ in outcome])
+    recorded = np.ones(part.num_rows, bool)
+    recorded[list(record.bad)] = False
+    for row in np.flatnonzero((has_feature != is_ok) | (is_ok != recorded)):
+        _, key, status, _ = outcome[row]
+        what = f"row {rows[row]} ({key!r}) has status {status}, {'a' if has_feature[row] else 'no'} feature"
+        found.append(Problem(str(shard), what + f", and its record says {'ok' if recorded[row] else 'bad'}", REEXTRACT))
+    norms = np.linalg.norm(features[has_feature].astype(np.float32), axis=1)
+    for row in rows[has_feature][np.abs(norms - 1) > NORM_TOLERANCE]:
+        found.append(Problem(str(shard), f"the feature of row {row} does not have norm 1", REEXTRACT))
+    digests = table.column("digest").to_pylist()
+    hashes = b"".join(
+        row_hash(key, status, reason, digest, feature.tobytes() if status == OK else b"")
+        for (_, key, status, reason), digest, feature in zip(outcome, digests, features, strict=True)
+    )
+    if hashes != array.row_hashes(part.number):
+        where = layout.row_hashes(modality, array.name, part.number)
+        found.append(Problem(str(where), "does not hold the hashes of the part's rows", REEXTRACT))
+    return hashes
+
+
+def _verify_indexes(cache: Cache, found: list[Problem]) -> None:
+    rebuild = "run `pipeline extract` again to build it anew"
+    for modality in cache.modalities:
+        folder = cache.layout.indexes(modality)
+        for sidecar in sorted(folder.glob("*.json")) if folder.is_dir() else []:
+            with _problems_of(found, sidecar, rebuild):
+                value = read_sealed(sidecar)
+                index = sidecar.with_suffix(".faiss")
+                if not index.exists() or _sha256(index) != value.get("sha256"):
+                    found.append(Problem(str(index), "is missing or not the index that was built", rebuild))
+                array = cache.array(modality, value.get("array"))
+                if value.get("digest") != array.digest():
+                    found.append(Problem(str(index), f"was built for other features of {array}", rebuild))
+
+
+def _leftovers(cache: Cache) -> Iterator[Problem]:
+    layout = cache.layout
+    for path in sorted(layout.root.rglob(f"*{PARTIAL_SUFFIX}")):
+        yield Problem(str(path), "is left over from an interrupted write", LEFTOVER)
+    for modality in cache.modalities:
+        named: set[Path] = set()
+        for name in cache.arrays(modality):
+            for part in _committed(cache, modality, name):
+                shard = shard_path(layout.features(modality) / name, part)
+                named |= {shard, layout.samples(modality, part), layout.row_hashes(modality, name, part)}
+        for path in sorted(_part_files(layout, modality) - named):
+            yield Problem(str(path), "belongs to a part without a record", LEFTOVER)
+
+
+def _committed(cache: Cache, modality: Modality, name: str) -> frozenset[int]:
+    try:
+        return cache.array(modality, name).committed
+    except PipelineError:
+        # Already reported as a problem of the array itself.
+        return frozenset()
+
+
+def _part_files(layout: Layout, modality: Modality) -> set[Path]:
+    root = layout.modality(modality)
+    patterns = ("features.zarr/*/c/*/0", "samples/*.parquet", "arrays/*/records/*.rows")
+    return {path for pattern in patterns for path in root.glob(pattern) if re.search(r"\d", path.name)}
+
+
+@contextmanager
+def _problems_of(found: list[Problem], where: Path, remedy: str) -> Iterator[None]:
+    try:
+        yield
+    except PipelineError as error:
+        found.append(Problem(str(where), str(error), remedy))
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -145,7 +145,8 @@ class NeighboursReader:
         missing = self._from.committed - self._records.keys()
         if missing:
             raise UnfinishedError(
-                f"neighbours {name!r} lack {len(missing)} of {len(self._from.committed)} parts: run `pipeline mine` again"
+                f"neighbours {name!r} lack {len(missing)} of {len(self._from.committed)} parts: "
+                "run `pipeline mine` again"
             )
 
     @property

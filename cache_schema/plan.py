@@ -25,6 +25,7 @@ class SourceEntry:
         fingerprint: SHA-256 over the names, places and sizes of its samples.
         num_samples: in the source.
         options: of its kind, such as the column of a Parquet file.
+        state: size and modification time of a source that is one file: while these last, it need not be scanned again.
     """
 
     uri: str
@@ -32,6 +33,7 @@ class SourceEntry:
     fingerprint: str
     num_samples: int
     options: Mapping[str, str] = field(default_factory=dict)
+    state: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

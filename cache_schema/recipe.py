@@ -21,6 +21,7 @@ class Recipe:
         teacher: the teacher's identity as JSON: kind, name, architecture, activation, SHA-256 of its files.
         preprocess: for images size, mean, std, interpolation, resize mode; for texts tokenizer, context length and
             cleaning.
+        decoding: the rules by which bytes become an upright picture or a clean sentence before the teacher sees them.
         dim: width of a feature.
         logit_scale: factor on cosines that the teacher was trained with (100 for CLIP), read from its checkpoint.
         logit_bias: the teacher's logit bias (SigLIP), or None.
@@ -40,6 +41,7 @@ class Recipe:
     logit_scale: float
     logit_bias: float | None
     precision: str
+    decoding: Mapping[str, Json] = field(default_factory=dict)
     view: int = 0
     dtype: str = "float16"
     specification: str = ""

@@ -1,0 +1,273 @@
+"""Stage one: from sources and a teacher to a list of pending parts, and from finished parts to indexes and a summary.
+
+`open_job` makes everything durable that workers must agree on (plan, recipes, probes, array metadata) and holds the
+cache's lock; whoever runs the parts (`stages.extract_worker`) needs only the job's settings, which are plain values.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from cache_schema import atomic, shards
+from cache_schema.cache import DEFAULT_PART_ROWS, Cache, CachedArray, create_cache
+from cache_schema.commit import ArrayTarget
+from cache_schema.errors import MismatchError, RefusedError, TooManyBadRows, UsageError
+from cache_schema.features import feature_format
+from cache_schema.json_file import Json, seal
+from cache_schema.layout import MODALITIES, Modality
+from cache_schema.plan import Plan, write_plan
+from cache_schema.recipe import Recipe, array_name, differences
+from stages.extract_config import ExtractConfig
+from stages.extract_worker import PartTask, PartWorker, WorkerSettings
+from stages.planning import grown_plan
+
+Progress = Callable[[int, int, str], None]
+
+Described = tuple[dict[Modality, Recipe], dict[Modality, bytes]]
+"""What a teacher makes of each modality: its recipe, and its probes as the bytes of probes.npz."""
+
+
+@dataclass
+class ExtractJob:
+    """An extract in progress: the cache is locked, plan and recipes are on disk.
+
+    Attributes:
+        cache: open.
+        settings: what a worker needs; plain values.
+        tasks: the pending parts, images first.
+        arrays: modality -> name of the array being made.
+    """
+
+    config: ExtractConfig
+    cache: Cache
+    settings: WorkerSettings
+    tasks: list[PartTask]
+    arrays: dict[Modality, str]
+    _bad_rows: dict[Modality, int] = field(default_factory=dict)
+
+    @property
+    def make_worker(self) -> "partial[PartWorker]":
+        """Returns the picklable factory that an executor calls once per worker."""
+        return partial(PartWorker, self.settings)
+
+    @property
+    def num_pending_rows(self) -> int:
+        return sum(task.part.num_rows for task in self.tasks)
+
+    def count_bad(self, modality: Modality, num_bad: int) -> None:
+        """Counts bad rows of a part just committed.
+
+        Raises:
+            TooManyBadRows: more of the modality's planned rows are bad than the configuration allows.
+        """
+        total = self._bad_rows[modality] = self._bad_rows.get(modality, 0) + num_bad
+        planned = self.cache.plan(modality).num_rows
+        if total > self.config.max_bad_fraction * planned:
+            raise TooManyBadRows(
+                f"{total:,} of {planned:,} {modality}s are bad, more than --max-bad-fraction "
+                f"{self.config.max_bad_fraction}: see `pipeline inspect {self.config.cache} --bad`, mend the source or "
+                "allow more, and run again"
+            )
+
+    def finish(self, *, progress: Progress | None = None) -> list[CachedArray]:
+        """Builds the missing indexes of finished arrays and returns the arrays, opened anew."""
+        cache = Cache.open(self.cache.path)
+        arrays = [cache.array(modality, name) for modality, name in self.arrays.items()]
+        for array in arrays:
+            if self.config.index and not array.pending() and array.num_ok:
+                from stages.index import build_index, index_is_current
+
+                if not index_is_current(array):
+                    build_index(array, device=self.config.index_device, fence=self.settings.fence)
+        return arrays
+
+
+@contextmanager
+def open_job(config: ExtractConfig, *, progress: Progress | None = None) -> Iterator[ExtractJob]:
+    """Yields the job of `config` with its cache locked and everything planned; unlocks at the end.
+
+    Running the same configuration again plans nothing new and yields only the parts that are still pending. With
+    nothing pending and the teacher's files unchanged, the teacher is not loaded.
+
+    Raises:
+        UsageError: nothing to extract from, or a source, teacher or option that cannot be.
+        MismatchError: the cache was made with another teacher, part rows, or other versions of the sources.
+        LockedError: another extract is running on this cache.
+        EnvironmentProblem: the cache cannot be written, or the device is absent.
+    """
+    existing = Cache.open(config.cache) if (config.cache / "cache.json").exists() else None
+    specification = config.teacher or _teacher_of(config, existing)
+    # Before a new cache is made, so that a teacher that cannot be loaded leaves nothing behind.
+    described = None if existing else _describe(specification, config)
+    plans = _grown_plans(config, existing, progress)
+    cache = existing or create_cache(config.cache, config.part_rows or DEFAULT_PART_ROWS)
+    with cache.lock() as lock:
+        if existing is not None:
+            cache = Cache.open(config.cache)
+            if any(cache.plan(modality) != existing.plan(modality) for modality in MODALITIES):
+                plans = _grown_plans(config, cache, progress)
+            described = _unchanged(cache, specification, plans, config.precision) or _describe(specification, config)
+        assert described is not None
+        recipes, probes = described
+        arrays = {modality: _array_for(cache, config, modality, recipes[modality]) for modality in plans}
+        for modality, plan in plans.items():
+            _publish_plan(cache, plan, lock.fence)
+            _publish_array(cache, arrays[modality], recipes[modality], probes.get(modality), plan, lock.fence)
+        opened = {modality: cache.array(modality, name) for modality, name in arrays.items()}
+        settings = WorkerSettings(
+            specification=specification,
+            device=config.device,
+            precision=config.precision,
+            batch_size=config.batch_size,
+            num_threads=config.num_threads,
+            decode_workers=config.decode_workers,
+            fence=lock.fence,
+            targets={modality: _target_of(cache, array) for modality, array in opened.items()},
+            sources={modality: plan.sources for modality, plan in plans.items()},
+            numerics={modality: _numerics_of(array) for modality, array in opened.items()},
+        )
+        tasks = [
+            PartTask(modality, part, array.plan.part_fingerprint(part))
+            for modality, array in opened.items()
+            for part in array.pending()
+        ]
+        job = ExtractJob(config, cache, settings, tasks, arrays)
+        for modality, array in opened.items():
+            job.count_bad(modality, array.num_bad)
+        yield job
+
+
+def _grown_plans(config: ExtractConfig, cache: Cache | None, progress: Progress | None) -> dict[Modality, Plan]:
+    """Returns the non-empty plan of every modality, with what `config` adds. Writes nothing."""
+    part_rows = cache.part_rows if cache is not None else config.part_rows or DEFAULT_PART_ROWS
+    if config.part_rows not in (None, part_rows):
+        raise MismatchError(
+            f"cache {config.cache} has part rows {part_rows}, this run asks for {config.part_rows}: "
+            "drop --part-rows or use another --cache"
+        )
+    uris: dict[Modality, Sequence[str]] = {"image": config.images, "text": config.texts}
+    plans = {}
+    for modality in MODALITIES:
+        plan = cache.plan(modality) if cache is not None else Plan(modality, part_rows)
+        plan = grown_plan(plan, uris[modality], progress=progress)
+        if plan.num_parts:
+            plans[modality] = plan
+    if not plans:
+        raise UsageError("nothing to extract: give --images, --texts or both")
+    return plans
+
+
+def _teacher_of(config: ExtractConfig, cache: Cache | None) -> str:
+    if cache is None:
+        raise UsageError(f"cache {config.cache} does not exist yet: name the --teacher that is to fill it")
+    named = {cache.array(m, name).recipe.specification for m in cache.modalities for name in cache.arrays(m)}
+    if len(named) != 1:
+        raise UsageError(f"cache {config.cache} has {len(named)} teachers ({', '.join(sorted(named))}): name --teacher")
+    return named.pop()
+
+
+def _describe(specification: str, config: ExtractConfig) -> Described:
+    from stages.extract_worker import load_and_describe
+
+    return load_and_describe(specification, device=config.device, precision=config.precision)
+
+
+def _unchanged(cache: Cache, specification: str, plans: dict[Modality, Plan], precision: str) -> Described | None:
+    """Returns the recipes in the cache when nothing is pending and the teacher's files are as they were, else None."""
+    recipes = {}
+    for modality, plan in plans.items():
+        for array in (cache.array(modality, name) for name in cache.arrays(modality)):
+            same = array.recipe.specification == specification and array.recipe.precision == precision
+            if same and len(array.committed) == plan.num_parts and _files_unchanged(array.recipe):
+                recipes[modality] = array.recipe
+    return (recipes, {}) if recipes.keys() == plans.keys() else None
+
+
+def _files_unchanged(recipe: Recipe) -> bool:
+    for path, state in recipe.files.items():
+        try:
+            status = Path(path).stat()
+        except OSError:
+            return False
+        if {"size_bytes": status.st_size, "mtime_ns": status.st_mtime_ns} != state:
+            return False
+    return bool(recipe.files)
+
+
+def _array_for(cache: Cache, config: ExtractConfig, modality: Modality, recipe: Recipe) -> str:
+    """Returns the name of the array with that recipe, an existing one or the name for a new one."""
+    names = cache.arrays(modality)
+    present = {name: cache.array(modality, name).recipe for name in names}
+    for name, theirs in present.items():
+        if theirs.fingerprint == recipe.fingerprint:
+            return name
+    if present and not config.add_teacher:
+        theirs = next(iter(present.values()))
+        shown = "; ".join(
+            f"{where}: {mine!r} now, {other!r} then"
+            for where, mine, other in differences(recipe.identity, theirs.identity)[:6]
+        )
+        raise MismatchError(
+            f"cache {config.cache} was made by {theirs.specification} ({theirs.fingerprint[:6]}), this run asks for "
+            f"{recipe.specification} ({recipe.fingerprint[:6]}) ({shown}): use another --cache, drop --teacher, "
+            "or put it beside the other with --add-teacher"
+        )
+    name = array_name(recipe.specification, recipe.view)
+    return name if name not in present else f"{name[:70]}-{recipe.fingerprint[:6]}"
+
+
+def _publish_plan(cache: Cache, plan: Plan, fence: atomic.Fence) -> None:
+    path = cache.layout.plan(plan.modality)
+    if not path.exists() or cache.plan(plan.modality) != plan:
+        atomic.make_folder(path.parent)
+        write_plan(path, plan, fence=fence)
+
+
+def _publish_array(
+    cache: Cache, name: str, recipe: Recipe, probes: bytes | None, plan: Plan, fence: atomic.Fence
+) -> None:
+    """Publishes metadata, probes and, last, the recipe that makes the array exist; all arrays get the plan's length."""
+    modality = plan.modality
+    for other in {name, *cache.arrays(modality)}:
+        dim = recipe.dim if other == name else cache.array(modality, other).recipe.dim
+        folder = cache.layout.features(modality) / other
+        shards.publish_array(folder, feature_format(cache.part_rows, dim), plan.row_end, fence=fence)
+    path = cache.layout.recipe(modality, name)
+    if path.exists():
+        return
+    if probes is None:
+        raise RefusedError(f"{path} vanished while extract ran: do not change a cache by hand while it is written")
+    atomic.make_folder(path.parent)
+    atomic.publish_bytes(cache.layout.probes(modality, name), probes, fence=fence)
+    atomic.publish_json(path, seal(recipe.to_json()), fence=fence)
+
+
+def _target_of(cache: Cache, array: CachedArray) -> ArrayTarget:
+    row_format = feature_format(cache.part_rows, array.recipe.dim)
+    return ArrayTarget(cache.layout, array.modality, array.name, row_format, array.recipe.fingerprint)
+
+
+def _numerics_of(array: CachedArray) -> str | None:
+    """Returns the kind of arithmetic that made the committed parts, None when there are none."""
+    return next((record.numerics for record in array.records()), None)
+
+
+def summary_of(arrays: Sequence[CachedArray]) -> dict[str, Json]:
+    """Returns, per array, its rows, ok, bad and pending rows, width, fingerprint and logical digest, as JSON."""
+    return {
+        f"{array.modality}/{array.name}": {
+            "modality": array.modality,
+            "array": array.name,
+            "teacher": array.recipe.specification,
+            "rows": array.num_rows,
+            "ok": array.num_ok,
+            "bad": array.num_bad,
+            "pending": sum(part.num_rows for part in array.pending()),
+            "dim": array.recipe.dim,
+            "fingerprint": array.recipe.fingerprint,
+            "digest": array.digest(),
+        }
+        for array in arrays
+    }

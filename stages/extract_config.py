@@ -1,0 +1,53 @@
+"""What stage one is asked to do. Imports nothing heavy, so that a command line can show it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cache_schema.errors import UsageError
+from cache_schema.shards import check_part_rows
+
+
+@dataclass(frozen=True)
+class ExtractConfig:
+    """What `pipeline extract` is asked to do. The only home of its defaults.
+
+    Attributes:
+        cache: folder of the feature cache, made when missing.
+        images: sources of images.
+        texts: sources of sentences.
+        teacher: specification; None means the one that the cache was made with.
+        add_teacher: put a second teacher beside the one that the cache has, over the same rows.
+        batch_size: rows of one forward pass; the last batch of a part is padded to it.
+        part_rows: rows of one part; None means those of the cache, or 16,384 for a new one.
+        precision: of the forward pass: float32, bfloat16 or float16.
+        device: cpu, cuda or cuda:N.
+        num_threads: CPU threads of one teacher; 0 means as many as the machine has cores.
+        decode_workers: processes that decode images; 0 decodes in the worker itself.
+        index: build a FAISS index of every finished array.
+        index_device: where indexes are built: cpu or cuda.
+        max_bad_fraction: stop when more than this share of all planned rows is bad; 1 never stops.
+    """
+
+    cache: Path
+    images: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+    teacher: str | None = None
+    add_teacher: bool = False
+    batch_size: int = 64
+    part_rows: int | None = None
+    precision: str = "float32"
+    device: str = "cpu"
+    num_threads: int = 0
+    decode_workers: int = 1
+    index: bool = True
+    index_device: str = "cpu"
+    max_bad_fraction: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.part_rows is not None:
+            check_part_rows(self.part_rows)
+        for name, least in (("batch_size", 1), ("num_threads", 0), ("decode_workers", 0)):
+            if getattr(self, name) < least:
+                raise UsageError(f"{name} is {getattr(self, name)}: use {least} or more")
+        if not 0 <= self.max_bad_fraction <= 1:
+            raise UsageError(f"max_bad_fraction is {self.max_bad_fraction}: use a share from 0 to 1")

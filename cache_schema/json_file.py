@@ -18,7 +18,7 @@ def canonical_json(value: Json) -> bytes:
 
 def readable_json(value: Json) -> bytes:
     """Returns `value` as indented UTF-8 JSON with sorted keys, for files that people look into."""
-    return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False).encode()
 
 
 def fingerprint_of(value: Json) -> str:

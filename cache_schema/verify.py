@@ -14,7 +14,7 @@ from cache_schema.cache import Cache, CachedArray
 from cache_schema.errors import PipelineError, RefusedError
 from cache_schema.features import NORM_TOLERANCE
 from cache_schema.json_file import read_sealed
-from cache_schema.layout import Layout, Modality, shard_path
+from cache_schema.layout import MODALITIES, Layout, Modality, shard_path
 from cache_schema.neighbours import verify_neighbours
 from cache_schema.plan import Part
 from cache_schema.records import logical_digest, row_hash
@@ -35,6 +35,7 @@ class Problem:
         return asdict(self)
 
 
+RESTORE = "restore it from a copy"
 REEXTRACT = "delete the part's record and run `pipeline extract` again, or restore it from a copy"
 LEFTOVER = "harmless: no record names it; delete it when no extract runs"
 
@@ -50,9 +51,9 @@ def verify_cache(path: Path, *, progress: Progress | None = None) -> list[Proble
         UsageError, RefusedError: there is no cache at all, or its cache.json cannot be believed.
     """
     cache = Cache.open(path)
-    found: list[Problem] = []
+    found: list[Problem] = list(_headless(cache.layout))
     for modality in cache.modalities:
-        with _problems_of(found, cache.layout.plan(modality), "restore it from a copy"):
+        with _problems_of(found, cache.layout.plan(modality), RESTORE):
             cache.plan(modality)
             for name in cache.arrays(modality):
                 _verify_array(cache, modality, name, found, progress)
@@ -63,7 +64,7 @@ def verify_cache(path: Path, *, progress: Progress | None = None) -> list[Proble
 
 
 def _verify_array(cache: Cache, modality: Modality, name: str, found: list[Problem], progress: Progress | None) -> None:
-    with _problems_of(found, cache.layout.recipe(modality, name), "restore it from a copy"):
+    with _problems_of(found, cache.layout.recipe(modality, name), RESTORE):
         array = cache.array(modality, name)
         _verify_metadata(array, found)
         hashes: list[bytes] = []
@@ -135,6 +136,17 @@ def _verify_indexes(cache: Cache, found: list[Problem]) -> None:
                 array = cache.array(modality, value.get("array"))
                 if value.get("digest") != array.digest():
                     found.append(Problem(str(index), f"was built for other features of {array}", rebuild))
+
+
+def _headless(layout: Layout) -> Iterator[Problem]:
+    """Yields the plans and recipes that are missing although something was made by them."""
+    for modality in MODALITIES:
+        if layout.arrays(modality).is_dir() and not layout.plan(modality).exists():
+            yield Problem(str(layout.plan(modality)), "is missing: no row of this modality can be used", RESTORE)
+        for records in sorted(layout.arrays(modality).glob("*/records")):
+            recipe = layout.recipe(modality, records.parent.name)
+            if not recipe.exists():
+                yield Problem(str(recipe), "is missing: nobody knows what made this array", RESTORE)
 
 
 def _leftovers(cache: Cache) -> Iterator[Problem]:

@@ -1,0 +1,125 @@
+"""`verify` names every fault that is planted, and nothing in a cache that is right."""
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cache_schema import atomic, shards
+from cache_schema.cache import Cache
+from cache_schema.json_file import read_sealed, seal
+from cache_schema.layout import shard_path
+from cache_schema.verify import verify_cache
+from tests.tiny_cache import make_cache
+
+ARRAY = "imaginary.v0"
+
+
+@pytest.fixture(scope="module")
+def good_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_cache(tmp_path_factory.mktemp("good") / "cache", bad=(3,)).path
+
+
+@pytest.fixture
+def cache(good_cache: Path, tmp_path: Path) -> Cache:
+    return Cache.open(shutil.copytree(good_cache, tmp_path / "cache"))
+
+
+def test_a_right_cache_has_no_problems(cache: Cache) -> None:
+    assert verify_cache(cache.path) == []
+
+
+def parts_of(cache: Cache, part: int) -> dict[str, Path]:
+    layout = cache.layout
+    return {
+        "shard": shard_path(layout.features("image") / ARRAY, part),
+        "samples": layout.samples("image", part),
+        "rows": layout.row_hashes("image", ARRAY, part),
+        "record": layout.record("image", ARRAY, part),
+        "recipe": layout.recipe("image", ARRAY),
+        "plan": layout.plan("image"),
+        "metadata": layout.features("image") / ARRAY / "zarr.json",
+    }
+
+
+def flip_one_bit(path: Path, other: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 1
+    path.write_bytes(data)
+
+
+FAULTS: dict[str, Callable[[Path, Path], object]] = {
+    "one bit flipped": flip_one_bit,
+    "one byte short": lambda path, other: path.write_bytes(path.read_bytes()[:-1]),
+    "half": lambda path, other: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "emptied": lambda path, other: path.write_bytes(b""),
+    "bytes appended": lambda path, other: path.write_bytes(path.read_bytes() + b"x"),
+    "another part's": lambda path, other: shutil.copy(other, path),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.keys())
+@pytest.mark.parametrize("kind", ["shard", "samples", "rows", "record", "recipe", "plan", "metadata"])
+def test_a_damaged_file_is_named(cache: Cache, kind: str, fault: str) -> None:
+    path, other = parts_of(cache, 1)[kind], parts_of(cache, 0)[kind]
+    if fault == "another part's" and path == other:
+        pytest.skip("there is one of it in an array")
+    FAULTS[fault](path, other)
+    problems = verify_cache(cache.path)
+    assert problems, "the damage went unseen"
+    named = " ".join(problem.where + problem.what for problem in problems)
+    part_files = {str(p) for name, p in parts_of(cache, 1).items() if name in ("shard", "samples", "rows", "record")}
+    assert str(path) in named or (str(path) in part_files and any(p in named for p in part_files))
+
+
+@pytest.mark.parametrize("kind", ["shard", "samples", "rows", "plan", "recipe", "metadata"])
+def test_a_deleted_file_is_named(cache: Cache, kind: str) -> None:
+    path = parts_of(cache, 1)[kind]
+    path.unlink()
+    assert any(str(path) in problem.where + problem.what for problem in verify_cache(cache.path))
+
+
+def test_a_deleted_record_makes_the_part_pending_and_its_files_leftovers(cache: Cache) -> None:
+    parts_of(cache, 1)["record"].unlink()
+    assert [part.number for part in Cache.open(cache.path).array("image").pending()] == [1]
+    problems = verify_cache(cache.path)
+    assert {Path(problem.where).name for problem in problems} == {"0", "00001.parquet", "00001.rows"}
+    assert all("without a record" in problem.what for problem in problems)
+
+
+def test_a_leftover_of_an_interrupted_write_is_listed(cache: Cache) -> None:
+    (cache.path / "image" / ".plan.json.1-2.partial").write_bytes(b"{")
+    assert [problem.what for problem in verify_cache(cache.path)] == ["is left over from an interrupted write"]
+
+
+def rewrite_shard(cache: Cache, change: Callable[[np.ndarray], None]) -> None:
+    """Replaces part 0 by one whose files, checksums and record agree with each other, but not with the samples."""
+    array = cache.array("image")
+    rows = array.features.read_part(0).copy()
+    change(rows)
+    shard = array.features.row_format.encode_shard(rows)
+    shards.publish_shard(cache.layout.features("image") / ARRAY, 0, shard)
+    path = cache.layout.record("image", ARRAY, 0)
+    record = read_sealed(path)
+    record["files"]["shard"] = hashlib.sha256(shard.data).hexdigest()
+    record["chunk_crc32c"] = list(shard.chunk_crc32c)
+    atomic.publish_json(path, seal(record))
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda rows: rows.__setitem__(5, np.nan), "row 5"),
+        (lambda rows: rows.__setitem__((5, 0), np.inf), "row 5"),
+        (lambda rows: rows.__setitem__(5, 0), "row 5 does not have norm 1"),
+        (lambda rows: rows.__setitem__(3, rows[4]), "row 3"),
+        (lambda rows: rows.__setitem__([4, 5], rows[[5, 4]]), "hashes of the part's rows"),
+    ],
+    ids=["a feature lost", "an infinity", "a zero vector", "a feature for a bad row", "two rows swapped"],
+)
+def test_a_wrong_row_under_right_checksums_is_named(cache: Cache, change, what: str) -> None:
+    rewrite_shard(cache, change)
+    assert any(what in problem.what for problem in verify_cache(cache.path))

@@ -1,0 +1,220 @@
+"""Parquet files with a column of image bytes or of sentences."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cache_schema.errors import DamagedError, MismatchError, RefusedError, UsageError
+from stages.image_formats import is_misnamed
+from stages.sources.base import MAX_PAYLOAD_BYTES, Modality, RawSample, ScannedSource, first_repeated, hash_of_key
+from stages.sources.files import planned_file, read_range
+
+_MAGIC = b"PAR1"
+_BATCH_ROWS = {"image": 64, "text": 8192}
+_DEFAULT_COLUMNS = {"image": "image", "text": "text"}
+
+
+class ParquetSource:
+    """Rows of a Parquet file. Options: `column` (default `image` or `text`), `key_column` (default the row number).
+
+    An image column holds bytes, or a struct with a field `bytes` (and perhaps `path`), as data sets on the hub do.
+    Row numbers count from 0. Memory stays at one batch of rows, whatever the size of the row groups' pages allows.
+    """
+
+    kind: ClassVar[str] = "parquet"
+    modalities: ClassVar[tuple[Modality, ...]] = ("image", "text")
+    extensions: ClassVar[tuple[str, ...]] = (".parquet",)
+    option_names: ClassVar[tuple[str, ...]] = ("column", "key_column")
+
+    def __init__(self, uri: str, modality: Modality, options: dict[str, str], *, fingerprint: str = "") -> None:
+        self.uri = uri
+        self.modality = modality
+        self.options = options
+        self._column = options.get("column", _DEFAULT_COLUMNS[modality])
+        self._key_column = options.get("key_column")
+        self._group: tuple[int, pa.Array] | None = None
+
+    def scan(self) -> ScannedSource:
+        """Reads the footer, and the key column where there is one.
+
+        Raises:
+            RefusedError: it is not Parquet, is cut, lacks a column or has it in an unsupported type (the found ones
+                are listed), or a key is missing or repeated.
+            UsageError: there is no row.
+        """
+        with planned_file(self.uri) as descriptor:
+            footer = self._footer(descriptor)
+            digest = hashlib.sha256(f"{os.fstat(descriptor).st_size}\n".encode() + footer)
+            file = self._open(descriptor)
+            num_rows = file.metadata.num_rows
+            if num_rows == 0:
+                raise UsageError(f"no rows in {self.uri}: leave it out")
+            key_hashes = self._scan_keys(file) if self._key_column else np.zeros(0, dtype=np.uint64)
+        digest.update(f"\n{self._column}\n{self._key_column}".encode())
+        return ScannedSource(digest.hexdigest(), num_rows, np.arange(num_rows, dtype=np.int64), key_hashes)
+
+    def read(self, first_sample: int, num_samples: int, offset_bytes: int = 0) -> Iterator[RawSample]:
+        """Yields rows; `offset_bytes` is the row number and says nothing new. `MismatchError` when there are fewer."""
+        with planned_file(self.uri) as descriptor:
+            file = self._open(descriptor)
+            if first_sample + num_samples > file.metadata.num_rows:
+                raise MismatchError(
+                    f"{self.uri} has {file.metadata.num_rows:,} rows, the plan needs {first_sample + num_samples:,}: "
+                    "it changed; restore it"
+                )
+            columns = [self._column] + ([self._key_column] if self._key_column else [])
+            for row, batch in self._batches(file, first_sample, num_samples, columns):
+                values = batch.column(self._column)
+                keys = batch.column(self._key_column) if self._key_column else None
+                for index in range(len(values)):
+                    key = str(row + index) if keys is None else _key_text(keys[index].as_py())
+                    yield self._sample(key, row + index, values[index])
+
+    def read_one(self, key: str, offset_bytes: int, size_bytes: int) -> bytes:
+        """Returns the payload of row `offset_bytes`; the row group around it is kept for the next call."""
+        with planned_file(self.uri) as descriptor:
+            file = self._open(descriptor)
+            first = 0
+            for group in range(file.num_row_groups):
+                num_rows = file.metadata.row_group(group).num_rows
+                if first <= offset_bytes < first + num_rows:
+                    sample = self._sample(key, offset_bytes, self._group_values(file, group)[offset_bytes - first])
+                    if sample.payload is not None and sample.size_bytes == size_bytes:
+                        return sample.payload
+                    break
+                first += num_rows
+        raise MismatchError(f"row {offset_bytes:,} of {self.uri} is not the planned one: the file changed; restore it")
+
+    def _group_values(self, file: pq.ParquetFile, group: int) -> Any:
+        if self._group is None or self._group[0] != group:
+            self._group = None
+            self._group = (group, file.read_row_group(group, columns=[self._column]).column(self._column))
+        return self._group[1]
+
+    def _batches(
+        self, file: pq.ParquetFile, first_sample: int, num_samples: int, columns: list[str]
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Yields (row number, rows) covering the range, touching only the row groups that hold it."""
+        end = first_sample + num_samples
+        first = 0
+        for group in range(file.num_row_groups):
+            num_rows = file.metadata.row_group(group).num_rows
+            if first < end and first + num_rows > first_sample:
+                row = first
+                size = _BATCH_ROWS[self.modality]
+                for batch in file.iter_batches(batch_size=size, row_groups=[group], columns=columns, use_threads=False):
+                    low, high = max(first_sample, row), min(end, row + batch.num_rows)
+                    if low < high:
+                        yield low, batch.slice(low - row, high - low)
+                    row += batch.num_rows
+            first += num_rows
+
+    def _sample(self, key: str, row: int, value: pa.Scalar) -> RawSample:
+        if self.modality == "text":
+            text = value.as_py()
+            if not isinstance(text, str):
+                return RawSample(key, None, row, 0, "text-type", "null")
+            payload = text.encode("utf-8")
+            return RawSample(key, payload, row, len(payload))
+        path = ""
+        if pa.types.is_struct(value.type) and value.is_valid:
+            record = value.as_py()
+            path, image = record.get("path") or "", record["bytes"]
+        else:
+            image = value.as_py()
+        if image is None:
+            return RawSample(key, None, row, 0, "src-no-image", "null")
+        if len(image) > MAX_PAYLOAD_BYTES:
+            return RawSample(key, None, row, len(image), "img-too-many-bytes", f"over {MAX_PAYLOAD_BYTES} bytes")
+        return RawSample(key, image, row, len(image), "ok", "misnamed" if is_misnamed(path, image) else "")
+
+    def _scan_keys(self, file: pq.ParquetFile) -> np.ndarray:
+        assert self._key_column is not None
+        hashes = np.zeros(file.metadata.num_rows, dtype=np.uint64)
+        for row, batch in self._batches(file, 0, file.metadata.num_rows, [self._key_column]):
+            for index, key in enumerate(batch.column(self._key_column).to_pylist()):
+                if key is None:
+                    raise RefusedError(
+                        f"{self.uri}: row {row + index:,} has no key in column {self._key_column!r}: fill it in"
+                    )
+                hashes[row + index] = hash_of_key(_key_text(key))
+        repeated = first_repeated(hashes)
+        if repeated is not None:
+            first, second = repeated
+            _, batch = next(self._batches(file, second, 1, [self._key_column]))
+            raise RefusedError(
+                f"{self.uri}: key {_key_text(batch.column(self._key_column)[0].as_py())!r} stands in row {first:,} and "
+                f"again in row {second:,}: keys must be unique; choose another key_column or leave it out"
+            )
+        return hashes
+
+    def _footer(self, descriptor: int) -> bytes:
+        """Returns the bytes of the footer; raises `DamagedError` when this is not a whole Parquet file."""
+        file_bytes = os.fstat(descriptor).st_size
+        tail = os.pread(descriptor, 8, max(0, file_bytes - 8))
+        if os.pread(descriptor, 4, 0) != _MAGIC:
+            raise DamagedError(
+                f"{self.uri} is not a Parquet file (no PAR1 at offset 0): name its kind, as in text:PATH"
+            )
+        footer_bytes = int.from_bytes(tail[:4], "little")
+        if tail[4:] != _MAGIC or footer_bytes + 12 > file_bytes:
+            raise DamagedError(
+                f"{self.uri} has no footer at its end, at {file_bytes:,} bytes: it is cut; fetch it again"
+            )
+        return read_range(self.uri, descriptor, file_bytes - 8 - footer_bytes, footer_bytes)
+
+    def _open(self, descriptor: int) -> pq.ParquetFile:
+        self._footer(descriptor)
+        try:
+            # A copy of the descriptor, because pyarrow closes what it is given.
+            file = pq.ParquetFile(os.fdopen(os.dup(descriptor), "rb"))
+            schema = file.schema_arrow
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise DamagedError(f"{self.uri} cannot be read as Parquet: it is damaged; fetch it again") from error
+        found = ", ".join(f"{field.name}: {field.type}" for field in schema)
+        for column, option in ((self._column, "column"), (self._key_column, "key_column")):
+            if column is not None and column not in schema.names:
+                raise RefusedError(
+                    f"{self.uri} has no column {column!r} (found {found}): choose one with ?{option}=NAME"
+                )
+        kind = schema.field(self._column).type
+        if not (_is_text(kind) if self.modality == "text" else _is_image(kind)):
+            wanted = "text" if self.modality == "text" else "bytes, or a struct with a field 'bytes'"
+            raise RefusedError(
+                f"{self.uri}: column {self._column!r} is {kind}, not {wanted} (found {found}): "
+                "choose one with ?column=NAME"
+            )
+        if self._key_column is not None:
+            kind = schema.field(self._key_column).type
+            if not (_is_text(kind) or pa.types.is_integer(kind)):
+                raise RefusedError(
+                    f"{self.uri}: key column {self._key_column!r} is {kind}, not text or integer (found {found}): "
+                    "choose another key_column or leave it out"
+                )
+        return file
+
+
+def _key_text(key: str | int | None) -> str:
+    return str(key)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _is_image(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        index = kind.get_field_index("bytes")
+        return index >= 0 and _is_bytes(kind.field(index).type)
+    return _is_bytes(kind)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))

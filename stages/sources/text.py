@@ -1,0 +1,191 @@
+"""Plain text, one sentence per line; the key is the line number, counted from 1."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from typing import ClassVar
+
+import numpy as np
+
+from cache_schema.errors import MismatchError, RefusedError, UsageError, unknown_name
+from stages.sources.base import Modality, RawSample, ScannedSource
+from stages.sources.files import planned_file, read_range
+
+ENCODINGS = ("utf-8", "latin-1", "iso-8859-15", "cp1252")
+"""All have the line feed as the byte 10, so that lines are found without decoding."""
+
+MAX_LINE_BYTES = 1 << 20
+"""A longer line is set aside unread, as `text-too-long`."""
+
+_SIGNATURE = b"\xef\xbb\xbf"
+_CHUNK_BYTES = 4 << 20
+_LINE_FEED = 10
+
+
+class TextSource:
+    """Lines of a text file. Options: `encoding` (default utf-8).
+
+    Every line is a row, empty ones too; a line feed at the very end opens no further line. A carriage return before
+    the line feed, and a UTF-8 signature at the start of the file, belong to the file and not to the text.
+    """
+
+    kind: ClassVar[str] = "text"
+    modalities: ClassVar[tuple[Modality, ...]] = ("text",)
+    extensions: ClassVar[tuple[str, ...]] = (".txt", ".text")
+    option_names: ClassVar[tuple[str, ...]] = ("encoding",)
+
+    def __init__(self, uri: str, modality: Modality, options: dict[str, str], *, fingerprint: str = "") -> None:
+        self.uri = uri
+        self.modality = modality
+        self.options = options
+        self._encoding = options.get("encoding", "utf-8")
+        if self._encoding not in ENCODINGS:
+            raise unknown_name("encoding", self._encoding, ENCODINGS)
+
+    def scan(self) -> ScannedSource:
+        """Reads the file once, in chunks, for its line starts and its digest.
+
+        Raises:
+            UsageError: there is no line.
+            RefusedError: the file is in UTF-16, or more than one line in a hundred is not in the declared UTF-8.
+        """
+        digest = hashlib.sha256(f"{self._encoding}\n".encode())
+        validity = _Utf8Lines()
+        starts: list[np.ndarray] = []
+        position = 0
+        with planned_file(self.uri) as descriptor:
+            file_bytes = os.fstat(descriptor).st_size
+            first = _start_of_text(descriptor) if self._encoding == "utf-8" else 0
+            while position < file_bytes:
+                chunk = os.pread(descriptor, _CHUNK_BYTES, position)
+                if not chunk:
+                    break
+                if position == 0:
+                    self._refuse_wide_characters(chunk[:4096])
+                digest.update(chunk)
+                if self._encoding == "utf-8":
+                    validity.add(chunk)
+                starts.append(np.flatnonzero(np.frombuffer(chunk, dtype=np.uint8) == _LINE_FEED) + (position + 1))
+                position += len(chunk)
+        validity.finish()
+        offsets = np.concatenate([np.array([first], dtype=np.int64), *starts]).astype(np.int64)
+        offsets = offsets[offsets < position]
+        if not len(offsets):
+            raise UsageError(f"no sentences in {self.uri}: it is empty; write one sentence per line")
+        if validity.num_bad * 100 > len(offsets):
+            raise RefusedError(
+                f"{self.uri}: {validity.num_bad:,} of {len(offsets):,} lines are not UTF-8, the first is line "
+                f"{validity.first_bad:,}: declare the encoding, as in '{os.path.basename(self.uri)}?encoding=latin-1', "
+                "or convert the file with iconv"
+            )
+        return ScannedSource(digest.hexdigest(), len(offsets), offsets, np.zeros(0, dtype=np.uint64))
+
+    def read(self, first_sample: int, num_samples: int, offset_bytes: int) -> Iterator[RawSample]:
+        """Yields lines from `offset_bytes` on; raises `MismatchError` when the file ends early."""
+        with planned_file(self.uri) as descriptor, os.fdopen(os.dup(descriptor), "rb", buffering=1 << 20) as file:
+            file.seek(offset_bytes)
+            position = offset_bytes
+            for number in range(first_sample + 1, first_sample + num_samples + 1):
+                line = file.readline(MAX_LINE_BYTES + 2)
+                if not line:
+                    raise MismatchError(
+                        f"{self.uri} ends after {number - 1:,} lines, the plan has more: it changed; restore it"
+                    )
+                line_bytes = len(line)
+                while not line.endswith(b"\n"):
+                    rest = file.readline(_CHUNK_BYTES)
+                    if not rest:
+                        break
+                    line_bytes += len(rest)
+                    if rest.endswith(b"\n"):
+                        break
+                yield self._sample(str(number), line, position, line_bytes)
+                position += line_bytes
+
+    def read_one(self, key: str, offset_bytes: int, size_bytes: int) -> bytes:
+        """Returns one line as UTF-8; raises `RefusedError` when the file ends before."""
+        with planned_file(self.uri) as descriptor:
+            payload = self._as_utf8(read_range(self.uri, descriptor, offset_bytes, size_bytes))
+        if payload is None:
+            raise MismatchError(f"line {key} of {self.uri} is no longer in {self._encoding}: it changed; restore it")
+        return payload
+
+    def _sample(self, key: str, line: bytes, position: int, line_bytes: int) -> RawSample:
+        text = line.removesuffix(b"\n").removesuffix(b"\r")
+        if line_bytes > len(line) or len(text) > MAX_LINE_BYTES:
+            return RawSample(key, None, position, line_bytes, "text-too-long", f"over {MAX_LINE_BYTES} bytes")
+        payload = self._as_utf8(text)
+        if payload is None:
+            return RawSample(key, None, position, len(text), "text-encoding", f"not in {self._encoding}")
+        return RawSample(key, payload, position, len(text))
+
+    def _as_utf8(self, text: bytes) -> bytes | None:
+        if self._encoding == "utf-8":
+            # Lines that are not UTF-8 are judged by the text cleaning, with their digest taken.
+            return text
+        try:
+            return text.decode(self._encoding).encode("utf-8")
+        except UnicodeDecodeError:
+            return None
+
+    def _refuse_wide_characters(self, head: bytes) -> None:
+        if head.startswith((b"\xff\xfe", b"\xfe\xff")) or head.count(0) * 4 > len(head):
+            raise RefusedError(
+                f"{self.uri} is not UTF-8 text (every other byte is zero, as in UTF-16): convert it with "
+                "'iconv -f UTF-16 -t UTF-8'"
+            )
+
+
+class _Utf8Lines:
+    """Counts the lines that are not UTF-8, in flat memory."""
+
+    def __init__(self) -> None:
+        self.num_bad = 0
+        self.first_bad = 0
+        self._num_lines = 0
+        self._tail = b""
+        self._tail_dropped = False
+
+    def add(self, chunk: bytes) -> None:
+        end = chunk.rfind(b"\n") + 1
+        if end == 0:
+            self._keep(chunk)
+            return
+        self._judge(self._tail + chunk[:end])
+        self._tail, self._tail_dropped = b"", False
+        self._keep(chunk[end:])
+
+    def finish(self) -> None:
+        if self._tail:
+            self._judge(self._tail + b"\n")
+
+    def _keep(self, piece: bytes) -> None:
+        if self._tail_dropped or len(self._tail) + len(piece) > _CHUNK_BYTES:
+            # A line this long is set aside whatever it holds.
+            self._tail, self._tail_dropped = b"", True
+        else:
+            self._tail += piece
+
+    def _judge(self, lines: bytes) -> None:
+        first_line = self._num_lines
+        self._num_lines += lines.count(b"\n")
+        if self._tail_dropped:
+            lines = b"\n" + lines.partition(b"\n")[2]
+        if _is_utf8(lines):
+            return
+        for number, line in enumerate(lines.split(b"\n"), start=first_line + 1):
+            if not _is_utf8(line):
+                self.num_bad += 1
+                self.first_bad = self.first_bad or number
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _start_of_text(descriptor: int) -> int:
+    return len(_SIGNATURE) if os.pread(descriptor, len(_SIGNATURE), 0) == _SIGNATURE else 0

@@ -1,0 +1,126 @@
+"""A student: an image tower that open_clip can build again from its description, and the preprocessing it wants.
+
+Shape letters: B pictures of a batch, C channels, H height, W width, D width of a feature.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cache_schema.errors import DamagedError, UsageError
+from cache_schema.json_file import Json
+from stages.preprocess import Preprocess
+
+# Source: open_clip 3.3.0, constants.OPENAI_DATASET_MEAN and OPENAI_DATASET_STD, its default for every image tower.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class TowerDescription:
+    """Everything that builds a student's architecture, and nothing about its weights.
+
+    Attributes:
+        specification: as on the command line.
+        dim: width of a feature, the teacher's.
+        vision_cfg: open_clip's description of the image tower.
+        quick_gelu: whether open_clip's own transformer towers use QuickGELU; open_clip has one flag for both towers of
+            a model, so a student that shall live in one file with its teacher's text tower takes the teacher's.
+        preprocess: evaluation preprocessing; training crops use its size, mean, std and interpolation.
+    """
+
+    specification: str
+    dim: int
+    vision_cfg: dict[str, Any]
+    quick_gelu: bool
+    preprocess: Preprocess
+
+    def to_json(self) -> dict[str, Json]:
+        """Returns the JSON form; `from_json` is its inverse."""
+        return {
+            "specification": self.specification,
+            "dim": self.dim,
+            "vision_cfg": self.vision_cfg,
+            "quick_gelu": self.quick_gelu,
+            "preprocess": self.preprocess.to_json(),
+        }
+
+    @staticmethod
+    def from_json(value: Json, where: object) -> "TowerDescription":
+        """Returns what `to_json` gave; raises `DamagedError` naming `where` when it is something else."""
+        try:
+            return TowerDescription(**{**value, "preprocess": Preprocess.from_json(value["preprocess"])})
+        except (TypeError, KeyError, ValueError) as error:
+            raise DamagedError(f"{where} does not describe an image tower ({error}): restore it from a copy") from error
+
+
+class Student(nn.Module):
+    """The image tower of `description`, with random weights drawn from `seed` alone.
+
+    Raises:
+        UsageError: open_clip or timm cannot build it, or it does not take pictures of its size.
+    """
+
+    def __init__(self, description: TowerDescription, *, seed: int) -> None:
+        super().__init__()
+        self.description = description
+        self.tower = _build_tower(description, seed)
+
+    @property
+    def specification(self) -> str:
+        return self.description.specification
+
+    @property
+    def vision_cfg(self) -> dict[str, Any]:
+        return self.description.vision_cfg
+
+    @property
+    def preprocess(self) -> Preprocess:
+        return self.description.preprocess
+
+    def forward(self, pixels_BCHW: Tensor) -> Tensor:
+        """Returns image_BD, not normalised."""
+        return self.tower(pixels_BCHW)
+
+    def no_weight_decay(self) -> set[str]:
+        """Returns the names of parameters that weight decay would harm: biases, norms and positional tables."""
+        declares = getattr(getattr(self.tower, "trunk", self.tower), "no_weight_decay", None)
+        declared = set(declares()) if callable(declares) else set()
+        tables = ("positional_embedding", "pos_embed", "relative_position_bias_table", "cls_token", "reg_token")
+        return {
+            name
+            for name, parameter in self.named_parameters()
+            if parameter.ndim <= 1
+            or name.rpartition(".")[2] in tables
+            or name.removeprefix("tower.").removeprefix("trunk.") in declared
+        }
+
+
+def _build_tower(description: TowerDescription, seed: int) -> nn.Module:
+    # open_clip 3.3.0 has no public function for an image tower alone; this is what its CLIP classes call.
+    from open_clip.model import _build_vision_tower
+
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            tower = _build_vision_tower(description.dim, dict(description.vision_cfg), description.quick_gelu)
+            _check_output(tower, description)
+    except (RuntimeError, TypeError, ValueError, AssertionError, AttributeError, KeyError) as error:
+        raise UsageError(
+            f"cannot build student {description.specification} for {description.preprocess.size} pixels "
+            f"({' '.join(str(error).split())[:200]}): use another image_size or another architecture"
+        ) from error
+    return tower
+
+
+@torch.no_grad()
+def _check_output(tower: nn.Module, description: TowerDescription) -> None:
+    """Raises `ValueError` when two blank pictures do not give two features of the right width."""
+    was_training = tower.training
+    features = tower.eval()(torch.zeros(2, 3, *description.preprocess.size))
+    tower.train(was_training)
+    shape = tuple(getattr(features, "shape", ()))
+    if shape != (2, description.dim):
+        raise ValueError(f"it gives {shape or type(features).__name__} instead of (2, {description.dim})")

@@ -1,0 +1,54 @@
+"""The `timm:` student: any timm image backbone, followed by one linear projection to the teacher's width.
+
+`timm:resnet10t?image_size=64&drop=0.1&drop_path=0.05&pretrained=false`. Being built through open_clip's TimmModel, it
+is an open_clip image tower like any other.
+"""
+
+from cache_schema.errors import unknown_name
+from stages.preprocess import Preprocess
+from stages.students.base import CLIP_MEAN, CLIP_STD, TowerDescription
+from stages.students.specification import name_and_options, pixels, share, switch
+
+_OPTIONS = {"image_size": pixels, "drop": share, "drop_path": share, "pretrained": switch}
+
+
+def describe(rest: str, dim: int, *, quick_gelu: bool | None) -> TowerDescription:
+    """Returns the description of the student that `rest`, a specification without its `timm:`, names.
+
+    Args:
+        rest: name of the backbone and options; `pretrained=true` starts from timm's published weights.
+        dim: width of a feature.
+        quick_gelu: recorded for the model around the tower; timm backbones bring their own activations.
+
+    Raises:
+        UsageError: unknown backbone or option.
+    """
+    import timm
+
+    name, options = name_and_options(rest, _OPTIONS)
+    if not name or not timm.is_model(name):
+        raise unknown_name("timm student", name, _short(name, timm.list_models()))
+    size = options.get("image_size", 224)
+    vision_cfg = {
+        "image_size": size,
+        "timm_model_name": name,
+        "timm_model_pretrained": options.get("pretrained", False),
+        "timm_pool": "",
+        "timm_proj": "linear",
+        "timm_drop": options.get("drop", 0.0),
+        "timm_drop_path": options.get("drop_path"),
+    }
+    return TowerDescription(
+        specification=f"timm:{rest}",
+        dim=dim,
+        vision_cfg=vision_cfg,
+        quick_gelu=bool(quick_gelu),
+        preprocess=Preprocess(size=(size, size), mean=CLIP_MEAN, std=CLIP_STD),
+    )
+
+
+def _short(name: str, known: list[str]) -> list[str]:
+    """Returns the known names close to `name`: the whole list has over a thousand."""
+    import difflib
+
+    return difflib.get_close_matches(name, known, n=8, cutoff=0.4)

@@ -234,7 +234,7 @@ class PartWorker:
     def _source(self, modality: Modality, number: int) -> Source:
         if (modality, number) not in self._open_sources:
             entry = self._settings.sources[modality][number]
-            source = open_source(entry.uri, entry.kind, modality, dict(entry.options))
+            source = open_source(entry.uri, entry.kind, modality, dict(entry.options), fingerprint=entry.fingerprint)
             self._open_sources[modality, number] = source
         return self._open_sources[modality, number]
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,8 +16,9 @@ Progress = Callable[[int, int, str], None]
 def grown_plan(plan: Plan, uris: Sequence[str], *, progress: Progress | None = None) -> Plan:
     """Returns `plan` with a segment for those samples of `uris` that it does not have; `plan` itself if it has all.
 
-    A source is known by its fingerprint, so one that moved or was named differently is not planned twice. Only names
-    and headers are read; where every file of a URI has the size and time that the plan knows, nothing is opened.
+    A source is known by its fingerprint, so one that moved or was named differently is not planned twice; where it is
+    no longer at its old place, the plan gets the new one. Only names and headers are read; where every file of a URI
+    has the size and time that the plan knows, nothing is opened.
 
     Args:
         plan: so far, perhaps empty.
@@ -30,7 +32,7 @@ def grown_plan(plan: Plan, uris: Sequence[str], *, progress: Progress | None = N
     """
     groups = [(uri, expand(uri, plan.modality)) for uri in uris]
     total = sum(len(sources) for _, sources in groups)
-    known = {entry.fingerprint for entry in plan.sources}
+    known = {entry.fingerprint: number for number, entry in enumerate(plan.sources)}
     new: list[tuple[SourceEntry, ScannedSource]] = []
     done = 0
     for uri, sources in groups:
@@ -46,8 +48,10 @@ def grown_plan(plan: Plan, uris: Sequence[str], *, progress: Progress | None = N
         _refuse_duplicate_keys(uri, sources, scans)
         for source, scan in zip(sources, scans, strict=True):
             entry = _entry_of(plan, source, scan)
-            if entry.num_samples and entry.fingerprint not in known:
-                known.add(entry.fingerprint)
+            if entry.fingerprint in known:
+                plan = _where_it_is_now(plan, known[entry.fingerprint], entry)
+            elif entry.num_samples:
+                known[entry.fingerprint] = len(plan.sources) + len(new)
                 new.append((entry, scan))
     if uris and not plan.sources and not new:
         raise UsageError(f"no {plan.modality}s in {', '.join(uris)}: point at a source that has some")
@@ -76,6 +80,14 @@ def _entry_of(plan: Plan, source: Source, scan: ScannedSource) -> SourceEntry:
         )
     options = dict(source.options)
     return SourceEntry(source.uri, source.kind, scan.fingerprint, scan.num_samples, options, _state_of(source.uri))
+
+
+def _where_it_is_now(plan: Plan, number: int, entry: SourceEntry) -> Plan:
+    """Returns `plan` with source `number` read from where `entry` is, if it is no longer where it was."""
+    if number >= len(plan.sources) or os.path.exists(plan.sources[number].uri):
+        return plan
+    sources = (*plan.sources[:number], entry, *plan.sources[number + 1 :])
+    return replace(plan, sources=sources)
 
 
 def _state_of(uri: str) -> dict[str, int]:

@@ -1,0 +1,1 @@
+"""The command line, the configuration, the executors and what is printed. The work itself is in `stages`."""

@@ -1,0 +1,12 @@
+"""The commands, one file each, with `command` in it; a file is imported only when its command is used."""
+
+COMMANDS: dict[str, str] = {
+    "demo": "run everything on real pictures and sentences, in about six minutes",
+    "extract": "encode images and sentences with a teacher, once, into a cache",
+    "mine": "find the nearest sentences of every image in a cache",
+    "distill": "train a student from a cache",
+    "evaluate": "measure a student or a teacher on labelled images",
+    "inspect": "show what is in a cache",
+    "verify": "prove that every byte of a cache is what was committed",
+    "list": "list teachers, students, sources or losses",
+}

@@ -1,0 +1,158 @@
+"""`pipeline extract`: encode images and sentences with a teacher, once."""
+
+import shlex
+import time
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cache_schema.errors import PartsFailed, RefusedError, UsageError
+from pipeline.config import refuse_stray_cluster
+from pipeline.executor import EXECUTORS, Executor, get_executor
+from pipeline.option_types import Choice, Count, FilePath, Number, Text, option, shared_options
+from pipeline.progress import Progress, open_progress
+from pipeline.report import print_result, table
+from stages.extract_config import ExtractConfig
+
+if TYPE_CHECKING:
+    from stages.extract import ExtractJob
+
+ARRAY_COLUMNS = ("modality", "array", "rows", "ok", "bad", "pending", "dim", "fingerprint", "digest")
+MAX_FAILURES_SHOWN = 5
+
+FailedPart = dict[str, Any]
+
+config_option = partial(option, default_of=ExtractConfig)
+
+
+@click.command(
+    epilog="""\b
+Example:
+  pipeline extract --images 'photos/{000..099}.tar' --texts captions.txt \\
+                   --teacher open_clip:ViT-L-14/openai --cache cache
+A URI is a path, a glob or a {000..099} range; tar, folder, text and Parquet are told apart by name
+(or `kind:` in front, `?option=value` behind). Stopped half-way? Run the same command again."""
+)
+@config_option("--images", type=Text("URI"), multiple=True, help="Source of images; may be repeated.")
+@config_option("--texts", type=Text("URI"), multiple=True, help="Source of sentences; may be repeated.")
+@config_option("--teacher", type=Text("NAME"), help="Teacher, see `pipeline list teachers`. [default: the cache's own]")
+@config_option("--cache", type=FilePath("DIR"), required=True, help="Folder of the cache; made when missing.")
+@config_option("--add-teacher", is_flag=True, help="Put a second teacher beside the cache's first.")
+@config_option("--batch-size", type=Count(), help="Rows of one forward pass.")
+@config_option("--part-rows", type=Count(), help="Rows of one part; fixed with the cache. [default: 16384]")
+@config_option("--precision", type=Choice(("float32", "bfloat16", "float16")), help="Of the forward pass.")
+@config_option("--device", type=Text("cpu|cuda"), help="Where the teacher runs.")
+@config_option("--num-threads", type=Count(0, 4096), help="CPU threads of one teacher; 0 is one per core.")
+@config_option("--decode-workers", type=Count(0, 4096), help="Processes that decode images, per teacher.")
+@config_option("--max-bad-fraction", type=Number(at_least=0, at_most=1), help="Stop when more rows are bad.")
+@config_option("--index/--no-index", help="Build a FAISS index of every array at the end.")
+@config_option("--index-device", type=Choice(("cpu", "cuda")), help="Where indexes are built.")
+@click.option("--executor", type=Choice(tuple(EXECUTORS)), default="serial", show_default=True, help="Who runs parts.")
+@click.option("--workers", type=Count(1, 4096), help="Workers of the ray executor. [default: one per GPU; 2 on CPU]")
+@click.option("--ray-address", type=Text("HOST:PORT"), help="A running Ray cluster. [default: a private local one]")
+@shared_options
+def command(
+    executor: str, workers: int | None, ray_address: str | None, as_json: bool, quiet: bool, **settings: Any
+) -> None:
+    """Encode images and sentences with a teacher, once, into a cache that students train from."""
+    refuse_stray_cluster(executor, ray_address)
+    if workers is not None and executor == "serial":
+        raise UsageError(f"--workers {workers} is for --executor ray; the serial executor has one: add or drop it")
+    config = ExtractConfig(**settings)
+    runner = get_executor(executor, num_workers=workers, device=config.device, address=ray_address)
+    with open_progress("extract", quiet=quiet) as progress:
+        result, failures = _extract(config, runner, progress)
+    arrays = list(result["arrays"].values())
+    shown = [{**array, "fingerprint": array["fingerprint"][:12], "digest": array["digest"][:12]} for array in arrays]
+    print_result(
+        result,
+        as_json=as_json,
+        lines=[*table(shown, ARRAY_COLUMNS), _speed(result)],
+        next_step="" if failures else _next_step(config.cache, arrays),
+    )
+    if failures:
+        raise _failed(failures, result["num_parts"])
+
+
+def _extract(config: ExtractConfig, runner: Executor, progress: Progress) -> tuple[dict[str, Any], list[FailedPart]]:
+    """Runs the pending parts and finishes the job; returns what to print and the parts that failed."""
+    from stages.extract import open_job, summary_of
+    from stages.extract_worker import PartWorker
+
+    start = time.monotonic()
+    failures: list[FailedPart] = []
+    seconds: Counter[str] = Counter()
+    num_rows = 0
+    with open_job(config, progress=progress) as job:
+        total = sum(job.cache.plan(modality).num_rows for modality in job.arrays)
+        done = total - job.num_pending_rows
+        progress(done, total, "rows")
+        for outcome in runner.map(partial(PartWorker, job.settings), job.tasks):
+            task, report = outcome.task, outcome.value
+            if report is None:
+                assert outcome.error is not None
+                part = {"modality": task.modality, "part": task.part.number, "error": str(outcome.error)}
+                failures.append({**part, "exit_code": outcome.error.exit_code})
+                continue
+            seconds.update(report.seconds)
+            num_rows += report.num_rows
+            progress(done + num_rows, total, "rows", _bottleneck(seconds))
+            job.count_bad(report.modality, report.num_bad)
+        return _result(job, summary_of(job.finish(progress=progress)), failures, seconds, num_rows, start), failures
+
+
+def _result(
+    job: "ExtractJob",
+    arrays: Any,
+    failures: list[FailedPart],
+    seconds: Counter[str],
+    num_rows: int,
+    start: float,
+) -> dict[str, Any]:
+    return {
+        "cache": str(job.cache.path),
+        "arrays": arrays,
+        "num_parts": len(job.tasks),
+        "failed_parts": failures,
+        "extracted_rows": num_rows,
+        "seconds": round(time.monotonic() - start, 3),
+        "stage_seconds": {stage: round(value, 3) for stage, value in seconds.items()},
+    }
+
+
+def _bottleneck(seconds: Counter[str]) -> str:
+    """Returns which stage took most of the workers' time so far."""
+    if not seconds.total():
+        return ""
+    stage, most = seconds.most_common(1)[0]
+    return f"slowest: {stage} ({100 * most / seconds.total():.0f} %)"
+
+
+def _speed(result: dict[str, Any]) -> str:
+    if not result["num_parts"]:
+        return "nothing was pending: the cache has all of it"
+    rows, seconds = result["extracted_rows"], result["seconds"]
+    slowest = _bottleneck(Counter(result["stage_seconds"]))
+    said = f"{rows:,} rows in {seconds:.1f} s ({rows / max(seconds, 1e-9):.1f} rows/s)"
+    return ", ".join(filter(None, (said, slowest)))
+
+
+def _next_step(cache: Path, arrays: list[dict[str, Any]]) -> str:
+    where = shlex.quote(str(cache))
+    missing = {"image": "images", "text": "texts"}.keys() - {array["modality"] for array in arrays}
+    if missing:
+        return f"pipeline extract --{missing.pop()}s URI --cache {where}"
+    return f"pipeline mine --cache {where} --from image --to text --k 32 --name nearest"
+
+
+def _failed(failures: list[FailedPart], num_parts: int) -> PartsFailed | RefusedError:
+    """Returns the error that lists failed parts: refused when doing them again would be refused again."""
+    named = [f"{part['modality']} part {part['part']}: {part['error']}" for part in failures[:MAX_FAILURES_SHOWN]]
+    more = f" and {len(failures) - len(named)} more" if len(failures) > len(named) else ""
+    said = f"{len(failures)} of {num_parts} parts failed ({'; '.join(named)}{more})"
+    if all(part["exit_code"] == 4 for part in failures):
+        return RefusedError(f"{said}: mend what is named and run again; the other parts are committed")
+    return PartsFailed(f"{said}: run again to resume")

@@ -1,0 +1,57 @@
+"""`pipeline list`: what there is to choose from."""
+
+import importlib
+import inspect
+import re
+import sys
+from typing import Any
+
+import click
+
+from pipeline.option_types import Choice, shared_options
+from pipeline.report import print_result, table
+
+# What is listed -> where its registry is, the form of an entry that does not show one, and the option that takes it.
+REGISTRIES = {
+    "teachers": ("stages.teachers", "TEACHERS", "{name}:...", "--teacher"),
+    "students": ("stages.students", "STUDENTS", "{name}:...", "--student"),
+    "sources": ("stages.sources", "SOURCES", "{name}:PATH", "--images and --texts"),
+    "losses": ("stages.losses", "LOSSES", "{name}", "the loss settings of `pipeline distill`"),
+}
+
+
+@click.command(
+    epilog="""\b
+Example:
+  pipeline list teachers"""
+)
+@click.argument("what", type=Choice(tuple(REGISTRIES)))
+@shared_options
+def command(what: str, as_json: bool, quiet: bool) -> None:
+    """List the teachers, students, sources or losses, each with its form and one line about it."""
+    module, registry, form, options = REGISTRIES[what]
+    entries = getattr(importlib.import_module(module), registry)
+    found = [_described(name, entry, form, module) for name, entry in entries.items()]
+    lines = [*table(found, ("name", "form", "description")), f"for {options}"]
+    print_result({what: found}, as_json=as_json, lines=lines)
+
+
+def _described(name: str, entry: Any, form: str, registry_module: str) -> dict[str, str]:
+    """Returns name, form and one line about an entry, from its docstring and that of the file it has to itself.
+
+    The form is what stands between backticks and begins with `name:`, several of them with a bar between.
+    """
+    own_file = "" if entry.__module__ == registry_module else _documentation(sys.modules[entry.__module__])
+    documentation = _documentation(entry)
+    forms = dict.fromkeys(re.findall(f"`({name}:[^`…]+)`", f"{own_file}\n{documentation}"))
+    # A function's docstring says what it returns; the file around it says what kind of thing that is.
+    described = own_file if inspect.isfunction(entry) and own_file else documentation
+    return {
+        "name": name,
+        "form": " | ".join(forms) or form.format(name=name),
+        "description": described.partition("\n")[0].replace("`", ""),
+    }
+
+
+def _documentation(thing: Any) -> str:
+    return inspect.getdoc(thing) or ""

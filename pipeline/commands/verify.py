@@ -1,0 +1,37 @@
+"""`pipeline verify`: read a whole cache and name everything that is not as it was committed."""
+
+import shlex
+from pathlib import Path
+
+import click
+
+from cache_schema.errors import RefusedError
+from pipeline.option_types import FilePath, shared_options
+from pipeline.progress import open_progress
+from pipeline.report import print_result
+
+
+@click.command(
+    epilog="""\b
+Example:
+  pipeline verify cache
+Ends with 4 when there is any problem, leftovers of an interrupted write included."""
+)
+@click.argument("cache", type=FilePath("DIR"))
+@shared_options
+def command(cache: Path, as_json: bool, quiet: bool) -> None:
+    """Prove that every byte of the cache at CACHE is what was committed, and that every row is accounted for."""
+    from cache_schema.verify import verify_cache
+
+    with open_progress("verify", quiet=quiet) as progress:
+        problems = verify_cache(cache, progress=progress)
+    lines = [f"{problem.where}: {problem.what}: {problem.remedy}" for problem in problems]
+    print_result(
+        {"cache": str(cache), "problems": [problem.to_json() for problem in problems]},
+        as_json=as_json,
+        lines=lines or [f"cache {cache}: everything is as it was committed"],
+        next_step="" if problems else f"pipeline inspect {shlex.quote(str(cache))}",
+    )
+    if problems:
+        named = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
+        raise RefusedError(f"cache {cache} has {named}: do what stands beside each")

@@ -1,0 +1,120 @@
+"""Starts a private Ray cluster on this machine, or connects to a named one; both only with a token, both shut again."""
+
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+from cache_schema.errors import EnvironmentProblem
+from pipeline import signals
+
+# The least that Ray accepts is 75 MiB; nothing but small reports goes through the object store.
+OBJECT_STORE_BYTES = 80 * 1024 * 1024
+# A Unix socket's path has at most 107 bytes, and Ray puts about 65 behind its folder.
+MAX_TEMP_PATH_CHARS = 32
+
+
+@contextmanager
+def connected(address: str | None, *, num_cpus: int, threads_per_worker: int = 1) -> Iterator[ModuleType]:
+    """Yields the `ray` module, connected; where this process is connected already, that connection is used and left.
+
+    Args:
+        address: of a running cluster, whose token Ray finds in RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray; None
+            starts a cluster that lives as long as the context, with a random token that is written nowhere.
+        num_cpus: slots of the private cluster.
+        threads_per_worker: of the numeric libraries in each worker.
+
+    Raises:
+        EnvironmentProblem: the cluster cannot be reached or started.
+    """
+    settings = {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    if address is None:
+        settings |= {"RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_ADDRESS": ""}
+    # Ray reads some of these when it is imported.
+    with _environment(settings):
+        import ray
+
+        if ray.is_initialized():
+            yield ray
+            return
+        with _temporary_folder() as folder:
+            try:
+                # Ray puts its own handler of SIGTERM in place of ours.
+                with signals.kept():
+                    _init(ray, address, folder, num_cpus, threads_per_worker)
+                yield ray
+            finally:
+                with signals.kept():
+                    ray.shutdown()
+
+
+def _init(ray: ModuleType, address: str | None, folder: Path, num_cpus: int, threads_per_worker: int) -> None:
+    own = {
+        "address": "local",
+        "num_cpus": num_cpus,
+        "include_dashboard": False,
+        "object_store_memory": OBJECT_STORE_BYTES,
+        "_temp_dir": str(folder),
+    }
+    variables = {
+        "PYTHONPATH": os.pathsep.join(import_folders()),
+        "OMP_NUM_THREADS": str(threads_per_worker),
+        # Its worker processes are none of the user's business.
+        "PYTHONWARNINGS": "ignore",
+    }
+    try:
+        ray.init(
+            **(own if address is None else {"address": address}),
+            log_to_driver=False,
+            logging_level="ERROR",
+            runtime_env={"env_vars": variables},
+        )
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        first_line = str(error).strip().partition("\n")[0][:300]
+        where = "a private Ray cluster cannot be started" if address is None else f"Ray cluster {address} is not usable"
+        remedy = "use --executor serial" if address is None else "check address, token and that both run the same Ray"
+        raise EnvironmentProblem(f"{where} ({first_line}): {remedy}") from error
+
+
+def import_folders() -> list[str]:
+    """Returns the folders that a worker must be able to import from as we do: the current one, then what is ours alone.
+
+    The folders of the Python installation are left out; a worker has its own.
+    """
+    installed = {Path(prefix).resolve() for prefix in (sys.prefix, sys.base_prefix)}
+    folders = [os.getcwd()]
+    for entry in filter(None, sys.path):
+        path = Path(entry).resolve()
+        if path.is_dir() and not installed & {path, *path.parents}:
+            folders.append(str(path))
+    return list(dict.fromkeys(folders))
+
+
+@contextmanager
+def _environment(settings: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update({name: value for name, value in settings.items() if value})
+    for name in (name for name, value in settings.items() if not value):
+        os.environ.pop(name, None)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    parent = tempfile.gettempdir()
+    folder = tempfile.mkdtemp(prefix="ray-", dir=parent if len(parent) <= MAX_TEMP_PATH_CHARS else "/tmp")
+    try:
+        yield Path(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

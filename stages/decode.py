@@ -131,10 +131,10 @@ def decode_image(payload: bytes, limits: Limits, *, reduce_for: tuple[Crop, tupl
         with Image.open(io.BytesIO(payload), formats=[name.upper()]) as image:
             width, height = image.size
             if width * height > limits.max_pixels:
-                return Decoded(None, "img-too-many-pixels", f"{width}x{height}", width, height)
+                return Decoded(None, "img-too-many-pixels", f"over {limits.max_pixels}", width, height)
             return _decode_opened(image, payload, limits, reduce_for)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        return Decoded(None, "img-too-many-pixels", f"past the limit of {name}", width, height)
+        return Decoded(None, "img-too-many-pixels", f"over {limits.max_pixels}", width, height)
     except MemoryError:
         return Decoded(None, "img-memory", name, width, height)
     except Exception:  # noqa: BLE001

@@ -14,18 +14,22 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from types import TracebackType
+from typing import IO
+
+import numpy as np
 
 from cache_schema.errors import EnvironmentProblem
+from stages.decode_child import BATCH_PAYLOADS, shared_bytes, shared_pixels
 from stages.prepare import Job, Prepared, PreparePlan
 
 _CHILD = "from stages.decode_child import serve; serve()"
-_BATCH_PAYLOADS = 16
 _BATCH_BYTES = 4 << 20
 _STARTS_WITHOUT_WORK = 3
 _DEADLINE_SLACK_SECONDS = 10.0
@@ -38,7 +42,7 @@ class DecodePool:
     the same pixels whatever the number of workers.
 
     Args:
-        num_workers: decode processes; each costs about 40 MB.
+        num_workers: decode processes; each costs about 30 MB.
         plan: what is done to every payload; pickled into the children, so a plan class must be importable there.
         max_in_flight: payloads handed out and not yet consumed, per `map` call; with `max_in_flight_bytes` it bounds
             memory and sets how far decoding runs ahead.
@@ -97,8 +101,8 @@ class DecodePool:
     def _batch_payloads(self, jobs: Iterable[Job]) -> int:
         """Returns how many payloads travel in one message: few enough that every worker gets some."""
         if not isinstance(jobs, Sequence):
-            return _BATCH_PAYLOADS
-        return max(1, min(_BATCH_PAYLOADS, -(-len(jobs) // (2 * self.num_workers))))
+            return BATCH_PAYLOADS
+        return max(1, min(BATCH_PAYLOADS, -(-len(jobs) // (2 * self.num_workers))))
 
     def _submit(self, batch: list[Job]) -> "Future[list[Prepared]]":
         return self._threads.submit(self._prepare_batch, batch)
@@ -148,13 +152,14 @@ class _Flow:
 
 
 class _Child:
-    """One decode process and the two pipes to it; started when first used, again after it ended."""
+    """One decode process, its pipes and the memory shared with it; started when first used, again after it ended."""
 
     def __init__(self, plan: PreparePlan) -> None:
         self._plan = plan
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
-        self._started_fd = -1
+        self._begun_fd = -1
+        self._slots: np.ndarray | None = None
         self.stopped = False
 
     def exchange(self, batch: list[Job], seconds: float) -> tuple[list[Prepared], int, int | None]:
@@ -164,7 +169,7 @@ class _Child:
         """
         if self._process is None:
             self._start()
-        assert self._connection is not None
+        assert self._connection is not None and self._slots is not None
         results: list[Prepared] = []
         try:
             self._connection.send(batch)
@@ -174,7 +179,8 @@ class _Child:
                     num_begun = self._num_begun()
                     self.end()
                     return results, num_begun, -signal.SIGALRM
-                results += self._connection.recv()
+                for prepared in self._connection.recv():
+                    results.append(_with_pixels(prepared, self._slots[len(results)]))
         except (EOFError, OSError):
             num_begun = self._num_begun()
             return results, num_begun, self.end()
@@ -183,8 +189,8 @@ class _Child:
 
     def end(self) -> int:
         """Stops the process and returns its exit code: its own one if it had already ended."""
-        process, connection, fd = self._process, self._connection, self._started_fd
-        self._process, self._connection, self._started_fd = None, None, -1
+        process, connection, fd = self._process, self._connection, self._begun_fd
+        self._process, self._connection, self._begun_fd, self._slots = None, None, -1, None
         if connection is not None:
             connection.close()
         if fd >= 0:
@@ -208,30 +214,33 @@ class _Child:
         if self.stopped:
             raise EnvironmentProblem("the decode pool was closed while work was under way: nothing to do")
         ours, theirs = socket.socketpair()
-        started_read, started_write = os.pipe()
-        os.set_blocking(started_read, False)
-        with theirs:
+        begun_read, begun_write = os.pipe()
+        os.set_blocking(begun_read, False)
+        with theirs, _nameless_file() as memory:
+            os.ftruncate(memory.fileno(), shared_bytes(self._plan))
+            self._slots = shared_pixels(memory.fileno(), self._plan)
+            descriptors = (theirs.fileno(), begun_write, memory.fileno())
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-c", _CHILD, str(theirs.fileno()), str(started_write)],
-                    pass_fds=(theirs.fileno(), started_write),
+                    [sys.executable, "-c", _CHILD, *map(str, descriptors)],
+                    pass_fds=descriptors,
                     stdin=subprocess.DEVNULL,
                     env=_child_environment(),
                 )
             except OSError as error:
                 ours.close()
-                os.close(started_read)
+                os.close(begun_read)
                 raise EnvironmentProblem(
                     f"cannot start a decode process ({error.strerror}): free memory or process slots, "
                     "or use fewer decode workers"
                 ) from error
             finally:
-                os.close(started_write)
+                os.close(begun_write)
         # A stopped child reads nothing; without this a message larger than the pipe would wait for it for ever.
         wait_seconds = int(self._plan.limits.seconds + _DEADLINE_SLACK_SECONDS)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", wait_seconds, 0))
         self._connection = Connection(ours.detach())
-        self._started_fd = started_read
+        self._begun_fd = begun_read
         with contextlib.suppress(OSError):
             # A child that died at once is found, and counted, by the exchange that follows.
             self._connection.send(self._plan)
@@ -239,9 +248,23 @@ class _Child:
     def _num_begun(self) -> int:
         """Returns how many payloads the child has begun since the last call."""
         try:
-            return len(os.read(self._started_fd, 65536))
+            return len(os.read(self._begun_fd, 65536))
         except BlockingIOError:
             return 0
+
+
+def _nameless_file() -> IO[bytes]:
+    """Returns a file that goes with its last user; in memory on Linux, whatever size the shared-memory mount has."""
+    if sys.platform == "linux":
+        return os.fdopen(os.memfd_create("decode"), "r+b")
+    return tempfile.TemporaryFile()
+
+
+def _with_pixels(prepared: Prepared, slot: np.ndarray) -> Prepared:
+    if prepared.status != "ok":
+        return prepared
+    # A copy, because the next batch goes through the same slots.
+    return Prepared(slot.copy(), prepared.status, prepared.reason, prepared.width, prepared.height)
 
 
 def _prepare_surviving(child: _Child, batch: list[Job], seconds: float) -> list[Prepared]:
@@ -283,10 +306,9 @@ def _prepare_surviving(child: _Child, batch: list[Job], seconds: float) -> list[
 
 
 def _batches(jobs: Iterable[Job], max_payloads: int) -> Iterator[list[Job]]:
-    iterator = iter(jobs)
     batch: list[Job] = []
     num_bytes = 0
-    for job in iterator:
+    for job in jobs:
         batch.append(job)
         num_bytes += len(job[0])
         if len(batch) == max_payloads or num_bytes >= _BATCH_BYTES:

@@ -52,8 +52,7 @@ class PreparePlan:
         else:
             width, height = resized_size(*decoded.image.size, self.preprocess)
             if width * height > self.limits.max_resized_pixels:
-                return Prepared(
-                    None, "img-too-many-pixels", f"{width}x{height} after resize", decoded.width, decoded.height
-                )
+                reason = f"over {self.limits.max_resized_pixels} after resize"
+                return Prepared(None, "img-too-many-pixels", reason, decoded.width, decoded.height)
             pixels = prepare_pixels(decoded.image, self.preprocess)
         return Prepared(pixels, "ok", decoded.reason, decoded.width, decoded.height)

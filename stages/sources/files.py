@@ -56,15 +56,19 @@ def planned_file(path: str) -> Iterator[int]:
 
 def read_range(path: str, descriptor: int, offset_bytes: int, size_bytes: int) -> bytes:
     """Returns exactly `size_bytes` bytes at `offset_bytes`; raises `RefusedError` when the file ends before."""
-    data = os.pread(descriptor, size_bytes, offset_bytes)
-    while len(data) < size_bytes:
+    # Asked first, so that a wrong size is an error and not an allocation.
+    file_bytes = os.fstat(descriptor).st_size
+    data = b""
+    while offset_bytes + size_bytes <= file_bytes and len(data) < size_bytes:
         more = os.pread(descriptor, size_bytes - len(data), offset_bytes + len(data))
         if not more:
-            raise MismatchError(
-                f"{path} ends at {offset_bytes + len(data):,} bytes, before the {size_bytes:,} bytes expected at "
-                f"offset {offset_bytes:,}: it changed since it was planned; restore it"
-            )
-        data += more
+            break
+        data = data + more if data else more
+    if len(data) < size_bytes:
+        raise MismatchError(
+            f"{path} ends at {file_bytes:,} bytes, before the {size_bytes:,} bytes expected at "
+            f"offset {offset_bytes:,}: it changed since it was planned; restore it"
+        )
     return data
 
 

@@ -162,7 +162,9 @@ def _size_of(entry: "os.DirEntry[str]") -> int:
 
 def _read_file(path: str, size: int) -> bytes:
     with os.fdopen(open_regular(path), "rb") as file:
-        # One byte more than listed, so that a file that grew is seen.
+        if os.fstat(file.fileno()).st_size != size:
+            raise _SizeChanged
+        # One byte more than listed, so that a file that grows meanwhile is seen.
         payload = file.read(size + 1)
     if len(payload) != size:
         raise _SizeChanged

@@ -1,5 +1,6 @@
 """Parquet files with a column of image bytes or of sentences."""
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterator
@@ -93,7 +94,8 @@ class ParquetSource:
     def _group_values(self, file: pq.ParquetFile, group: int) -> Any:
         if self._group is None or self._group[0] != group:
             self._group = None
-            self._group = (group, file.read_row_group(group, columns=[self._column]).column(self._column))
+            with _damage_in_words(self.uri):
+                self._group = (group, file.read_row_group(group, columns=[self._column]).column(self._column))
         return self._group[1]
 
     def _batches(
@@ -107,7 +109,12 @@ class ParquetSource:
             if first < end and first + num_rows > first_sample:
                 row = first
                 size = _BATCH_ROWS[self.modality]
-                for batch in file.iter_batches(batch_size=size, row_groups=[group], columns=columns, use_threads=False):
+                batches = file.iter_batches(batch_size=size, row_groups=[group], columns=columns, use_threads=False)
+                while True:
+                    with _damage_in_words(self.uri):
+                        batch = next(batches, None)
+                    if batch is None:
+                        break
                     low, high = max(first_sample, row), min(end, row + batch.num_rows)
                     if low < high:
                         yield low, batch.slice(low - row, high - low)
@@ -170,12 +177,10 @@ class ParquetSource:
 
     def _open(self, descriptor: int) -> pq.ParquetFile:
         self._footer(descriptor)
-        try:
+        with _damage_in_words(self.uri):
             # A copy of the descriptor, because pyarrow closes what it is given.
             file = pq.ParquetFile(os.fdopen(os.dup(descriptor), "rb"))
             schema = file.schema_arrow
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise DamagedError(f"{self.uri} cannot be read as Parquet: it is damaged; fetch it again") from error
         found = ", ".join(f"{field.name}: {field.type}" for field in schema)
         for column, option in ((self._column, "column"), (self._key_column, "key_column")):
             if column is not None and column not in schema.names:
@@ -197,6 +202,19 @@ class ParquetSource:
                     "choose another key_column or leave it out"
                 )
         return file
+
+
+@contextlib.contextmanager
+def _damage_in_words(uri: str) -> Iterator[None]:
+    """Turns what pyarrow raises for damaged bytes into `DamagedError`; failures of the disk keep their number."""
+    try:
+        yield
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise DamagedError(f"{uri} cannot be decoded as Parquet: it is damaged; fetch it again") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise DamagedError(f"{uri} cannot be decoded as Parquet: it is damaged; fetch it again") from error
 
 
 def _key_text(key: str | int | None) -> str:

@@ -134,18 +134,19 @@ class TarSource:
     ) -> Iterator[_Member]:
         """Yields the regular members from the header at `position` on, and checks the end of the archive."""
         file_bytes = os.fstat(descriptor).st_size
-        start = position
         header_offset = position
         extended: dict[str, str] = {}
         while True:
             header = os.pread(descriptor, _BLOCK, position)
+            if position == 0:
+                self._refuse_compressed(header)
             if len(header) < _BLOCK:
                 raise self._cut(position, file_bytes, "has no end mark" if not header else "ends inside a header")
             if header == bytes(_BLOCK):
                 self._check_end(descriptor, position, file_bytes)
                 return
             kind = header[156:157]
-            size = self._checked_size(header, position, empty=position == start == 0)
+            size = self._checked_size(header, position)
             offset = position + _BLOCK
             if kind in _EXTENDED or kind == _GLOBAL or kind in (_LONG_NAME, _LONG_LINK):
                 if size > _MAX_NAME_BYTES:
@@ -186,7 +187,7 @@ class TarSource:
             raise self._cut(offset, file_bytes, "ends inside an extended header")
         return body
 
-    def _checked_size(self, header: bytes, position: int, *, empty: bool) -> int:
+    def _checked_size(self, header: bytes, position: int) -> int:
         """Returns the size of the member; raises `DamagedError` when the header is not one."""
         stated = header[148:156].strip(b" \x00")
         summed = sum(header) - sum(header[148:156]) + 8 * 32
@@ -195,10 +196,7 @@ class TarSource:
         except ValueError:
             valid = False
         if not valid:
-            found = next((name for magic, name in _COMPRESSED.items() if header.startswith(magic)), None)
-            if empty and found is not None:
-                raise DamagedError(f"{self.uri} is compressed with {found}: unpack it to a plain .tar")
-            if empty:
+            if position == 0:
                 raise DamagedError(f"{self.uri} is not a tar (no header at offset 0): name its kind, as in text:PATH")
             raise DamagedError(f"{self.uri}: no valid header at offset {position:,}: it is damaged; fetch it again")
         field = header[124:136]
@@ -210,6 +208,11 @@ class TarSource:
             raise DamagedError(
                 f"{self.uri}: unreadable size at offset {position:,}: it is damaged; fetch it again"
             ) from None
+
+    def _refuse_compressed(self, head: bytes) -> None:
+        for magic, name in _COMPRESSED.items():
+            if head.startswith(magic):
+                raise DamagedError(f"{self.uri} is compressed with {name}: unpack it to a plain .tar")
 
     def _check_end(self, descriptor: int, position: int, file_bytes: int) -> None:
         """Refuses what stands after the end mark: another tar appended there would be lost without a word."""

@@ -1,0 +1,176 @@
+"""What every kind of source promises; a new line in `SOURCES` needs an example here and is then tested too."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cache_schema.errors import RefusedError, UsageError
+from stages.sources import SOURCES, Modality, Source, expand, open_source
+from stages.sources.base import hash_of_key
+from tests.stages.pictures import jpeg
+from tests.webdataset import write_tar
+
+NUM_SAMPLES = 7
+
+
+def write_folder(path: Path, num_samples: int) -> Path:
+    for number in range(num_samples):
+        file = path / f"class{number % 2}" / f"{number:03d}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(jpeg(8, 8, number))
+    return path
+
+
+def write_images_tar(path: Path, num_samples: int) -> Path:
+    members = []
+    for number in range(num_samples):
+        members += [(f"d/{number:03d}.jpg", jpeg(8 + number, 8, number)), (f"d/{number:03d}.txt", b"a caption")]
+    return write_tar(path, members)
+
+
+def write_text(path: Path, num_samples: int) -> Path:
+    path.write_text("".join(f"sentence number {number}\n" for number in range(num_samples)))
+    return path
+
+
+def write_image_table(path: Path, num_samples: int) -> Path:
+    payloads = [jpeg(8, 8, number) for number in range(num_samples)]
+    pq.write_table(pa.table({"image": payloads, "other": [1] * num_samples}), path, row_group_size=3)
+    return path
+
+
+def write_text_table(path: Path, num_samples: int) -> Path:
+    texts = [f"sentence number {number}" for number in range(num_samples)]
+    keys = [f"k{number}" for number in range(num_samples)]
+    pq.write_table(pa.table({"text": texts, "id": keys}), path, row_group_size=2)
+    return path
+
+
+EXAMPLES: dict[str, tuple[Callable[[Path, int], Path], str, str, Modality]] = {
+    "folder": (write_folder, "images", "", "image"),
+    "tar": (write_images_tar, "images.tar", "", "image"),
+    "text": (write_text, "lines.txt", "", "text"),
+    "parquet": (write_image_table, "images.parquet", "", "image"),
+    "parquet of texts with keys": (write_text_table, "texts.parquet", "?key_column=id", "text"),
+}
+EXAMPLE_IDS = list(EXAMPLES)
+
+
+@pytest.fixture(params=EXAMPLE_IDS)
+def example(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Source, Callable[[int], Source]]:
+    """A source of NUM_SAMPLES samples, and a way to write it again with another number of them."""
+    write, name, options, modality = EXAMPLES[request.param]
+
+    def written(num_samples: int) -> Source:
+        write(tmp_path / name, num_samples)
+        (source,) = expand(f"{tmp_path / name}{options}", modality)
+        return source
+
+    return written(NUM_SAMPLES), written
+
+
+def test_every_kind_of_source_has_an_example() -> None:
+    assert {name.split()[0] for name in EXAMPLES} == set(SOURCES)
+
+
+def test_the_kind_in_the_registry_is_the_kind_of_the_class() -> None:
+    for kind, source_class in SOURCES.items():
+        assert source_class.kind == kind
+
+
+def test_a_scan_counts_what_read_yields(example: tuple[Source, Callable[[int], Source]]) -> None:
+    source, _ = example
+    scan = source.scan()
+    samples = list(source.read(0, scan.num_samples, scan.offset_bytes(0)))
+    assert scan.num_samples == len(samples) == NUM_SAMPLES
+    assert scan.offsets.dtype == np.int64 and len(scan.offsets) == NUM_SAMPLES
+    assert scan.key_hashes.dtype == np.uint64 and len(scan.key_hashes) in (0, NUM_SAMPLES)
+    assert len({sample.key for sample in samples}) == NUM_SAMPLES
+    if len(scan.key_hashes):
+        assert scan.key_hashes.tolist() == [hash_of_key(sample.key) for sample in samples]
+    for sample in samples:
+        assert sample.status == "ok" and sample.payload and len(sample.payload) == sample.size_bytes
+
+
+def test_read_can_start_at_every_sample(example: tuple[Source, Callable[[int], Source]]) -> None:
+    source, _ = example
+    scan = source.scan()
+    samples = list(source.read(0, NUM_SAMPLES, scan.offset_bytes(0)))
+    for first in range(NUM_SAMPLES):
+        for num_samples in (0, 1, NUM_SAMPLES - first):
+            part = list(source.read(first, num_samples, scan.offset_bytes(first)))
+            assert part == samples[first : first + num_samples]
+
+
+def test_read_one_returns_the_same_payload_from_a_source_opened_afresh(
+    example: tuple[Source, Callable[[int], Source]],
+) -> None:
+    source, _ = example
+    scan = source.scan()
+    fresh = open_source(source.uri, source.kind, source.modality, source.options, fingerprint=scan.fingerprint)
+    for sample in reversed(list(source.read(0, NUM_SAMPLES, scan.offset_bytes(0)))):
+        assert fresh.read_one(sample.key, sample.offset_bytes, sample.size_bytes) == sample.payload
+    first = next(iter(fresh.read(0, 1, scan.offset_bytes(0))))
+    with pytest.raises(RefusedError):
+        fresh.read_one(first.key, first.offset_bytes, 1 << 60)
+
+
+def test_the_fingerprint_is_the_same_until_the_samples_change(
+    example: tuple[Source, Callable[[int], Source]],
+) -> None:
+    source, written = example
+    before = source.scan().fingerprint
+    assert written(NUM_SAMPLES).scan().fingerprint == before
+    assert written(NUM_SAMPLES + 1).scan().fingerprint != before
+
+
+def test_reading_more_than_there_is_refuses(example: tuple[Source, Callable[[int], Source]]) -> None:
+    source, _ = example
+    scan = source.scan()
+    with pytest.raises(RefusedError, match=r"restore|changed"):
+        list(source.read(NUM_SAMPLES - 1, 2, scan.offset_bytes(NUM_SAMPLES - 1)))
+
+
+def test_a_source_that_is_gone_refuses(example: tuple[Source, Callable[[int], Source]]) -> None:
+    source, _ = example
+    scan = source.scan()
+    gone = open_source(source.uri + "-gone", source.kind, source.modality, source.options)
+    with pytest.raises((RefusedError, UsageError), match="gone"):
+        list(gone.read(0, 1, scan.offset_bytes(0)))
+    sample = next(iter(source.read(0, 1, scan.offset_bytes(0))))
+    with pytest.raises(RefusedError, match="restore"):
+        gone.read_one(sample.key, sample.offset_bytes, sample.size_bytes)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in SOURCES if kind != "folder"])
+def test_a_pipe_in_place_of_a_file_is_never_opened(kind: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    modality = SOURCES[kind].modalities[0]
+    with pytest.raises(UsageError, match="regular file"):
+        open_source(str(tmp_path / "pipe"), kind, modality, {}).scan()
+    with pytest.raises(UsageError, match="never opened"):
+        expand(f"{kind}:{tmp_path / 'pipe'}", modality)
+
+
+@pytest.mark.parametrize("kind", list(SOURCES))
+def test_an_unknown_option_or_a_wrong_modality_is_a_usage_error(kind: str) -> None:
+    with pytest.raises(UsageError, match=f"unknown option of a {kind} source 'colum'"):
+        open_source("/nowhere", kind, SOURCES[kind].modalities[0], {"colum": "x"})
+    for modality in ("image", "text"):
+        if modality not in SOURCES[kind].modalities:
+            with pytest.raises(UsageError, match=f"holds no {modality}s"):
+                open_source("/nowhere", kind, modality, {})
+
+
+def test_reading_sources_needs_no_torch() -> None:
+    heavy = "{'torch', 'ray', 'zarr', 'faiss'}"
+    code = f"import sys, stages.sources, stages.decode_pool; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

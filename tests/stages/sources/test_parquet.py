@@ -1,0 +1,129 @@
+"""Parquet: which columns are images or sentences, keys, and files that are not what they must be."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cache_schema.errors import DamagedError, RefusedError, UsageError
+from stages.sources import Modality, RawSample
+from stages.sources.parquet import ParquetSource
+from tests.stages.pictures import encoded, jpeg, noise
+
+IMAGES = [jpeg(8, 8, number) for number in range(5)]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "table.parquet"
+
+
+def source_of(path: Path, modality: Modality = "image", **options: str) -> ParquetSource:
+    return ParquetSource(str(path), modality, options)
+
+
+def samples_of(source: ParquetSource) -> list[RawSample]:
+    scan = source.scan()
+    return list(source.read(0, scan.num_samples, scan.offset_bytes(0)))
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
+def test_image_bytes_are_read_in_order(kind: pa.DataType, path: Path) -> None:
+    pq.write_table(pa.table({"image": pa.array(IMAGES, kind)}), path, row_group_size=2)
+    samples = samples_of(source_of(path))
+    assert [sample.payload for sample in samples] == IMAGES
+    assert [sample.key for sample in samples] == ["0", "1", "2", "3", "4"]
+
+
+def test_a_struct_of_bytes_and_path_is_an_image_column(path: Path) -> None:
+    png = encoded(noise(8, 8), "PNG")
+    records = [
+        {"bytes": IMAGES[0], "path": "a.jpg"},
+        {"bytes": png, "path": "b.jpg"},
+        None,
+        {"bytes": None, "path": "c"},
+    ]
+    pq.write_table(pa.table({"image": records}), path)
+    found = [(sample.payload, sample.status, sample.reason) for sample in samples_of(source_of(path))]
+    assert found == [
+        (IMAGES[0], "ok", ""),
+        (png, "ok", "misnamed"),
+        (None, "src-no-image", "null"),
+        (None, "src-no-image", "null"),
+    ]
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())], ids=str)
+def test_sentences_are_read_and_nulls_keep_their_rows(kind: pa.DataType, path: Path) -> None:
+    pq.write_table(pa.table({"text": pa.array(["a", None, "", "b\nc"]).cast(kind)}), path)
+    found = [(sample.payload, sample.status) for sample in samples_of(source_of(path, "text"))]
+    assert found == [(b"a", "ok"), (None, "text-type"), (b"", "ok"), (b"b\nc", "ok")]
+
+
+def test_a_missing_or_unfit_column_is_refused_listing_the_found_ones(path: Path) -> None:
+    pq.write_table(pa.table({"caption": ["a"], "score": [0.5], "url": ["x"]}), path)
+    with pytest.raises(RefusedError, match=r"no column 'text' .*caption: string, score: double, url: string"):
+        source_of(path, "text").scan()
+    with pytest.raises(RefusedError, match=r"column 'score' is double, not text"):
+        source_of(path, "text", column="score").scan()
+    with pytest.raises(RefusedError, match=r"column 'caption' is string, not bytes"):
+        source_of(path, "image", column="caption").scan()
+    with pytest.raises(RefusedError, match=r"no column 'id'"):
+        source_of(path, "text", column="caption", key_column="id").scan()
+    with pytest.raises(RefusedError, match=r"key column 'score' is double"):
+        source_of(path, "text", column="caption", key_column="score").scan()
+    assert source_of(path, "text", column="caption").scan().num_samples == 1
+
+
+def test_keys_come_from_the_key_column_and_must_be_there_once(path: Path) -> None:
+    pq.write_table(pa.table({"text": ["a", "b", "c"], "id": [7, 8, 9]}), path, row_group_size=1)
+    source = source_of(path, "text", key_column="id")
+    assert [sample.key for sample in samples_of(source)] == ["7", "8", "9"]
+    pq.write_table(pa.table({"text": ["a", "b", "c"], "id": ["x", "y", "x"]}), path, row_group_size=1)
+    with pytest.raises(RefusedError, match=r"key 'x' stands in row 0 and again in row 2"):
+        source_of(path, "text", key_column="id").scan()
+    pq.write_table(pa.table({"text": ["a", "b"], "id": ["x", None]}), path)
+    with pytest.raises(RefusedError, match=r"row 1 has no key"):
+        source_of(path, "text", key_column="id").scan()
+
+
+def test_what_is_no_whole_parquet_file_is_refused(path: Path) -> None:
+    table = pa.table({"text": ["a"] * 100})
+    pq.write_table(table, path)
+    whole = path.read_bytes()
+    with pa.ipc.new_stream(path, table.schema) as stream:
+        stream.write_table(table)
+    with pytest.raises(DamagedError, match="not a Parquet file"):
+        source_of(path, "text").scan()
+    for size in (0, 3, 8, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(DamagedError):
+            source_of(path, "text").scan()
+    footer_bytes = int.from_bytes(whole[-8:-4], "little")
+    path.write_bytes(whole[: -8 - footer_bytes] + b"\xff" * footer_bytes + whole[-8:])
+    with pytest.raises(DamagedError):
+        source_of(path, "text").scan()
+
+
+def test_damaged_pages_are_refused_when_read(path: Path) -> None:
+    pq.write_table(pa.table({"text": [f"sentence {number}" for number in range(1000)]}), path, compression="snappy")
+    source = source_of(path, "text")
+    scan = source.scan()
+    damaged = bytearray(path.read_bytes())
+    damaged[60:200] = b"\xff" * 140
+    path.write_bytes(damaged)
+    with pytest.raises(DamagedError, match="damaged"):
+        list(source.read(0, scan.num_samples, 0))
+
+
+def test_a_table_without_rows_is_a_usage_error(path: Path) -> None:
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), path)
+    with pytest.raises(UsageError, match="no rows"):
+        source_of(path, "text").scan()
+
+
+def test_an_unknown_extension_type_is_read_as_its_storage_without_a_hook(path: Path) -> None:
+    field = pa.field("text", pa.string(), metadata={"ARROW:extension:name": "evil", "ARROW:extension:metadata": "boom"})
+    pq.write_table(pa.table([pa.array(["a"])], schema=pa.schema([field])), path)
+    assert [sample.payload for sample in samples_of(source_of(path, "text"))] == [b"a"]

@@ -76,6 +76,11 @@ def read_about(path: str | Path) -> dict[str, Json]:
     return read_sealed(find_image_tower(Path(path)) / DESCRIPTION_NAME)["about"]
 
 
+def read_weights_sha256(path: str | Path) -> str:
+    """Returns the SHA-256 of the weights of a run or exported folder; errors as `load_image_tower`."""
+    return read_sealed(find_image_tower(Path(path)) / DESCRIPTION_NAME)["weights_sha256"]
+
+
 def find_image_tower(path: Path) -> Path:
     """Returns the folder with the two files: `path` itself, or `model` inside a run; errors as `load_image_tower`."""
     for folder in (path, path / _IN_RUN):

@@ -1,0 +1,144 @@
+"""What one training step sees, made ahead of the step in a background thread.
+
+A batch is a pure function of the step: the same rows, crops and features come whatever the number of workers, and
+whether or not the run was stopped before.
+
+Shape letters: B images of a batch, T sentences of a batch, D width of a feature, H and W pixels, C colours.
+"""
+
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache_schema.cache import Cache, CachedArray, ImageLocation
+from cache_schema.neighbours import NeighboursReader
+from stages.order import EpochSequence, Rows, digest_of_rows, text_generator, texts_of_step
+from stages.pictures import Pictures
+from stages.views import Crop, crop_of
+
+_STEPS_AHEAD = 2
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The inputs of one step.
+
+    Attributes:
+        step: from 0.
+        rows: image rows, shape (B,).
+        pixels_BHWC: uint8, one crop of every image.
+        teacher_image_BD: float32, unit norm, the teacher's features of the same images.
+        text_TD: float32, unit norm, the teacher's features of the step's sentences.
+    """
+
+    step: int
+    rows: Rows
+    pixels_BHWC: NDArray[np.uint8]
+    teacher_image_BD: NDArray[np.float32]
+    text_TD: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class BatchMaker:
+    """Makes the batch of any step.
+
+    Attributes:
+        cache: open; its arrays are complete.
+        images: the teacher's image array.
+        texts: the teacher's text array.
+        sequence: order of the image rows.
+        pictures: where pixels come from.
+        neighbours: mined sentences of every image; None draws all at random.
+        num_texts: sentences of a step.
+        mined_share: at most this part of them are neighbours.
+        seed: of crops and of drawn sentences.
+        crop_scale: least and greatest share of a picture's area that a crop shows.
+        flip: mirror half of the crops.
+    """
+
+    cache: Cache
+    images: CachedArray
+    texts: CachedArray
+    sequence: EpochSequence
+    pictures: Pictures
+    neighbours: NeighboursReader | None
+    num_texts: int
+    mined_share: float
+    seed: int
+    crop_scale: tuple[float, float]
+    flip: bool
+
+    @cached_property
+    def _ok_texts(self) -> Rows:
+        return self.texts.ok_rows()
+
+    @cached_property
+    def _ok_texts_digest(self) -> bytes:
+        return digest_of_rows(self._ok_texts)
+
+    def batch_of_step(self, step: int) -> Batch:
+        """Returns the batch of global `step`, from 0.
+
+        Raises:
+            MismatchError: an original picture changed since the teacher saw it.
+            DamagedError: the cache changed or is damaged.
+        """
+        visits = self.sequence.visits_of_step(step)
+        locations = self.cache.locations(visits.rows)
+        crops = [self._crop(*visit) for visit in zip(locations, visits.epochs.tolist(), strict=True)]
+        return Batch(
+            step=step,
+            rows=visits.rows,
+            pixels_BHWC=self.pictures.crops(visits.rows, locations, crops),
+            teacher_image_BD=self.images.features.gather_unit(visits.rows),
+            text_TD=self.texts.features.gather_unit(self._texts_of_step(step, visits.rows)),
+        )
+
+    def _crop(self, location: ImageLocation, epoch: int) -> Crop:
+        # View 0 is the teacher's own preprocessing, so the first epoch sees view 1.
+        crop = crop_of(
+            self.seed,
+            epoch + 1,
+            location.digest,
+            width=location.width,
+            height=location.height,
+            scale=self.crop_scale,
+        )
+        return crop if self.flip else replace(crop, flip=False)
+
+    def _texts_of_step(self, step: int, image_rows: Rows) -> Rows:
+        return texts_of_step(
+            image_rows,
+            None if self.neighbours is None else self.neighbours.ids(image_rows),
+            self._ok_texts,
+            text_generator(self._ok_texts_digest, seed=self.seed, step=step),
+            self.num_texts,
+            mined_share=self.mined_share,
+        )
+
+
+def made_ahead(make: Callable[[int], Batch], steps: range) -> Generator[Batch]:
+    """Yields `make(step)` for every step in order, made ahead by one background thread.
+
+    An error of `make` is raised when its step is due. Closing the iterator ends the thread.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
+        waiting: deque[Future[Batch]] = deque()
+        upcoming = iter(steps)
+        try:
+            while True:
+                for step in upcoming:
+                    waiting.append(thread.submit(make, step))
+                    if len(waiting) > _STEPS_AHEAD:
+                        break
+                if not waiting:
+                    return
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

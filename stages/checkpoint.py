@@ -1,0 +1,190 @@
+"""Checkpoints: everything a run needs to go on exactly where it was, whole or absent, without pickle.
+
+A checkpoint is two files: `step-N.safetensors` with all tensors, then `step-N.json`, sealed, with the SHA-256 of the
+first. Only the second makes it real; it is removed first when old checkpoints make room. N is the number of steps done.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from cache_schema import atomic
+from cache_schema.errors import DamagedError, MismatchError
+from cache_schema.json_file import Json, read_sealed, seal
+from stages.students import Student
+
+_NAME = re.compile(r"step-(\d{9})\.(json|safetensors)")
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint, read and checked.
+
+    Attributes:
+        step: steps done.
+        state: JSON kept beside the tensors.
+        tensors: by name, on the CPU.
+        path: of its state file.
+    """
+
+    step: int
+    state: Mapping[str, Json]
+    tensors: Mapping[str, torch.Tensor]
+    path: Path
+
+
+def save_checkpoint(
+    folder: Path,
+    tensors: Mapping[str, torch.Tensor],
+    *,
+    step: int,
+    run: str,
+    state: Mapping[str, Json],
+    keep: int,
+    fence: atomic.Fence | None = None,
+) -> None:
+    """Writes a checkpoint after `step` steps and removes all but the newest `keep`.
+
+    After a crash at any instant the newest whole checkpoint is this one or the one before.
+
+    Args:
+        folder: of the run's checkpoints.
+        tensors: by name.
+        step: steps done.
+        run: fingerprint of the run's configuration; another run cannot resume from it.
+        state: further JSON.
+        keep: at least 1.
+        fence: of the run's lock.
+    """
+    atomic.make_folder(folder)
+    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    record = {
+        **state,
+        "step": step,
+        "run": run,
+        "tensors": {"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)},
+    }
+    atomic.publish_bytes(_path(folder, step, "safetensors"), data, fence=fence)
+    atomic.publish_json(_path(folder, step, "json"), seal(record), fence=fence)
+    remove_checkpoints(folder, keep=keep)
+
+
+def newest_checkpoint(folder: Path, *, run: str, num_steps: int, notice: Callable[[str], None]) -> Checkpoint | None:
+    """Returns the newest whole checkpoint, or None where none was ever finished.
+
+    A damaged one is named through `notice`, and the one before it is used.
+
+    Raises:
+        DamagedError: there are checkpoints, and all of them are damaged.
+        MismatchError: the newest whole one belongs to another run or lies beyond its last step.
+    """
+    steps = sorted(_steps(folder, "json"), reverse=True)
+    damaged = []
+    for step in steps:
+        try:
+            checkpoint = _read(folder, step)
+        except DamagedError as error:
+            damaged.append(str(error))
+            continue
+        for said in damaged:
+            notice(f"{said}; going on from step {step:,} instead")
+        if checkpoint.state.get("run") != run:
+            raise MismatchError(
+                f"{checkpoint.path} belongs to run {str(checkpoint.state.get('run'))[:12]}, this one is {run[:12]}: "
+                "use another --out, or start over with --fresh"
+            )
+        if not 0 <= step <= num_steps:
+            raise MismatchError(
+                f"{checkpoint.path} is at step {step:,} of a run of {num_steps:,}: start over with --fresh"
+            )
+        return checkpoint
+    if damaged:
+        raise DamagedError(f"all checkpoints are damaged ({'; '.join(damaged[:3])}): start over with --fresh")
+    return None
+
+
+def remove_checkpoints(folder: Path, *, keep: int) -> None:
+    """Removes all but the newest `keep` checkpoints, and tensors that no state file belongs to."""
+    states = sorted(_steps(folder, "json"))
+    for step in states[: len(states) - keep]:
+        atomic.remove_file(_path(folder, step, "json"))
+    for step in _steps(folder, "safetensors") - _steps(folder, "json"):
+        atomic.remove_file(_path(folder, step, "safetensors"))
+
+
+def tensors_of(student: Student, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Returns all tensors of a training state: weights and statistics, and both moments of every parameter."""
+    tensors = {f"model.{name}": value for name, value in student.state_dict().items()}
+    for name, parameter in student.named_parameters():
+        for moment, value in _moments_of(optimizer, parameter).items():
+            tensors[f"{moment}.{name}"] = value
+    return tensors
+
+
+def restore(student: Student, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) -> None:
+    """Puts the tensors of `checkpoint` into student and optimizer.
+
+    Raises:
+        MismatchError: tensors are missing, unexpected or of another shape or dtype; lists the first ten. Nothing was
+            changed then.
+    """
+    wanted = tensors_of(student, optimizer)
+    found = checkpoint.tensors
+    problems = [f"missing {name}" for name in wanted if name not in found]
+    problems += [f"unexpected {name}" for name in found if name not in wanted]
+    problems += [
+        f"{name} is {found[name].dtype} {tuple(found[name].shape)} instead of {value.dtype} {tuple(value.shape)}"
+        for name, value in wanted.items()
+        if name in found and (found[name].shape != value.shape or found[name].dtype != value.dtype)
+    ]
+    if problems:
+        raise MismatchError(
+            f"{checkpoint.path} does not fit this student ({len(problems)} tensors: {'; '.join(problems[:_SHOWN])}): "
+            "start over with --fresh"
+        )
+    student.load_state_dict({name: found[f"model.{name}"] for name in student.state_dict()})
+    for name, parameter in student.named_parameters():
+        if found[f"step.{name}"] > 0:
+            optimizer.state[parameter] = {
+                moment: found[f"{moment}.{name}"].to(parameter.device, copy=True) for moment in _MOMENTS
+            }
+
+
+def _moments_of(optimizer: torch.optim.Optimizer, parameter: torch.nn.Parameter) -> dict[str, torch.Tensor]:
+    state = optimizer.state.get(parameter)
+    if state:
+        return {moment: state[moment] for moment in _MOMENTS}
+    zero = torch.zeros_like(parameter, device="cpu")
+    return {"exp_avg": zero, "exp_avg_sq": zero.clone(), "step": torch.zeros(())}
+
+
+def _read(folder: Path, step: int) -> Checkpoint:
+    path = _path(folder, step, "json")
+    weights = _path(folder, step, "safetensors")
+    state = read_sealed(path)
+    if not isinstance(state.get("tensors"), dict) or state.get("step") != step:
+        raise DamagedError(f"{path} is not the state of step {step}")
+    data = weights.read_bytes() if weights.exists() else b""
+    if hashlib.sha256(data).hexdigest() != state["tensors"].get("sha256"):
+        raise DamagedError(f"checkpoint {weights} is damaged ({len(data):,} bytes)")
+    try:
+        return Checkpoint(step, state, load(data), path)
+    except SafetensorError as error:
+        raise DamagedError(f"checkpoint {weights} is damaged ({error})") from error
+
+
+def _path(folder: Path, step: int, suffix: str) -> Path:
+    return folder / f"step-{step:09d}.{suffix}"
+
+
+def _steps(folder: Path, suffix: str) -> set[int]:
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return {int(found[1]) for name in names if (found := _NAME.fullmatch(name)) and found[2] == suffix}

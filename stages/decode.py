@@ -46,6 +46,7 @@ DECODE_RULES = {
 _PILLOW_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 _SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 _ORIENTATION_TAG = 0x0112
+_STRIP_ROWS = 512
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -235,8 +236,15 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in _SIXTEEN_BIT_MODES:
         return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
-        rgba = image if image.mode == "RGBA" else image.convert("RGBA")
-        white = Image.new("RGB", image.size, (255, 255, 255))
-        white.paste(rgba, mask=rgba)
-        return white
+        return _on_white(image)
     return image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    white = Image.new("RGB", image.size, (255, 255, 255))
+    for top in range(0, image.height, _STRIP_ROWS):
+        # In strips, because a second full-size copy in RGBA would double the memory of a large palette picture.
+        strip = image.crop((0, top, image.width, min(top + _STRIP_ROWS, image.height)))
+        rgba = strip if strip.mode == "RGBA" else strip.convert("RGBA")
+        white.paste(rgba, (0, top), mask=rgba)
+    return white

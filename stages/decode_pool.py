@@ -42,7 +42,7 @@ class DecodePool:
     the same pixels whatever the number of workers.
 
     Args:
-        num_workers: decode processes; each costs about 30 MB.
+        num_workers: decode processes; each costs about 40 MB.
         plan: what is done to every payload; pickled into the children, so a plan class must be importable there.
         max_in_flight: payloads handed out and not yet consumed, per `map` call; with `max_in_flight_bytes` it bounds
             memory and sets how far decoding runs ahead.

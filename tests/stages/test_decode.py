@@ -186,7 +186,7 @@ def test_transparency_is_composited_on_white() -> None:
 
 @pytest.mark.parametrize("mode", ["P", "L", "RGB"])
 def test_a_transparent_colour_becomes_white(mode: str) -> None:
-    image = Image.new("RGB", (6, 4), (0, 0, 0)).convert(mode)
+    image = Image.new("RGB", (6, 1200), (0, 0, 0)).convert(mode)
     transparent = (0, 0, 0) if mode == "RGB" else image.getpixel((0, 0))
     assert (pixels_of(encoded(image, "PNG", transparency=transparent)) == 255).all()
 
@@ -226,6 +226,14 @@ def test_an_adobe_cmyk_jpeg_is_not_inverted() -> None:
     payload = encoded(almost_white, "JPEG", quality=95)
     assert b"Adobe" in payload
     assert pixels_of(payload).min() > 230
+
+
+def test_an_adobe_ycck_jpeg_is_converted_by_the_same_rule() -> None:
+    # On disk Y = 150 and Cb = Cr = 128, which is C = M = Y = 255 - 150, and K = 250; all inverted, as Adobe does.
+    stored = bytearray(encoded(Image.new("CMYK", (16, 16), (105, 127, 127, 5)), "JPEG", quality=100))
+    stored[stored.index(b"Adobe") + 11] = 2
+    ink, black = 150 / 255, 5 / 255
+    assert np.abs(pixels_of(bytes(stored)) - 255 * (1 - ink) * (1 - black)).max() <= 3
 
 
 def test_tiny_and_many_frames_are_noted() -> None:

@@ -3,6 +3,7 @@
 MODEL/
   image_tower.json, image_tower.safetensors   always there, see `stages.students.saved`
   image_tower_probes.npz                      what the trained student made of the probe pictures
+  teacher_image_probes.npz, teacher_text_…    what the teacher made of the probes, to recognise it by
   open_clip_config.json                       for an `open_clip:` teacher: the pair, which
   open_clip_model.safetensors                 `open_clip.create_model_from_pretrained("local-dir:MODEL")` loads
 """
@@ -17,6 +18,7 @@ from safetensors.torch import save
 from cache_schema import atomic
 from cache_schema.errors import PipelineError, UsageError
 from cache_schema.json_file import Json
+from cache_schema.layout import Modality
 from stages.probes import check_probes, compute_probes, probes_from_bytes, probes_to_bytes
 from stages.run_folder import RunFolder, RunRecord, read_record, write_record
 from stages.students import Student, load_image_tower, save_image_tower
@@ -27,6 +29,7 @@ from stages.teachers.open_clip import OpenClipTeacher
 CONFIG_NAME = "open_clip_config.json"
 WEIGHTS_NAME = "open_clip_model.safetensors"
 PROBES_NAME = "image_tower_probes.npz"
+TEACHER_PROBES_NAMES: dict[Modality, str] = {"image": "teacher_image_probes.npz", "text": "teacher_text_probes.npz"}
 
 
 def export_student(
@@ -44,6 +47,9 @@ def export_student(
     # The image side of a teacher is all that image probes need.
     probes = compute_probes(cast(Teacher, StudentEncoder(student)), "image")
     atomic.publish_bytes(folder.model / PROBES_NAME, probes_to_bytes(probes), fence=fence)
+    for modality, name in TEACHER_PROBES_NAMES.items():
+        if folder.probes(modality).exists():
+            atomic.publish_bytes(folder.model / name, folder.probes(modality).read_bytes(), fence=fence)
     has_text_tower = False
     if record.about["teacher"]["specification"].startswith("open_clip:"):
         try:
@@ -77,7 +83,8 @@ def add_text_tower(run: str | Path) -> None:
 
 
 def _write_pair(student: Student, folder: RunFolder, record: RunRecord, fence: atomic.Fence) -> None:
-    teacher = load_run_teacher_texts(folder, record)
+    teacher = load_text_tower(record.about["teacher"]["specification"])
+    require_probes(teacher, "text", folder.model)
     if not isinstance(teacher, OpenClipTeacher):
         raise UsageError(f"teacher {teacher.specification} is no open_clip model: only the image tower can be exported")
     description = student.description
@@ -102,15 +109,8 @@ def _write_pair(student: Student, folder: RunFolder, record: RunRecord, fence: a
     atomic.publish_json(folder.model / CONFIG_NAME, config, fence=fence)
 
 
-def load_run_teacher_texts(folder: RunFolder, record: RunRecord, *, device: str = "cpu") -> Teacher:
-    """Returns the text tower of the teacher that a run learnt from, after it has reproduced the run's probes.
-
-    Raises:
-        MismatchError: the teacher found is not the one that made the cache.
-        PipelineError: it cannot be loaded.
-    """
-    teacher = load_text_tower(record.about["teacher"]["specification"], device=device)
-    stored = folder.probes("text")
+def require_probes(teacher: Teacher, modality: Modality, model: Path) -> None:
+    """Raises `MismatchError` when `teacher` does not reproduce the probes kept in the model folder `model`."""
+    stored = model / TEACHER_PROBES_NAMES[modality]
     if stored.exists():
-        check_probes(probes_from_bytes(stored.read_bytes(), where=stored), teacher, "text", where=stored)
-    return teacher
+        check_probes(probes_from_bytes(stored.read_bytes(), where=stored), teacher, modality, where=stored)

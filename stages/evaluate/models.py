@@ -1,0 +1,79 @@
+"""What can be evaluated: a run, an exported folder, or a teacher, each as an image side and a text side."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache_schema.errors import UsageError
+from stages.device import torch_device
+from stages.export import CONFIG_NAME, require_probes
+from stages.preprocess import Preprocess
+from stages.students import load_image_tower
+from stages.students.encoder import StudentEncoder
+from stages.students.saved import find_image_tower, read_about
+from stages.teachers import TEACHERS, Teacher, load_teacher, load_text_tower
+
+
+class ImageEncoder(Protocol):
+    """The image side of a student or teacher."""
+
+    @property
+    def preprocess(self) -> Preprocess: ...
+
+    def encode_images(self, pixels_BCHW: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Returns features_BD, not necessarily unit norm."""
+        ...
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """A model to evaluate.
+
+    Attributes:
+        name: as given.
+        images: its image side.
+        texts: its text side; a student's is its teacher's.
+        learnt_from: specification of the teacher that a student learnt from; None for a teacher.
+        folder: model folder of a student; None for a teacher.
+    """
+
+    name: str
+    images: ImageEncoder
+    texts: Teacher
+    learnt_from: str | None = None
+    folder: Path | None = None
+
+
+def load_model(name: str, *, device: str) -> EvaluatedModel:
+    """Returns the model called `name`: a folder of a run or export, or else a teacher specification.
+
+    The teacher's text tower comes from the exported pair where there is one, else from the specification that the run
+    recorded; either way it must reproduce the probes of the cache that the student learnt from.
+
+    Raises:
+        UsageError: there is neither such a folder nor such a kind of teacher.
+        MismatchError: the teacher found is not the one that the student learnt from.
+        PipelineError: it cannot be loaded.
+    """
+    path = Path(name)
+    if not path.exists():
+        if name.partition(":")[0] not in TEACHERS:
+            raise UsageError(
+                f"model {name!r} is neither a folder nor a teacher ({', '.join(f'{kind}:…' for kind in TEACHERS)}): "
+                "name a run, an exported folder or a teacher"
+            )
+        teacher = load_teacher(name, device=device)
+        return EvaluatedModel(name, teacher, teacher)
+    if (path / CONFIG_NAME).exists() and not (path / "image_tower.json").exists():
+        teacher = load_teacher(f"open_clip:local-dir:{path.absolute()}", device=device)
+        return EvaluatedModel(name, teacher, teacher)
+    folder = find_image_tower(path)
+    images = StudentEncoder(load_image_tower(folder), device=torch_device(device))
+    learnt_from = read_about(folder)["teacher"]["specification"]
+    has_pair = (folder / CONFIG_NAME).exists()
+    texts = load_text_tower(f"open_clip:local-dir:{folder.absolute()}" if has_pair else learnt_from, device=device)
+    require_probes(texts, "text", folder)
+    return EvaluatedModel(name, images, texts, learnt_from, folder)

@@ -103,9 +103,10 @@ def run(args: list[str]) -> int:
     except OutputClosed:
         return 1
     except KeyboardInterrupt as interrupt:
+        said = "" if isinstance(interrupt, signals.Interrupted) else str(interrupt)
         saved = "state saved, run again to resume" if command in RESUMABLE else "nothing was changed"
-        print_note(f"interrupted: {saved}")
-        return interrupt.exit_code if isinstance(interrupt, signals.Interrupted) else 130
+        print_note(f"interrupted: {said or saved}")
+        return signals.exit_code()
 
 
 def _usage_message(error: click.UsageError) -> str:

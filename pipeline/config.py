@@ -45,19 +45,17 @@ def read_defaults(path: Path, command: str, options: Iterable[str], commands: It
         raise EnvironmentProblem(f"--config {path} cannot be read ({error.strerror}): name a readable file") from None
     try:
         tables = tomllib.loads(content.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"--config {path} is not TOML: {error}") from None
     for name, value in tables.items():
         if name not in commands:
             raise UsageError(f"--config {path}: {unknown_name('table', name, commands)}")
         if not isinstance(value, dict):
             raise UsageError(f"--config {path}: {name} must be a table: write [{name}] and its settings below")
-    settings = tables.get(command, {})
-    for key, value in settings.items():
+    settings: dict[str, Any] = tables.get(command, {})
+    for key in settings:
         if key not in options:
             raise UsageError(f"--config {path}, [{command}]: {unknown_name('setting', key, options)}")
-        if isinstance(value, dict):
-            raise UsageError(f"--config {path}, [{command}]: {key} is a table, not a value")
     return settings
 
 
@@ -118,6 +116,13 @@ def _apply_config(ctx: click.Context, param: click.Parameter, value: Path | None
     if value is not None:
         settings = read_defaults(value, command, options, COMMANDS)
         ctx.default_map = {
-            options[key].name or key: [given] if options[key].multiple and isinstance(given, str) else given
+            options[key].name or key: _list_of(given) if options[key].multiple else given
             for key, given in settings.items()
         }
+
+
+def _list_of(given: Any) -> Any:
+    """Returns the values of an option that may be repeated: one, a list of them, or a table as `NAME=X` each."""
+    if isinstance(given, dict):
+        return [f"{name}={number}" for name, number in given.items()]
+    return [given] if isinstance(given, str) else given

@@ -1,20 +1,23 @@
 """The types of option values, each with the rule it enforces, and how an option takes its default from a dataclass."""
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
 from cache_schema.errors import nearest
 from pipeline.config import ConfigFile
+from pipeline.report import only_results_on_stdout
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 LARGEST_COUNT = 2**31 - 1
+_HELP_ALL = "pipeline.help_all"
 _DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 
 
@@ -35,7 +38,7 @@ class Count(click.ParamType):
         else:
             self.fail(f"{_shown(value)} is not a whole number in plain digits: {self._rule()}", param, ctx)
         if not self.at_least <= number <= self.at_most:
-            self.fail(f"{number} is out of range: {self._rule()}", param, ctx)
+            self.fail(f"{_shown(value)} is out of range: {self._rule()}", param, ctx)
         return number
 
     def _rule(self) -> str:
@@ -56,7 +59,10 @@ class Number(click.ParamType):
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number and not (isinstance(value, str) and _DECIMAL.fullmatch(value)):
             self.fail(f"{_shown(value)} is not a number: {self._rule()}", param, ctx)
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
         too_small = (self.above is not None and number <= self.above) or (
             self.at_least is not None and number < self.at_least
         )
@@ -95,6 +101,10 @@ class Text(click.ParamType):
     def __init__(self, name: str = "NAME") -> None:
         self.name = name
 
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str | None:
+        # click would write an option's words in capitals. An argument is called by its own name.
+        return self.name if isinstance(param, click.Option) else None
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if not isinstance(value, str):
             self.fail(f"{_shown(value)} is not text: put it between quotes", param, ctx)
@@ -112,9 +122,53 @@ class FilePath(Text):
         return Path(super().convert(value, param, ctx)).expanduser().absolute()
 
 
+class NamedNumber(click.ParamType):
+    """`NAME=X`, for an option that may be repeated; in a configuration file also a table."""
+
+    name = "NAME=X"
+    envvar_list_splitter = "\n"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
+        if isinstance(value, tuple):
+            return value
+        name, equals, number = value.partition("=") if isinstance(value, str) else ("", "", "")
+        if not name or not equals:
+            self.fail(f"{_shown(value)} is not NAME=X: write a name and a number, such as vl=0.7", param, ctx)
+        return name, Number(at_least=0).convert(number, param, ctx)
+
+
 def _shown(value: Any) -> str:
-    text = repr(value)
+    # Python refuses to write an integer of more than 4,300 digits.
+    text = repr(value) if not isinstance(value, int) or value.bit_length() < 1000 else "a number of hundreds of digits"
     return text if len(text) <= 80 else f"{text[:60]}... ({len(text):,} characters)"
+
+
+class Setting(click.Option):
+    """An option that `--help` leaves out when it is `rare`; `--help-all` shows it too."""
+
+    def __init__(self, *args: Any, rare: bool = False, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.rare = rare
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        return None if self.rare and not ctx.meta.get(_HELP_ALL) else super().get_help_record(ctx)
+
+
+def _show_all_help(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        ctx.meta[_HELP_ALL] = True
+        click.echo(ctx.get_help())
+        ctx.exit()
+
+
+help_all_option = click.option(
+    "--help-all",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_all_help,
+    help="Show the rarer options too.",
+)
 
 
 def option(*names: str, default_of: type | None = None, **settings: Any) -> Callable[[Command], Command]:
@@ -130,11 +184,24 @@ def option(*names: str, default_of: type | None = None, **settings: Any) -> Call
         if default is not dataclasses.MISSING and default not in (None, ()):
             settings["default"] = default
             settings["show_default"] = settings.get("show_default", True)
-    return click.option(*names, **settings)
+    return click.option(*names, cls=Setting, **settings)
+
+
+def _with_clean_stdout(command: Command) -> Command:
+    @functools.wraps(command)
+    def wrapped(*args: Any, **options: Any) -> Any:
+        with only_results_on_stdout():
+            return command(*args, **options)
+
+    return cast(Command, wrapped)
 
 
 def shared_options(command: Command) -> Command:
-    """Adds the options that every command has: `--config`, `--json` (as `as_json`), `--quiet` and `--debug`."""
+    """Adds what every command has: `--config`, `--json` (as `as_json`), `--quiet`, `--debug`, and a clean stdout.
+
+    The innermost decorator of a command.
+    """
+    command = _with_clean_stdout(command)
     for add in (
         click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."),
         click.option("--quiet", is_flag=True, help="Show no progress."),

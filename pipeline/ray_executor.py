@@ -165,35 +165,48 @@ class _Pool(Generic[Task, Result]):
         self._actors.clear()
 
     def _hand_out(self, tasks: Iterator[Task]) -> None:
-        """Gives every actor its share of work, a first task to each before a second to any."""
+        """Gives every actor its share of work, a first task to each before a second to any.
+
+        A task that met a death has an actor for itself, so that the next death tells whose fault it was.
+        """
         for depth in range(TASKS_IN_FLIGHT_PER_ACTOR):
             for number in range(self._num_workers):
-                if number < len(self._actors) and len(self._actors[number].in_flight) > depth:
+                in_flight = list(self._actors[number].in_flight.values()) if number < len(self._actors) else []
+                if len(in_flight) > depth or any(item.num_deaths for item in in_flight):
                     continue
-                item = self._again.popleft() if self._again else next((_Item(task) for task in tasks), None)
+                again = self._again and not in_flight
+                item = self._again.popleft() if again else next((_Item(task) for task in tasks), None)
                 if item is None:
-                    return
+                    break
                 if number == len(self._actors):
                     self._actors.append(_Actor(self._actor_class.remote(self._make_worker, os.getcwd())))
                 actor = self._actors[number]
                 actor.in_flight[actor.handle.attempt.remote(item.task)] = item
 
     def _receive(self, ref: Any) -> list[Outcome[Task, Result]]:
-        """Returns the outcome behind a finished `ref`, or what is left to say when its actor died."""
+        """Returns the outcome behind a finished `ref`; when its actor died, what is left to say of all its tasks."""
         actor = next(actor for actor in self._actors if ref in actor.in_flight)
-        try:
-            answer = self._ray.get(ref)
-        except self._ray.exceptions.RayError as error:
-            return self._bury(actor, error)
-        if isinstance(answer, _Stopped):
-            raise answer.error
-        self._deaths_in_a_row = 0
-        item = actor.in_flight.pop(ref)
-        # The task that we hold, not its copy that made the journey.
-        return [Outcome(item.task, answer.value, answer.error)]
+        outcomes: list[Outcome[Task, Result]] = []
+        # An actor works in order, so what was handed to it before `ref` is finished too, or died with it.
+        for earlier in list(actor.in_flight):
+            try:
+                answer = self._ray.get(earlier)
+            except self._ray.exceptions.RayError as error:
+                return outcomes + self._bury(actor, error)
+            if isinstance(answer, _Stopped):
+                raise answer.error
+            self._deaths_in_a_row = 0
+            # The task that we hold, not its copy that made the journey.
+            outcomes.append(Outcome(actor.in_flight.pop(earlier).task, answer.value, answer.error))
+            if earlier == ref:
+                break
+        return outcomes
 
     def _bury(self, actor: _Actor[Task], error: Exception) -> list[Outcome[Task, Result]]:
-        """Takes a dead actor's tasks back; only the oldest of them was running and may be why it died."""
+        """Takes a dead actor's tasks back and returns those that were given up.
+
+        Each may be the culprit: the answer to one that was done can be lost when the next one kills the process.
+        """
         reason = " ".join(str(error).split())[:300]
         exceptions = self._ray.exceptions
         if isinstance(error, exceptions.RayTaskError | exceptions.RuntimeEnvSetupError) or getattr(
@@ -208,11 +221,12 @@ class _Pool(Generic[Task, Result]):
             )
         self._ray.kill(actor.handle)
         self._actors.remove(actor)
-        suspect, *others = actor.in_flight.values()
-        self._again.extend(others)
-        suspect.num_deaths += 1
-        if suspect.num_deaths < ATTEMPTS_PER_TASK:
-            self._again.append(suspect)
-            return []
-        message = f"the worker died {suspect.num_deaths} times at this task ({reason})"
-        return [Outcome(suspect.task, error=Failure("WorkerDied", message))]
+        outcomes: list[Outcome[Task, Result]] = []
+        for item in actor.in_flight.values():
+            item.num_deaths += 1
+            if item.num_deaths < ATTEMPTS_PER_TASK:
+                self._again.append(item)
+            else:
+                message = f"the worker died {item.num_deaths} times at this task ({reason})"
+                outcomes.append(Outcome(item.task, error=Failure("WorkerDied", message)))
+        return outcomes

@@ -4,7 +4,8 @@ import json
 import os
 import sys
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from typing import Any, TextIO
 
 # Cc: control characters, among them the escape that starts terminal sequences. Cf: bidi overrides and other invisible
@@ -28,6 +29,21 @@ def _escaped(char: str) -> str:
     return char.encode("unicode_escape").decode("ascii")
 
 
+_results: TextIO | None = None
+
+
+@contextmanager
+def only_results_on_stdout() -> Iterator[None]:
+    """Keeps stdout for `print_result`: whatever else prints meanwhile (a teacher, Ray, a library) goes to stderr."""
+    global _results
+    before, _results = _results, sys.stdout
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _results = before
+
+
 def print_result(result: Mapping[str, Any], *, as_json: bool, lines: Sequence[str], next_step: str = "") -> None:
     """Prints the outcome of a command on stdout.
 
@@ -43,12 +59,12 @@ def print_result(result: Mapping[str, Any], *, as_json: bool, lines: Sequence[st
     if as_json:
         whole = {**result, "next": next_step} if next_step else result
         # Not a number has no JSON; whoever computes one reports it as null.
-        _write(sys.stdout, json.dumps(whole, allow_nan=False))
+        _write(json.dumps(whole, allow_nan=False))
         return
     for line in lines:
-        _write(sys.stdout, printable(line))
+        _write(printable(line))
     if next_step:
-        _write(sys.stdout, printable(f"next: {next_step}"))
+        _write(printable(f"next: {next_step}"))
 
 
 def print_note(text: str) -> None:
@@ -64,7 +80,8 @@ def print_error(text: str) -> None:
     print_note(f"error: {' '.join(text.split())}")
 
 
-def _write(stream: TextIO, line: str) -> None:
+def _write(line: str) -> None:
+    stream = _results or sys.stdout
     try:
         print(line, file=stream, flush=True)
     except BrokenPipeError as error:

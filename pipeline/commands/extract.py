@@ -80,7 +80,6 @@ def command(
 def _extract(config: ExtractConfig, runner: Executor, progress: Progress) -> tuple[dict[str, Any], list[FailedPart]]:
     """Runs the pending parts and finishes the job; returns what to print and the parts that failed."""
     from stages.extract import open_job, summary_of
-    from stages.extract_worker import PartWorker
 
     start = time.monotonic()
     failures: list[FailedPart] = []
@@ -90,7 +89,7 @@ def _extract(config: ExtractConfig, runner: Executor, progress: Progress) -> tup
         total = sum(job.cache.plan(modality).num_rows for modality in job.arrays)
         done = total - job.num_pending_rows
         progress(done, total, "rows")
-        for outcome in runner.map(partial(PartWorker, job.settings), job.tasks):
+        for outcome in runner.map(job.make_worker, job.tasks):
             task, report = outcome.task, outcome.value
             if report is None:
                 assert outcome.error is not None

@@ -1,0 +1,57 @@
+"""`pipeline evaluate`: measure a student or a teacher on labelled images."""
+
+from functools import partial
+from typing import Any
+
+import click
+
+from pipeline.option_types import Count, FilePath, Text, option, shared_options
+from pipeline.progress import open_progress
+from pipeline.report import print_note, print_result, table
+from stages.evaluate_config import EvaluateConfig
+
+config_option = partial(option, default_of=EvaluateConfig)
+
+# What people read first; the rest is in --json.
+MEASURES = (
+    ("zero_shot_top1", "zero-shot accuracy"),
+    ("mean_per_class_recall", "mean over classes"),
+    ("chance", "chance"),
+    ("largest_class", "always the largest class"),
+    ("teacher_top1", "zero-shot accuracy of the teacher"),
+    ("agreement_top1", "same class as the teacher"),
+    ("mean_cosine", "cosine to the teacher's features"),
+)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  pipeline evaluate run --data held-out
+  pipeline evaluate open_clip:ViT-L-14/openai --data held-out --json
+DIR has the CLIP_benchmark webdataset layout: classnames.txt, zeroshot_classification_templates.txt,
+test/0.tar with pictures and .cls files."""
+)
+@click.argument("model", type=Text("MODEL"))
+@config_option("--data", type=FilePath("DIR"), required=True, help="Folder of the labelled pictures.")
+@config_option("--teacher", type=Text("NAME"), help="Compare with it. [default: the one MODEL learnt from]")
+@config_option("--compare/--no-compare", help="Compare with a teacher.")
+@config_option("--batch-size", type=Count(), help="Pictures of one forward pass.")
+@config_option("--device", type=Text("cpu|cuda"), help="Where the model runs.")
+@config_option("--num-threads", type=Count(0, 4096), help="CPU threads; 0 is torch's own choice.")
+@config_option("--decode-workers", type=Count(0, 4096), help="Processes that decode pictures.")
+@shared_options
+def command(as_json: bool, quiet: bool, **settings: Any) -> None:
+    """Measure MODEL (a run, an exported folder or a teacher) on labelled pictures, and against its teacher."""
+    config = EvaluateConfig(**settings)
+    from stages.evaluate import evaluate_model
+
+    with open_progress("evaluate", quiet=quiet) as progress:
+        result = evaluate_model(config, progress=progress, notice=print_note)
+    print_result(result, as_json=as_json, lines=_lines(result))
+
+
+def _lines(result: dict[str, Any]) -> list[str]:
+    measures = [{"measure": words, "value": result[key]} for key, words in MEASURES if result.get(key) is not None]
+    head = f"{result['model']} on {result['num_images']:,} pictures of {result['num_classes']:,} classes"
+    return [head, *table(measures, ("measure", "value"))]

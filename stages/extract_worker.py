@@ -281,7 +281,14 @@ def _image_sample(
     if raw.status != OK:
         return work.sample(offset, raw, digest)
     size = {"width": prepared.width or None, "height": prepared.height or None}
-    return work.sample(offset, raw, digest, status=prepared.status, reason=prepared.reason, **size)
+    return work.sample(
+        offset,
+        raw,
+        digest,
+        status=prepared.status,
+        reason=" ".join(filter(None, (raw.reason, prepared.reason))),
+        **size,
+    )
 
 
 def _text_sample(work: _PartInProgress, offset: int, raw: RawSample, limits: Limits) -> Sample:

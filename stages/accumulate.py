@@ -78,8 +78,11 @@ def backward_of_batch(
 
 
 def to_input(pixels_BHWC: Tensor, preprocess: Preprocess) -> Tensor:
-    """Returns pixels_BCHW, float32 on the same device, normalised as `stages.preprocess.normalise` does."""
-    pixels_BCHW = pixels_BHWC.permute(0, 3, 1, 2).float().contiguous()
+    """Returns pixels_BCHW, float32 on the same device, normalised as `stages.preprocess.normalise` does.
+
+    The memory stays in the order BHWC, torch's channels_last, in which convolutions are up to twice as fast.
+    """
+    pixels_BCHW = pixels_BHWC.permute(0, 3, 1, 2).float()
     mean = torch.tensor(preprocess.mean, device=pixels_BHWC.device)[:, None, None]
     std = torch.tensor(preprocess.std, device=pixels_BHWC.device)[:, None, None]
     return pixels_BCHW.div_(255).sub_(mean).div_(std)

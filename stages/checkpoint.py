@@ -153,8 +153,11 @@ def restore(student: Student, optimizer: torch.optim.Optimizer, checkpoint: Chec
     student.load_state_dict({name: found[f"model.{name}"] for name in student.state_dict()})
     for name, parameter in student.named_parameters():
         if found[f"step.{name}"] > 0:
+            # Fused AdamW walks through memory, so moments need the very strides of their parameter.
             optimizer.state[parameter] = {
-                moment: found[f"{moment}.{name}"].to(parameter.device, copy=True) for moment in _MOMENTS
+                "exp_avg": torch.empty_like(parameter).copy_(found[f"exp_avg.{name}"]),
+                "exp_avg_sq": torch.empty_like(parameter).copy_(found[f"exp_avg_sq.{name}"]),
+                "step": found[f"step.{name}"].to(parameter.device, copy=True),
             }
 
 

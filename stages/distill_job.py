@@ -169,7 +169,7 @@ def open_job(config: DistillConfig) -> DistillJob:
         logit_scale=config.logit_scale or texts.recipe.logit_scale,
         precision=_precision_of(config, device),
         in_memory=fit_in_memory(cache, rows, config.picture_memory_bytes),
-        student=student.train().to(device),
+        student=student.train().to(device).to(memory_format=torch.channels_last),
         start_sha256=start_sha256,
         device=device,
     )

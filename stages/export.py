@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from safetensors.torch import save
 
 from cache_schema import atomic
@@ -41,7 +42,8 @@ def export_student(
     add the other one later. Leaves `student` on the CPU in evaluation mode.
     """
     atomic.make_folder(folder.model)
-    student.cpu().eval()
+    # Whoever loads the tower gets plain strides, in which the last bits of a convolution may differ.
+    student.cpu().eval().to(memory_format=torch.contiguous_format)
     about = {"run": record.fingerprint, "teacher": record.about["teacher"]}
     sha256 = save_image_tower(student, folder.model, about=about, fence=fence)
     # The image side of a teacher is all that image probes need.

@@ -1,10 +1,12 @@
 """The `timm:` student: any timm image backbone, followed by one linear projection to the teacher's width.
 
-`timm:resnet10t?image_size=64&drop=0.1&drop_path=0.05&pretrained=false`. Being built through open_clip's TimmModel, it
-is an open_clip image tower like any other.
+`timm:resnet10t?image_size=64&drop=0.1&drop_path=0.05&pretrained=false`; `drop` acts before the projection. Being built
+through open_clip's TimmModel, it is an open_clip image tower like any other.
 """
 
-from cache_schema.errors import unknown_name
+from typing import Any
+
+from cache_schema.errors import UsageError, unknown_name
 from stages.preprocess import Preprocess
 from stages.students.base import CLIP_MEAN, CLIP_STD, TowerDescription
 from stages.students.specification import name_and_options, pixels, share, switch
@@ -29,12 +31,14 @@ def describe(rest: str, dim: int, *, quick_gelu: bool | None) -> TowerDescriptio
     if not name or not timm.is_model(name):
         raise unknown_name("timm student", name, _short(name, timm.list_models()))
     size = options.get("image_size", 224)
+    projection = _projection_of(name, size)
+    if options.get("drop") and not projection["timm_proj"]:
+        raise UsageError(f"student {rest!r}: open_clip gives {name} no dropout before its projection: leave drop out")
     vision_cfg = {
         "image_size": size,
         "timm_model_name": name,
         "timm_model_pretrained": options.get("pretrained", False),
-        "timm_pool": "",
-        "timm_proj": "linear",
+        **projection,
         "timm_drop": options.get("drop", 0.0),
         "timm_drop_path": options.get("drop_path"),
     }
@@ -45,6 +49,27 @@ def describe(rest: str, dim: int, *, quick_gelu: bool | None) -> TowerDescriptio
         quick_gelu=bool(quick_gelu),
         preprocess=Preprocess(size=(size, size), mean=CLIP_MEAN, std=CLIP_STD),
     )
+
+
+def _projection_of(name: str, size: int) -> dict[str, str]:
+    """Returns open_clip's settings for a linear projection after the backbone's own pooling.
+
+    open_clip 3.3.0 adds a layer as wide as `num_features`, which is not the output of backbones with a hidden layer in
+    their head (MobileNetV3, GhostNet, …). There the backbone's own classifier, made as wide as a feature, projects.
+    """
+    import timm
+    import torch
+
+    with torch.device("meta"):
+        trunk: Any = timm.create_model(name).eval()
+    if trunk.num_features == trunk.head_hidden_size:
+        return {"timm_pool": "", "timm_proj": "linear"}
+    trunk.reset_classifier(0)
+    with torch.no_grad():
+        width = trunk(torch.zeros(1, 3, size, size, device="meta")).shape[-1]
+    if width == trunk.num_features:
+        return {"timm_pool": "", "timm_proj": "linear"}
+    return {"timm_pool": "avg", "timm_proj": ""}
 
 
 def _short(name: str, known: list[str]) -> list[str]:

@@ -73,6 +73,13 @@ def test_vision_cfg_builds_the_same_tower_in_an_open_clip_model(kind):
         assert torch.equal(model.eval().encode_image(pixels), student.eval()(pixels))
 
 
+@pytest.mark.parametrize("backbone", ["mobilenetv3_small_050", "ghostnet_050", "convnext_atto", "vit_tiny_patch16_224"])
+def test_backbones_of_many_families_map_to_the_width_asked_for(backbone):
+    size = "224" if backbone.startswith("vit") else "64"
+    student = build_student(f"timm:{backbone}?image_size={size}", 24, seed=0)
+    assert student(_pixels(student)).shape == (2, 24)
+
+
 def test_biases_norms_and_positional_tables_are_exempt_from_weight_decay():
     vit = build_student("open_clip:ViT-S-32-alt?image_size=64", 16, seed=0)
     exempt = vit.no_weight_decay()
@@ -103,6 +110,7 @@ def test_open_clip_options_change_the_tower():
         ("timm:resnet10t?pretrained=yes", "neither true nor false"),
         ("timm:resnet10t?drop=0.1&drop=0.2", "each option once"),
         ("timm:vit_tiny_patch16_224?image_size=64", "cannot build student"),
+        ("timm:mobilenetv3_small_050?drop=0.1", "leave drop out"),
     ],
 )
 def test_what_cannot_be_built_is_a_usage_error_that_helps(specification, message):

@@ -1,0 +1,293 @@
+"""FAISS indexes of finished arrays: exact below 100,000 rows, inverted lists above, bound to what they were built from.
+
+An index file is parsed only when its sidecar's SHA-256, fingerprint and digest are those of the array. Ids in an index
+are row numbers of the cache.
+
+Shape letters: Q queries, D width of a feature, K neighbours.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache_schema import atomic
+from cache_schema.cache import CachedArray
+from cache_schema.errors import DamagedError, EnvironmentProblem, MismatchError, UsageError
+from cache_schema.json_file import read_sealed, seal
+
+Progress = Callable[[int, int, str], None]
+
+EXACT_BELOW_ROWS = 100_000
+MIN_RECALL = 0.95
+"""Recall@10 against exact search that the number of probed lists is raised for."""
+
+_NAME = "nearest"
+_TRAINING_ROWS_PER_LIST = 64
+_RECALL_QUERIES = 256
+_BATCH_ROWS = 16_384
+_MAX_GPU_K = 2048
+
+
+@dataclass(frozen=True)
+class IndexInfo:
+    """What an index is and what it was built from; its sidecar.
+
+    Attributes:
+        modality: of the array.
+        array: its name.
+        fingerprint: of its recipe.
+        digest: its logical digest.
+        kind: "flat" (exact) or "ivf" (inverted lists of float16 vectors).
+        num_rows: vectors in the index: the array's ok rows.
+        dim: width of a vector.
+        num_lists: inverted lists, 0 for flat.
+        num_probes: lists that a search looks into, 0 for flat.
+        recall_at_10: share of the true 10 nearest that a search finds, on rows of the array; 1 for flat.
+        sha256: of the index file.
+        faiss: version that wrote it.
+    """
+
+    modality: str
+    array: str
+    fingerprint: str
+    digest: str
+    kind: str
+    num_rows: int
+    dim: int
+    num_lists: int
+    num_probes: int
+    recall_at_10: float
+    sha256: str
+    faiss: str
+
+
+@dataclass(frozen=True)
+class LoadedIndex:
+    """An index in memory, and what it is."""
+
+    info: IndexInfo
+    faiss_index: Any
+    on_gpu: bool = False
+
+
+def build_index(
+    array: CachedArray, *, device: str = "cpu", fence: atomic.Fence | None = None, progress: Progress | None = None
+) -> IndexInfo:
+    """Builds and publishes the index of a finished `array`; returns what it is. Replaces an index of other features.
+
+    Args:
+        array: finished, with at least one ok row.
+        device: where inverted lists are trained and filled: "cpu" or "cuda".
+        fence: of the cache's lock.
+        progress: called with (rows added, rows, unit).
+
+    Raises:
+        UnfinishedError: the array lacks parts.
+        EnvironmentProblem: there is no GPU for "cuda", or the file cannot be written.
+    """
+    array.require_complete()
+    rows = array.ok_rows()
+    exact = len(rows) < EXACT_BELOW_ROWS
+    if device != "cpu":
+        require_gpu()
+    index = _flat(array, rows, progress) if exact else _inverted_lists(array, rows, device, progress)
+    recall = 1.0 if exact else _tune_probes(array, rows, index)
+    path, sidecar = _paths(array)
+    atomic.make_folder(path.parent)
+    atomic.publish_with(path, lambda partial: _faiss().write_index(index, str(partial)), fence=fence)
+    info = IndexInfo(
+        modality=array.modality,
+        array=array.name,
+        fingerprint=array.recipe.fingerprint,
+        digest=array.digest(),
+        kind="flat" if exact else "ivf",
+        num_rows=len(rows),
+        dim=array.recipe.dim,
+        num_lists=0 if exact else index.nlist,
+        num_probes=0 if exact else index.nprobe,
+        recall_at_10=recall,
+        sha256=_sha256(path),
+        faiss=_faiss().__version__,
+    )
+    atomic.publish_json(sidecar, seal(asdict(info)), fence=fence)
+    return info
+
+
+def index_is_current(array: CachedArray) -> bool:
+    """Whether `array` has an index that was built from what it holds now. Reads the sidecar and the file's bytes."""
+    path, sidecar = _paths(array)
+    if not path.exists() or not sidecar.exists():
+        return False
+    try:
+        info = _info_at(sidecar)
+    except DamagedError:
+        return False
+    return (info.fingerprint, info.digest, info.sha256) == (array.recipe.fingerprint, array.digest(), _sha256(path))
+
+
+def load_index(array: CachedArray, *, device: str = "cpu") -> LoadedIndex:
+    """Returns the index of `array`, checked before any of its bytes are parsed.
+
+    Raises:
+        UsageError: there is none.
+        MismatchError: it was built from other features.
+        DamagedError: it is not the file that was built.
+        EnvironmentProblem: there is no GPU for "cuda".
+    """
+    path, sidecar = _paths(array)
+    rebuild = "run `pipeline extract` again to build it"
+    if not sidecar.exists():
+        raise UsageError(f"{array} has no index: {rebuild}")
+    info = _info_at(sidecar)
+    if (info.fingerprint, info.digest) != (array.recipe.fingerprint, array.digest()):
+        raise MismatchError(
+            f"index {path} was built from features {info.digest[:12]}, {array} holds {array.digest()[:12]}: {rebuild}"
+        )
+    if not path.exists() or _sha256(path) != info.sha256:
+        raise DamagedError(f"index {path} is missing or not the file that was built: delete it and {rebuild}")
+    index = _faiss().read_index(str(path))
+    if device == "cpu":
+        return LoadedIndex(info, index)
+    require_gpu()
+    return LoadedIndex(info, _faiss().index_cpu_to_gpu(_faiss().StandardGpuResources(), 0, index), on_gpu=True)
+
+
+def search(index: LoadedIndex, queries_QD: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns row numbers ids_QK (int64, best first) and cosines scores_QK (float32) of the nearest rows.
+
+    Args:
+        index: loaded.
+        queries_QD: unit vectors, float32.
+        k: neighbours per query, at most the rows of the index (2,048 on a GPU).
+
+    Raises:
+        UsageError: `k` or the width is out of range, or a query is not finite; says the limit.
+    """
+    info = index.info
+    most = min(info.num_rows, _MAX_GPU_K) if index.on_gpu else info.num_rows
+    if not 1 <= k <= most:
+        raise UsageError(f"k is {k}: {info.modality} {info.array} has {info.num_rows:,} rows, use 1 to {most:,}")
+    queries = np.ascontiguousarray(queries_QD, np.float32)
+    if queries.ndim != 2 or queries.shape[1] != info.dim:
+        raise UsageError(f"queries have shape {queries.shape}, {info.modality} {info.array} needs (Q, {info.dim})")
+    if not np.isfinite(queries).all():
+        raise UsageError(f"a query is not finite (row {np.flatnonzero(~np.isfinite(queries).all(axis=1))[0]})")
+    scores, ids = index.faiss_index.search(queries, k)
+    short = np.flatnonzero((ids < 0).any(axis=1))
+    if len(short):
+        ids[short], scores[short] = _search_everywhere(index, queries[short], k)
+    return ids, scores
+
+
+def _search_everywhere(index: LoadedIndex, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Searches all lists: the probed ones may hold fewer than k rows, and padding must never reach a caller."""
+    inner = index.faiss_index
+    before = inner.nprobe
+    inner.nprobe = inner.nlist
+    scores, ids = inner.search(queries, k)
+    inner.nprobe = before
+    assert (ids >= 0).all()
+    return ids, scores
+
+
+def require_gpu() -> None:
+    """Raises `EnvironmentProblem` when FAISS sees no GPU here."""
+    faiss = _faiss()
+    num_gpus = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
+    if not num_gpus:
+        raise EnvironmentProblem(
+            f"index device cuda is not there: faiss {faiss.__version__} sees no GPU: "
+            "use --index-device cpu, or install faiss-gpu and a driver"
+        )
+
+
+def _flat(array: CachedArray, rows: np.ndarray, progress: Progress | None) -> Any:
+    faiss = _faiss()
+    index = faiss.IndexIDMap2(faiss.IndexFlatIP(array.recipe.dim))
+    _add(index, array, rows, progress)
+    return index
+
+
+def _inverted_lists(array: CachedArray, rows: np.ndarray, device: str, progress: Progress | None) -> Any:
+    faiss = _faiss()
+    num_lists = 2 ** round(math.log2(4 * math.sqrt(len(rows))))
+    quantizer = faiss.IndexFlatIP(array.recipe.dim)
+    index = faiss.IndexIVFScalarQuantizer(
+        quantizer, array.recipe.dim, num_lists, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
+    )
+    index.cp.seed = 0
+    sample = np.random.default_rng(0).permutation(rows)[: num_lists * _TRAINING_ROWS_PER_LIST]
+    if device != "cpu":
+        index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
+    index.train(array.features.gather_unit(np.sort(sample)))
+    _add(index, array, rows, progress)
+    return index if device == "cpu" else faiss.index_gpu_to_cpu(index)
+
+
+def _add(index: Any, array: CachedArray, rows: np.ndarray, progress: Progress | None) -> None:
+    for start in range(0, len(rows), _BATCH_ROWS):
+        batch = rows[start : start + _BATCH_ROWS]
+        index.add_with_ids(array.features.gather_unit(batch), batch)
+        if progress is not None:
+            progress(start + len(batch), len(rows), f"{array.modality} rows indexed")
+
+
+def _tune_probes(array: CachedArray, rows: np.ndarray, index: Any) -> float:
+    """Sets the least number of probed lists, in powers of two, that reaches `MIN_RECALL`; returns the recall@10."""
+    asked = np.sort(np.random.default_rng(1).choice(rows, _RECALL_QUERIES, replace=False))
+    queries = array.features.gather_unit(asked)
+    truth = _exact_nearest(array, rows, queries, 10)
+    recall, num_probes = 0.0, 1
+    while recall < MIN_RECALL and num_probes <= index.nlist:
+        index.nprobe = num_probes
+        found = index.search(queries, 10)[1]
+        recall = float(np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, truth, strict=True)]))
+        num_probes *= 2
+    return round(recall, 4)
+
+
+def _exact_nearest(array: CachedArray, rows: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
+    best_scores = np.full((len(queries), k), -np.inf, np.float32)
+    best_rows = np.full((len(queries), k), -1, np.int64)
+    for start in range(0, len(rows), _BATCH_ROWS):
+        batch = rows[start : start + _BATCH_ROWS]
+        scores = np.concatenate([best_scores, queries @ array.features.gather_unit(batch).T], axis=1)
+        ids = np.concatenate([best_rows, np.broadcast_to(batch, (len(queries), len(batch)))], axis=1)
+        top = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+        best_scores, best_rows = np.take_along_axis(scores, top, 1), np.take_along_axis(ids, top, 1)
+    return best_rows
+
+
+def _info_at(sidecar: Path) -> IndexInfo:
+    try:
+        return IndexInfo(**read_sealed(sidecar))
+    except TypeError as error:
+        raise DamagedError(f"{sidecar} does not describe an index: run `pipeline extract` again to build it") from error
+
+
+def _paths(array: CachedArray) -> tuple[Path, Path]:
+    layout = array.cache.layout
+    return (
+        layout.index(array.modality, array.name, _NAME),
+        layout.index_sidecar(array.modality, array.name, _NAME),
+    )
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _faiss() -> Any:
+    try:
+        import faiss
+    except ImportError as error:
+        raise EnvironmentProblem(
+            f"FAISS cannot be imported ({error}): install faiss-gpu (Linux x86-64) or faiss-cpu, one of them"
+        ) from error
+    return faiss

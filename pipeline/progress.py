@@ -13,6 +13,7 @@ from typing import Any, Protocol, TextIO
 from pipeline.report import printable
 
 SECONDS_BETWEEN_LINES = 5.0
+LONGEST_SILENCE_SECONDS = 60.0
 SHARE_BETWEEN_LINES = 0.1
 
 
@@ -42,9 +43,9 @@ def _silent(done: int, total: int, unit: str, note: str = "") -> None:
 
 
 class PlainLines:
-    """Progress as lines of text, not more than one in 5 seconds nor one per tenth of the work, whichever is rarer.
+    """Progress as lines of text: one per tenth of the work, but at most one in 5 seconds and at least one a minute.
 
-    The last line of a stage that takes no time at all is left out; the command's summary says it anyway.
+    A stage that takes no time at all has none; the command's summary says it anyway.
     """
 
     def __init__(self, title: str, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
@@ -60,9 +61,9 @@ class PlainLines:
             self._start, self._start_done = now, done
             self._shown_at, self._shown_done = now, done
             return
-        if now - self._shown_at < SECONDS_BETWEEN_LINES:
-            return
-        if done < total and done - self._shown_done < SHARE_BETWEEN_LINES * total:
+        silence = now - self._shown_at
+        much = done == total or done - self._shown_done >= SHARE_BETWEEN_LINES * total
+        if silence < (SECONDS_BETWEEN_LINES if much else LONGEST_SILENCE_SECONDS):
             return
         self._shown_at, self._shown_done = now, done
         rate = (done - self._start_done) / max(now - self._start, 1e-9)

@@ -294,6 +294,28 @@ def test_interrupted_extract_says_so_and_goes_on_when_run_again(
     assert digests == [array["digest"] for array in finished[1]["arrays"].values()]
 
 
+@pytest.mark.slow
+def test_interrupted_distill_saves_where_it_is_and_ends_with_the_same_weights(
+    finished: tuple[Path, dict], tmp_path: Path
+) -> None:
+    student = ["--student", "timm:resnet10t?image_size=32", "--steps", "40", "--batch-size", "4", "--num-threads", "1"]
+    args = ["distill", "--cache", str(finished[0]), *student, "--json", "--out"]
+    process = subprocess.Popen(
+        [*PROGRAM, *args, str(tmp_path / "run")], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    wait_for(lambda: metrics.exists() and len(metrics.read_text().splitlines()) >= 2, process)
+    process.send_signal(signal.SIGTERM)
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 143, stderr
+    assert "interrupted: stopped at step" in stderr and "Traceback" not in stderr
+    assert stdout == ""
+    again = run(*args, str(tmp_path / "run"))
+    assert again.returncode == 0 and "resuming" in again.stderr, again.stderr
+    whole = json.loads(run(*args, str(tmp_path / "whole")).stdout)
+    assert json.loads(again.stdout)["weights_sha256"] == whole["weights_sha256"]
+
+
 def test_second_signal_ends_at_once(data: Path, tmp_path: Path) -> None:
     # This teacher swallows the first one.
     (tmp_path / "stubborn.py").write_text(

@@ -80,7 +80,7 @@ class ExtractJob:
                 from stages.index import build_index, index_is_current
 
                 if not index_is_current(array):
-                    build_index(array, device=self.config.index_device, fence=self.settings.fence)
+                    build_index(array, device=self.config.index_device, fence=self.settings.fence, progress=progress)
         return arrays
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cache_schema.errors import PartsFailed, RefusedError, UsageError
+from pipeline.cache_summary import indexes
 from pipeline.config import refuse_stray_cluster
 from pipeline.executor import EXECUTORS, Executor, get_executor
 from pipeline.option_types import Choice, Count, FilePath, Number, Text, option, shared_options
@@ -70,7 +71,7 @@ def command(
     print_result(
         result,
         as_json=as_json,
-        lines=[*table(shown, ARRAY_COLUMNS), _speed(result)],
+        lines=[*table(shown, ARRAY_COLUMNS), *map(_index_line, result["indexes"]), _speed(result)],
         next_step="" if failures else _next_step(config.cache, arrays),
     )
     if failures:
@@ -100,7 +101,8 @@ def _extract(config: ExtractConfig, runner: Executor, progress: Progress) -> tup
             num_rows += report.num_rows
             progress(done + num_rows, total, "rows", _bottleneck(seconds))
             job.count_bad(report.modality, report.num_bad)
-        return _result(job, summary_of(job.finish(progress=progress)), failures, seconds, num_rows, start), failures
+        arrays = summary_of(job.finish(progress=progress))
+        return _result(job, arrays, failures, seconds, num_rows, start), failures
 
 
 def _result(
@@ -111,9 +113,14 @@ def _result(
     num_rows: int,
     start: float,
 ) -> dict[str, Any]:
+    from cache_schema.cache import Cache
+
+    # Opened anew: the job's own view of the cache is that of its beginning.
+    finished = Cache.open(job.cache.path)
     return {
-        "cache": str(job.cache.path),
+        "cache": str(finished.path),
         "arrays": arrays,
+        "indexes": [index for modality in job.arrays for index in indexes(finished, modality)],
         "num_parts": len(job.tasks),
         "failed_parts": failures,
         "extracted_rows": num_rows,
@@ -137,6 +144,12 @@ def _speed(result: dict[str, Any]) -> str:
     slowest = _bottleneck(Counter(result["stage_seconds"]))
     said = f"{rows:,} rows in {seconds:.1f} s ({rows / max(seconds, 1e-9):.1f} rows/s)"
     return ", ".join(filter(None, (said, slowest)))
+
+
+def _index_line(index: dict[str, Any]) -> str:
+    kind = {"flat": "exact search", "ivf": "inverted lists"}.get(index["kind"], index["kind"])
+    recall = f", recall at 10 {index['recall_at_10']:.3f}" if index["kind"] == "ivf" else ""
+    return f"index {index['modality']}/{index['index']}: {kind}{recall}, {index['state']}"
 
 
 def _next_step(cache: Path, arrays: list[dict[str, Any]]) -> str:

@@ -1,19 +1,14 @@
 """`pipeline inspect`: what is in a cache, from its small files; features are not read."""
 
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from cache_schema.errors import PipelineError
+from pipeline.cache_summary import bad_rows, description
 from pipeline.option_types import FilePath, shared_options
 from pipeline.report import print_result, table
-
-if TYPE_CHECKING:
-    from cache_schema.cache import Cache, CachedArray
-    from cache_schema.layout import Modality
 
 ARRAY_COLUMNS = ("array", "rows", "ok", "bad", "pending", "dim", "teacher", "fingerprint", "digest")
 
@@ -35,98 +30,8 @@ def command(cache: Path, bad: bool, as_json: bool, quiet: bool) -> None:
     opened = Cache.open(cache)
     result = description(opened)
     if bad:
-        result["bad_rows"] = list(_bad_rows(opened))
+        result["bad_rows"] = list(bad_rows(opened))
     print_result(result, as_json=as_json, lines=_lines(result), next_step=_next_step(cache, result))
-
-
-def description(cache: "Cache") -> dict[str, Any]:
-    """Returns what is in `cache`: its arrays, sources, number of parts, indexes and neighbours, as JSON."""
-    arrays = [cache.array(modality, name) for modality in cache.modalities for name in cache.arrays(modality)]
-    return {
-        "cache": str(cache.path),
-        "part_rows": cache.part_rows,
-        "arrays": {f"{array.modality}/{array.name}": _array(array) for array in arrays},
-        "sources": [source for modality in cache.modalities for source in _sources(cache, modality)],
-        "parts": {modality: cache.plan(modality).num_parts for modality in cache.modalities},
-        "indexes": [index for modality in cache.modalities for index in _indexes(cache, modality)],
-        "neighbours": _neighbours(cache),
-    }
-
-
-def _array(array: "CachedArray") -> dict[str, Any]:
-    recipe = array.recipe
-    return {
-        "modality": array.modality,
-        "array": array.name,
-        "teacher": recipe.specification,
-        "rows": array.num_rows,
-        "ok": array.num_ok,
-        "bad": array.num_bad,
-        "pending": sum(part.num_rows for part in array.pending()),
-        "dim": recipe.dim,
-        "logit_scale": recipe.logit_scale,
-        "precision": recipe.precision,
-        "fingerprint": recipe.fingerprint,
-        "digest": array.digest(),
-    }
-
-
-def _sources(cache: "Cache", modality: "Modality") -> Iterator[dict[str, Any]]:
-    for source in cache.plan(modality).sources:
-        yield {
-            "modality": modality,
-            "uri": source.uri,
-            "kind": source.kind,
-            "samples": source.num_samples,
-            "fingerprint": source.fingerprint,
-        }
-
-
-def _indexes(cache: "Cache", modality: "Modality") -> Iterator[dict[str, Any]]:
-    from cache_schema.json_file import read_sealed
-
-    folder = cache.layout.indexes(modality)
-    for sidecar in sorted(folder.glob("*.json")) if folder.is_dir() else ():
-        try:
-            value = read_sealed(sidecar)
-            current = cache.array(modality, value.get("array")).digest() == value.get("digest")
-            state = "current" if current else "stale: run `pipeline extract` again"
-        except PipelineError as error:
-            value, state = {}, str(error)
-        shown = ("array", "kind", "num_rows", "recall")
-        yield {"modality": modality, "index": sidecar.stem, "state": state, **{key: value.get(key) for key in shown}}
-
-
-def _neighbours(cache: "Cache") -> list[dict[str, Any]]:
-    from cache_schema.neighbours import NeighboursReader
-
-    found = []
-    for folder in sorted(path for path in cache.layout.all_neighbours.glob("*/") if (path / "recipe.json").exists()):
-        try:
-            recipe = NeighboursReader(cache, folder.name).recipe
-            ends = {side: f"{end.modality}/{end.array}" for side, end in (("from", recipe.from_), ("to", recipe.to))}
-            found.append({"name": folder.name, **ends, "k": recipe.k, "state": "current"})
-        except PipelineError as error:
-            found.append({"name": folder.name, "from": None, "to": None, "k": None, "state": str(error)})
-    return found
-
-
-def _bad_rows(cache: "Cache") -> Iterator[dict[str, Any]]:
-    """Yields every committed row without a feature, with the words that say why."""
-    from cache_schema.samples import OK
-
-    for modality in cache.modalities:
-        sources = cache.plan(modality).sources
-        for name in cache.arrays(modality):
-            array = cache.array(modality, name)
-            for record in array.records():
-                if not record.bad:
-                    continue
-                source_of = cache.samples(modality, record.part).column("source").to_pylist()
-                for offset, (row, key, status, reason) in enumerate(array.outcome(record.part)):
-                    if status != OK:
-                        where = {"modality": modality, "array": name, "row": row, "key": key}
-                        yield {**where, "source": sources[source_of[offset]].uri, "status": status, "reason": reason}
 
 
 def _lines(result: dict[str, Any]) -> list[str]:
@@ -139,7 +44,7 @@ def _lines(result: dict[str, Any]) -> list[str]:
     lines += table(arrays, ARRAY_COLUMNS)
     for title, columns in (
         ("sources", ("modality", "kind", "samples", "uri")),
-        ("indexes", ("modality", "index", "kind", "num_rows", "recall", "state")),
+        ("indexes", ("modality", "index", "kind", "num_rows", "recall_at_10", "state")),
         ("neighbours", ("name", "from", "to", "k", "state")),
         ("bad_rows", ("modality", "array", "row", "key", "source", "status", "reason")),
     ):

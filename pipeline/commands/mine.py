@@ -8,7 +8,7 @@ import click
 
 from cache_schema.errors import UsageError, nearest
 from cache_schema.layout import MODALITIES, Modality, check_name
-from pipeline.option_types import Count, FilePath, Text, option, shared_options
+from pipeline.option_types import Choice, Count, FilePath, Text, option, shared_options
 from pipeline.progress import open_progress
 from pipeline.report import print_result
 
@@ -27,8 +27,11 @@ Stopped half-way? Run the same command again."""
 @option("--to", "to_array", type=Text("ARRAY"), default="text", show_default=True, help="What they are.")
 @option("--k", type=Count(1, 2048), default=32, show_default=True, help="Neighbours of each row.")
 @option("--name", type=Text("NAME"), required=True, help="What `distill --negatives mined:NAME` will call them.")
+@option("--device", type=Choice(("cpu", "cuda")), default="cpu", show_default=True, help="Where the search runs.")
 @shared_options
-def command(cache: Path, from_array: str, to_array: str, k: int, name: str, as_json: bool, quiet: bool) -> None:
+def command(
+    cache: Path, from_array: str, to_array: str, k: int, name: str, device: str, as_json: bool, quiet: bool
+) -> None:
     """Find the nearest sentences of every image in a cache, through the cache's own index."""
     check_name(name, "set of neighbours")
     ends = _parsed(from_array, "--from"), _parsed(to_array, "--to")
@@ -44,6 +47,7 @@ def command(cache: Path, from_array: str, to_array: str, k: int, name: str, as_j
             to_array=opened.array(*ends[1]),
             k=k,
             name=name,
+            device=device,
             progress=progress,
         )
     result = {"cache": str(cache), "name": name, "k": k, "seconds": round(time.monotonic() - start, 3), **mined}

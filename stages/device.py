@@ -1,0 +1,31 @@
+"""From the name of a device to the device, or to a message that lists what this machine has."""
+
+import re
+from typing import TYPE_CHECKING
+
+from cache_schema.errors import EnvironmentProblem, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def torch_device(name: str) -> "torch.device":
+    """Returns the torch device called `name`: "cpu", "cuda" or "cuda:N". Never another one than the one asked for.
+
+    Raises:
+        UsageError: `name` is not the name of a device.
+        EnvironmentProblem: this machine has no such device; lists those it has.
+    """
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", name):
+        raise UsageError(f"unknown device {name!r}: use cpu, cuda or cuda:N")
+    import torch
+
+    if name != "cpu":
+        num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if int(name.partition(":")[2] or 0) >= num_gpus:
+            there = ["cpu", *(f"cuda:{number} ({torch.cuda.get_device_name(number)})" for number in range(num_gpus))]
+            raise EnvironmentProblem(
+                f"device {name!r} is not there; this machine has: {', '.join(there)} (torch {torch.__version__}): "
+                "name one of these, or install a driver and a torch build for the device"
+            )
+    return torch.device(name)

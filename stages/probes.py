@@ -1,0 +1,182 @@
+"""Probes: 16 fixed pictures and 16 fixed sentences that tell whether a teacher is still the one that made an array.
+
+Whoever computes features for an array first reproduces its probes. Digests of the prepared pixels and of the tokens
+must be equal exactly; features must agree by cosine. That catches wrong weights, a wrong resize, a drifting library
+and a sick device, which no file hash can.
+"""
+
+import hashlib
+import io
+import zipfile
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cache_schema.errors import DamagedError, MismatchError, RefusedError
+from cache_schema.features import unit_rows
+from cache_schema.json_file import canonical_json
+from cache_schema.layout import Modality
+from stages.preprocess import normalise, prepare_pixels
+from stages.teachers import Teacher
+
+NUM_PROBES = 16
+MIN_COSINE = 0.999
+_DIGEST_BYTES = 16
+
+PROBE_TEXTS = (
+    "a photo of a cat",
+    "A Photo Of A DOG!",
+    "two red apples and 17 green pears on a wooden table",
+    "a sketch",
+    "snow",
+    "the quick brown fox jumps over the lazy dog, again and again",
+    "ein Haus am See, früh am Morgen",
+    "東京の夜景",
+    "une crème brûlée à 4,50 €",
+    "итальянский город ночью",
+    "emoji: 🚀🐙 and symbols: © ± ½ → ∞",
+    "e-mail me at someone@example.org or see https://example.org/?q=1&r=2",
+    "It's 5 o'clock; we're late, don't wait — I'll come!",
+    "&lt;b&gt;bold&lt;/b&gt; &amp; <i>tags</i>",
+    "supercalifragilisticexpialidocious pneumonoultramicroscopicsilicovolcanoconiosis",
+    "a very long description of a market street with many stalls " * 12,
+)
+
+
+@cache
+def probe_images() -> tuple[NDArray[np.uint8], ...]:
+    """Returns 16 RGB pictures, uint8 HWC, of different sizes around 256 × 320, made by integer arithmetic alone."""
+    return tuple(_probe_image(number) for number in range(NUM_PROBES))
+
+
+def compute_probes(teacher: Teacher, modality: Modality) -> dict[str, NDArray[np.generic]]:
+    """Returns what `teacher` makes of the probes of one modality.
+
+    Returns:
+        "digests", uint8 of shape (16, 16): BLAKE2b of the prepared pixels and the normalisation, or of the tokens (of
+        the sentence where a teacher does not show its tokens); "features", float32 of shape (16, dim), unit norm.
+
+    Raises:
+        RefusedError: a probe has no finite feature.
+    """
+    if modality == "image":
+        prepared = [prepare_pixels(Image.fromarray(pixels), teacher.preprocess) for pixels in probe_images()]
+        how = canonical_json(teacher.preprocess.to_json())
+        digests = [_digest(how + pixels.tobytes()) for pixels in prepared]
+        features = teacher.encode_images(normalise(np.stack(prepared), teacher.preprocess))
+    else:
+        texts = list(PROBE_TEXTS)
+        tokens = teacher.token_ids(texts)
+        payloads = [text.encode() for text in texts] if tokens is None else [row.tobytes() for row in tokens]
+        digests = [_digest(payload) for payload in payloads]
+        features = teacher.encode_texts(texts)
+    norms = np.linalg.norm(features.astype(np.float64), axis=1)
+    spoilt = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
+    if len(spoilt):
+        raise RefusedError(
+            f"{teacher.specification} gives no usable feature for probe {modality} {spoilt[0]} (norm {norms[spoilt[0]]}): "
+            "its weights, precision or device are at fault; try float32, and another device"
+        )
+    return {"digests": np.stack(digests), "features": unit_rows(features)}
+
+
+def check_probes(
+    stored: dict[str, NDArray[np.generic]], teacher: Teacher, modality: Modality, *, where: object
+) -> None:
+    """Compares what `teacher` makes of the probes with what is `stored` at `where`, an array's probes file.
+
+    Raises:
+        MismatchError: a digest differs, or a cosine is below 0.999; names the probe and both values.
+    """
+    now = compute_probes(teacher, modality)
+    what = "pixels" if modality == "image" else "tokens"
+    remedy = "use the teacher, versions and device that the array was begun with, or extract into a new cache"
+    changed = np.flatnonzero((stored["digests"] != now["digests"]).any(axis=1))
+    if len(changed):
+        probe = changed[0]
+        theirs, ours = (bytes(values["digests"][probe]).hex()[:12] for values in (stored, now))
+        raise MismatchError(
+            f"{teacher.specification} prepares probe {modality} {probe} ({len(changed)} of {NUM_PROBES}) otherwise than "
+            f"{where}: its {what} have digest {ours}, stored is {theirs}: {remedy}"
+        )
+    if stored["features"].shape != now["features"].shape:
+        raise MismatchError(
+            f"{teacher.specification} gives features of width {now['features'].shape[1]}, {where} holds "
+            f"{stored['features'].shape[1]}: {remedy}"
+        )
+    cosines = np.sum(stored["features"] * now["features"], axis=1, dtype=np.float64)
+    probe = int(np.argmin(cosines))
+    if not cosines[probe] >= MIN_COSINE:
+        raise MismatchError(
+            f"{teacher.specification} does not reproduce probe {modality} {probe} of {where}: cosine "
+            f"{cosines[probe]:.6f}, at least {MIN_COSINE} is needed ({np.sum(cosines < MIN_COSINE)} of {NUM_PROBES} "
+            f"probes differ): {remedy}"
+        )
+
+
+def probes_to_bytes(probes: dict[str, NDArray[np.generic]]) -> bytes:
+    """Returns the npz file, without pickled objects, that `probes_from_bytes` reads."""
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **probes)
+    return buffer.getvalue()
+
+
+def probes_from_bytes(data: bytes, *, where: object) -> dict[str, NDArray[np.generic]]:
+    """Returns the probes in an npz file's bytes.
+
+    Raises:
+        DamagedError: the bytes are not whole, hold pickled objects, or have other shapes than probes.
+    """
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            probes = {name: file[name] for name in ("digests", "features")}
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise DamagedError(
+            f"{where} is damaged ({error}): restore it from a copy, or extract into a new cache"
+        ) from error
+    digests, features = probes["digests"], probes["features"]
+    if (
+        (digests.shape, digests.dtype) != ((NUM_PROBES, _DIGEST_BYTES), np.uint8)
+        or (features.shape[:1], features.ndim, features.dtype) != ((NUM_PROBES,), 2, np.float32)
+        or not np.isfinite(features).all()
+    ):
+        raise DamagedError(
+            f"{where} is damaged (digests {digests.shape} {digests.dtype}, features {features.shape} {features.dtype}): "
+            "restore it from a copy, or extract into a new cache"
+        )
+    return probes
+
+
+def _probe_image(number: int) -> NDArray[np.uint8]:
+    height, width = 256 - 8 * (number % 5), 320 - 16 * (number % 3)
+    y, x = np.mgrid[0:height, 0:width].astype(np.int64)
+    noise = _noise(number, height * width * 3).reshape(height, width, 3).astype(np.int64)
+    step = 4 + 3 * number
+    checker = ((y // step + x // step) % 2)[..., None] * np.array([255, 128, 64])
+    gradient = np.stack(
+        [y * 255 // (height - 1), x * 255 // (width - 1), (x + y) * 255 // (height + width - 2)], axis=-1
+    )
+    rings = (((y - height // 2) ** 2 + (x - width // 2) ** 2) // (16 * (number + 2)) % 256)[..., None]
+    kinds = (
+        gradient,
+        checker,
+        noise,
+        (gradient + checker) // 2,
+        (rings + gradient) // 2,
+        255 - gradient,
+        rings + 0 * gradient,
+    )
+    picture = (3 * kinds[number % len(kinds)] + noise * (number % 4) // 3) // (3 + (number % 4) // 3)
+    return np.clip(np.roll(picture, number, axis=-1), 0, 255).astype(np.uint8)
+
+
+def _noise(number: int, num_bytes: int) -> NDArray[np.uint8]:
+    blocks = -(-num_bytes // 64)
+    data = b"".join(hashlib.blake2b(f"{number}/{block}".encode()).digest() for block in range(blocks))
+    return np.frombuffer(data, np.uint8)[:num_bytes]
+
+
+def _digest(data: bytes) -> NDArray[np.uint8]:
+    return np.frombuffer(hashlib.blake2b(data, digest_size=_DIGEST_BYTES).digest(), np.uint8)

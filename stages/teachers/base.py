@@ -1,0 +1,119 @@
+"""What every teacher is: two encoders into one space, and an identity that tells whether two teachers are the same.
+
+Shape letters: B rows of a batch, C channels, H height, W width, D width of a feature (`dim`), L context length.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache_schema.errors import EnvironmentProblem
+from cache_schema.json_file import Json
+from cache_schema.layout import Modality
+from cache_schema.recipe import Recipe
+from stages.preprocess import Preprocess
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+class Teacher(ABC):
+    """A loaded dual encoder.
+
+    Attributes:
+        specification: how to load it again, with absolute paths.
+        identity: JSON; equal exactly for teachers that give the same features. Holds no path.
+        files: absolute path -> {"size_bytes", "mtime_ns"}: when these are unchanged, so is `identity`.
+        dim: width of a feature of either modality.
+        logit_scale: factor on cosines that it was trained with, from its checkpoint.
+        logit_bias: bias added to scaled cosines (SigLIP), or None.
+        preprocess: how an RGB picture becomes its pixels.
+        tokenizer: JSON; what it does to a sentence: name, context_length, cleaning, vocabulary.
+        context_length: tokens it reads of a sentence, start and end included; None when unknown.
+    """
+
+    specification: str
+    identity: dict[str, Json]
+    files: dict[str, dict[str, int]]
+    dim: int
+    logit_scale: float
+    logit_bias: float | None
+    preprocess: Preprocess
+    tokenizer: dict[str, Json]
+    context_length: int | None
+
+    known_precisions: ClassVar[tuple[str, ...]] = PRECISIONS
+
+    @abstractmethod
+    def encode_images(self, pixels_BCHW: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Returns features_BD, float32, not necessarily unit norm, of pixels that `preprocess` has normalised."""
+
+    @abstractmethod
+    def encode_texts(self, texts: list[str]) -> NDArray[np.float32]:
+        """Returns features_BD, float32, not necessarily unit norm, of sentences; longer ones than it reads are cut."""
+
+    def count_tokens(self, texts: list[str]) -> list[int] | None:
+        """Returns how many tokens each sentence has before it is cut, start and end included; None when unknown.
+
+        A sentence is cut exactly when its count is above `context_length`.
+        """
+        return None
+
+    def token_ids(self, texts: list[str]) -> NDArray[np.int64] | None:
+        """Returns the tokens_BL that `encode_texts` feeds to the text tower; None when unknown."""
+        return None
+
+
+def recipes_of(teacher: Teacher, precision: str) -> dict[Modality, Recipe]:
+    """Returns the recipe of view 0 for each modality, as this `teacher` makes it in this `precision`."""
+
+    def recipe(modality: Modality, preprocess: dict[str, Json]) -> Recipe:
+        return Recipe(
+            modality=modality,
+            teacher=teacher.identity,
+            preprocess=preprocess,
+            dim=teacher.dim,
+            logit_scale=teacher.logit_scale,
+            logit_bias=teacher.logit_bias,
+            precision=precision,
+            specification=teacher.specification,
+            files=teacher.files,
+        )
+
+    return {
+        "image": recipe("image", teacher.preprocess.to_json()),
+        "text": recipe("text", {**teacher.tokenizer, "context_length": teacher.context_length}),
+    }
+
+
+def states_of(paths: Iterable[Path]) -> dict[str, dict[str, int]]:
+    """Returns absolute path -> {"size_bytes", "mtime_ns"}: whoever finds the same again need not hash the files again.
+
+    Raises:
+        EnvironmentProblem: a file cannot be read.
+    """
+    states = {}
+    for path in sorted(paths):
+        try:
+            state = path.stat()
+        except OSError as error:
+            raise EnvironmentProblem(f"cannot read {path}: {error.strerror}: check the path and permissions") from error
+        states[str(path.absolute())] = {"size_bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
+    return states
+
+
+def sha256_of(path: Path) -> str:
+    """Returns the SHA-256 of the file at `path`, as 64 hexadecimal digits.
+
+    Raises:
+        EnvironmentProblem: the file cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise EnvironmentProblem(f"cannot read {path}: {error.strerror}: check the path and permissions") from error

@@ -1,0 +1,237 @@
+"""The `python:` teacher: whatever a user's own factory returns, held to the same promises as the built-in ones.
+
+`python:module:make?option=value&other=2` imports `module` with the working directory first on `sys.path` and calls
+`make(option="value", other=2)`. The object needs
+
+- `identity`: JSON dict with a `name`, a `version` and `files` (name -> SHA-256 of everything it loaded; {} if nothing),
+- `dim`, `logit_scale`, and optionally `logit_bias`,
+- `preprocess`: a `Preprocess`, or a dict of its fields,
+- `encode_images(pixels_BCHW)` and `encode_texts(list[str])`, each giving features_BD,
+
+and may have `context_length`, `count_tokens(texts)`, `token_ids(texts)`, `tokenizer` (JSON dict) and `paths` (the files
+it loaded, so that a rerun with nothing to do need not load them again). Importing torch is left to the factory.
+"""
+
+import importlib
+import importlib.util
+import inspect
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache_schema.errors import EnvironmentProblem, RefusedError, UsageError, nearest
+from cache_schema.json_file import Json, canonical_json
+from stages.preprocess import Preprocess
+from stages.teachers.base import PRECISIONS, Teacher, states_of
+
+_NEEDED = ("identity", "dim", "logit_scale", "preprocess", "encode_images", "encode_texts")
+
+
+class PythonTeacher(Teacher):
+    """A user's object, checked once when wrapped and then at every batch.
+
+    Raises:
+        RefusedError: the object lacks something, above all an identity, or gives something impossible.
+    """
+
+    def __init__(self, made: Any, specification: str, module_file: str | None = None) -> None:
+        missing = [name for name in _NEEDED if not hasattr(made, name)]
+        if missing:
+            raise RefusedError(
+                f"the teacher made by {specification} has no {', '.join(missing)}: add them to what the factory returns"
+            )
+        self._made = made
+        self.specification = specification
+        self.identity = {"kind": "python", **_checked_identity(made.identity, specification)}
+        loads_nothing = module_file is not None and not self.identity["files"]
+        paths = getattr(made, "paths", (module_file,) if loads_nothing else ())
+        self.files = states_of(Path(os.path.abspath(path)) for path in paths)
+        self.dim = _checked_dim(made.dim, specification)
+        self.logit_scale = _checked_number(made.logit_scale, "logit_scale", specification)
+        if self.logit_scale <= 0:
+            raise RefusedError(
+                f"{specification} has logit_scale {self.logit_scale}: it must be positive (CLIP has 100)"
+            )
+        bias = getattr(made, "logit_bias", None)
+        self.logit_bias = None if bias is None else _checked_number(bias, "logit_bias", specification)
+        self.preprocess = _checked_preprocess(made.preprocess, specification)
+        length = getattr(made, "context_length", None)
+        self.context_length = None if length is None else int(length)
+        self.tokenizer = dict(getattr(made, "tokenizer", {}))
+
+    def encode_images(self, pixels_BCHW: NDArray[np.float32]) -> NDArray[np.float32]:
+        return self._checked(self._made.encode_images(pixels_BCHW), len(pixels_BCHW), "encode_images")
+
+    def encode_texts(self, texts: list[str]) -> NDArray[np.float32]:
+        return self._checked(self._made.encode_texts(texts), len(texts), "encode_texts")
+
+    def count_tokens(self, texts: list[str]) -> list[int] | None:
+        if not hasattr(self._made, "count_tokens"):
+            return None
+        return [int(count) for count in self._made.count_tokens(texts)]
+
+    def token_ids(self, texts: list[str]) -> NDArray[np.int64] | None:
+        return np.asarray(self._made.token_ids(texts), np.int64) if hasattr(self._made, "token_ids") else None
+
+    def _checked(self, features: Any, num_rows: int, method: str) -> NDArray[np.float32]:
+        features_BD = np.asarray(features, np.float32)
+        if features_BD.shape != (num_rows, self.dim):
+            raise RefusedError(
+                f"{method} of {self.specification} gave shape {features_BD.shape} for {num_rows} inputs instead of "
+                f"({num_rows}, {self.dim}): correct the factory's object"
+            )
+        return features_BD
+
+
+def load(rest: str, *, device: str, precision: str, base_folder: Path, image_side: bool = True) -> PythonTeacher:
+    """Returns the teacher that `rest`, a specification without its `python:`, makes.
+
+    Option values are taken as whole numbers, decimal numbers, `true` or `false` where they are spelt like one, and as
+    text otherwise; `%26` and the like stand for reserved characters. A factory that accepts `device` or `precision` is
+    given them; one that does not can only be run with the default ones.
+
+    Raises:
+        UsageError: the specification, module, function or an option is wrong.
+        EnvironmentProblem: the module needs a package that is not installed.
+        RefusedError: what the factory returned is not a teacher, above all when it has no identity.
+    """
+    if precision not in PRECISIONS:
+        raise UsageError(f"unknown precision {precision!r}: use one of {', '.join(PRECISIONS)}")
+    specification = f"python:{rest}"
+    path, _, query = rest.partition("?")
+    module_name, _, function_name = path.partition(":")
+    if not re.fullmatch(r"[A-Za-z_][\w.]*", module_name) or not function_name.isidentifier():
+        raise UsageError(f"teacher {specification!r} is not python:module:make?option=value: correct it")
+    options = _options_in(query, specification)
+    make = _factory(module_name, function_name, base_folder, specification)
+    made = make(**_accepted(make, options, device, precision, specification))
+    return PythonTeacher(made, specification, getattr(sys.modules[module_name], "__file__", None))
+
+
+def _options_in(query: str, specification: str) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for item in query.split("&") if query else []:
+        name, equals, value = item.partition("=")
+        if not equals or not name.isidentifier() or name in options:
+            raise UsageError(
+                f"teacher {specification!r} has the option {item!r}: write each option once, as name=value"
+            )
+        options[name] = _literal(unquote(value))
+    return options
+
+
+def _literal(text: str) -> int | float | bool | str:
+    if re.fullmatch(r"[+-]?\d{1,18}", text):
+        return int(text)
+    if re.fullmatch(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d{1,3})?", text):
+        return float(text)
+    return {"true": True, "false": False}.get(text, text)
+
+
+def _factory(module_name: str, function_name: str, folder: Path, specification: str) -> Callable[..., Any]:
+    if sys.path[:1] != [str(folder)]:
+        sys.path.insert(0, str(folder))
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
+            raise UsageError(
+                f"teacher {specification!r}: there is no module {error.name!r} in {folder} or among the installed "
+                "packages: run from the folder that holds it, or install it"
+            ) from error
+        raise EnvironmentProblem(
+            f"teacher {specification!r}: {module_name} needs the module {error.name!r}: install it"
+        ) from error
+    make = getattr(module, function_name, None)
+    if not callable(make):
+        known = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+        raise UsageError(
+            f"teacher {specification!r}: {module.__file__} has no function {function_name!r}"
+            f"{nearest(function_name, known)}: name a function of that file"
+        )
+    return make  # type: ignore[no-any-return]
+
+
+def _accepted(
+    make: Callable[..., Any], options: dict[str, Any], device: str, precision: str, specification: str
+) -> dict[str, Any]:
+    """Returns the arguments for `make`, after checking them against its signature."""
+    parameters = inspect.signature(make).parameters
+    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    known = [name for name, parameter in parameters.items() if parameter.kind in _NAMED]
+    for name, value, default in (("device", device, "cpu"), ("precision", precision, PRECISIONS[0])):
+        if name in known and name not in options:
+            options = {**options, name: value}
+        elif name not in known and value != default:
+            raise UsageError(
+                f"teacher {specification!r} takes no {name}, so {name} {value!r} would have no effect: give its factory "
+                f"a parameter {name}, or drop the option"
+            )
+    unknown = [name for name in options if name not in known]
+    if unknown and not takes_any:
+        raise UsageError(
+            f"teacher {specification!r}: its factory has no option {unknown[0]!r}{nearest(unknown[0], known)}; "
+            f"known: {', '.join(known) or 'none'}"
+        )
+    unset = [name for name in known if parameters[name].default is inspect.Parameter.empty and name not in options]
+    if unset:
+        raise UsageError(
+            f"teacher {specification!r}: its factory needs the option {unset[0]!r}: add {unset[0]}=VALUE after the ?"
+        )
+    return options
+
+
+_NAMED: Sequence[Any] = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def _checked_identity(identity: Any, specification: str) -> dict[str, Json]:
+    where = f"the identity of {specification}"
+    if not isinstance(identity, dict) or not all(isinstance(identity.get(name), str) for name in ("name", "version")):
+        raise RefusedError(f"{where} is {identity!r:.80}: make it a dict with a name, a version and files")
+    files = identity.get("files")
+    if not isinstance(files, dict) or not all(re.fullmatch(r"[0-9a-f]{64}", str(value)) for value in files.values()):
+        raise RefusedError(
+            f"{where} has files {files!r:.80}: make it a dict from file name to SHA-256 (64 hexadecimal digits) of "
+            "everything that the teacher loads, {} if it loads nothing"
+        )
+    try:
+        canonical_json(identity)
+    except (TypeError, ValueError) as error:
+        raise RefusedError(f"{where} is not JSON ({error}): keep to strings, numbers, lists and dicts") from error
+    return identity
+
+
+def _checked_dim(dim: Any, specification: str) -> int:
+    if not isinstance(dim, int | np.integer) or isinstance(dim, bool) or dim < 1:
+        raise RefusedError(f"{specification} has dim {dim!r:.40}: it must be a whole number of at least 1")
+    return int(dim)
+
+
+def _checked_number(value: Any, name: str, specification: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise RefusedError(f"{specification} has {name} {value!r:.40}: it must be a finite number")
+    return number
+
+
+def _checked_preprocess(value: Any, specification: str) -> Preprocess:
+    if isinstance(value, Preprocess):
+        return value
+    defaults = {"interpolation": "bicubic", "resize_mode": "shortest", "fill_color": 0}
+    try:
+        return Preprocess.from_json({**defaults, **value})
+    except (TypeError, ValueError) as error:
+        raise RefusedError(
+            f"the preprocess of {specification} is none ({error}): give a stages.preprocess.Preprocess or its fields"
+        ) from error

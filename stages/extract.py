@@ -19,6 +19,7 @@ from cache_schema.json_file import Json, seal
 from cache_schema.layout import MODALITIES, Modality
 from cache_schema.plan import Plan, write_plan
 from cache_schema.recipe import Recipe, array_name, differences
+from stages.described_teacher import load_and_describe
 from stages.extract_config import ExtractConfig
 from stages.extract_worker import PartTask, PartWorker, WorkerSettings
 from stages.planning import grown_plan
@@ -169,8 +170,6 @@ def _teacher_of(config: ExtractConfig, cache: Cache | None) -> str:
 
 
 def _describe(specification: str, config: ExtractConfig) -> Described:
-    from stages.extract_worker import load_and_describe
-
     return load_and_describe(specification, device=config.device, precision=config.precision)
 
 

@@ -8,8 +8,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -21,16 +19,16 @@ from cache_schema.errors import MismatchError
 from cache_schema.features import storable
 from cache_schema.layout import Modality
 from cache_schema.plan import Part, SourceEntry
-from cache_schema.recipe import Recipe
 from cache_schema.records import RowException
 from cache_schema.samples import OK, Sample, digest_of
-from stages.decode import DECODE_RULES, Limits, clean_text
+from stages.decode import Limits, clean_text
 from stages.decode_pool import DecodePool
+from stages.described_teacher import loaded_teacher, numerics_of
 from stages.prepare import Prepared, PreparePlan
 from stages.preprocess import normalise
-from stages.probes import check_probes, compute_probes, probes_from_bytes, probes_to_bytes
+from stages.probes import check_probes, probes_from_bytes
 from stages.sources import RawSample, Source, open_source
-from stages.teachers import Teacher, load_teacher, recipes_of
+from stages.teachers import Teacher
 
 
 @dataclass(frozen=True)
@@ -84,18 +82,6 @@ class WorkerSettings:
     limits: Limits = field(default_factory=Limits)
 
 
-def load_and_describe(
-    specification: str, *, device: str, precision: str
-) -> tuple[dict[Modality, Recipe], dict[Modality, bytes]]:
-    """Returns the recipe of each modality and its probes (the bytes of probes.npz), as this teacher makes them here."""
-    teacher = _loaded(specification, device, precision)
-    recipes = {
-        modality: replace(recipe, decoding=_decoding_rules(modality), tools=_tool_versions())
-        for modality, recipe in recipes_of(teacher, precision).items()
-    }
-    return recipes, {modality: probes_to_bytes(compute_probes(teacher, modality)) for modality in recipes}
-
-
 class PartWorker:
     """Callable that commits one part after the other. A context manager; `close` stops its decode processes.
 
@@ -106,9 +92,9 @@ class PartWorker:
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
-        self._teacher = _loaded(settings.specification, settings.device, settings.precision)
+        self._teacher = loaded_teacher(settings.specification, settings.device, settings.precision)
         _set_threads(settings.num_threads)
-        self._numerics = _numerics(settings.device)
+        self._numerics = numerics_of(settings.device)
         for modality, target in settings.targets.items():
             self._admit(modality, target)
         self._pool = DecodePool(
@@ -305,45 +291,11 @@ def _source_shrank(task: PartTask, num_read: int) -> MismatchError:
     )
 
 
-# One teacher per process: the process that describes the teacher is often the one that then works with it.
-_LOADED: dict[tuple[str, str, str, str], Teacher] = {}
-
-
-def _loaded(specification: str, device: str, precision: str) -> Teacher:
-    key = (specification, device, precision, str(Path.cwd()))
-    if key not in _LOADED:
-        _LOADED.clear()
-        _LOADED[key] = load_teacher(specification, device=device, precision=precision)
-    return _LOADED[key]
-
-
 def _set_threads(num_threads: int) -> None:
     # A teacher that computes with torch has imported it by now; no other one is made to.
     torch = sys.modules.get("torch")
     if torch is not None and num_threads:
         torch.set_num_threads(num_threads)
-
-
-def _numerics(device: str) -> str:
-    if device == "cpu":
-        return "cpu"
-    import torch
-
-    return f"cuda {torch.cuda.get_device_name(device)}"
-
-
-def _decoding_rules(modality: Modality) -> dict[str, str]:
-    return {name: rule for name, rule in DECODE_RULES.items() if (name == "text") == (modality == "text")}
-
-
-def _tool_versions() -> dict[str, str]:
-    found = {}
-    for name in ("torch", "open_clip_torch", "pillow", "numpy"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 @contextmanager

@@ -1,0 +1,59 @@
+"""A teacher as the cache knows it: loaded once per process, told by its recipes, its probes and its device."""
+
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from cache_schema.layout import Modality
+from cache_schema.recipe import Recipe
+from stages.decode import DECODE_RULES
+from stages.probes import compute_probes, probes_to_bytes
+from stages.teachers import Teacher, load_teacher, recipes_of
+
+
+def load_and_describe(
+    specification: str, *, device: str, precision: str
+) -> tuple[dict[Modality, Recipe], dict[Modality, bytes]]:
+    """Returns the recipe of each modality and its probes (the bytes of probes.npz), as this teacher makes them here."""
+    teacher = loaded_teacher(specification, device, precision)
+    recipes = {
+        modality: replace(recipe, decoding=_decoding_rules(modality), tools=_tool_versions())
+        for modality, recipe in recipes_of(teacher, precision).items()
+    }
+    return recipes, {modality: probes_to_bytes(compute_probes(teacher, modality)) for modality in recipes}
+
+
+# One teacher per process: the process that describes the teacher is often the one that then works with it.
+_LOADED: dict[tuple[str, str, str, str], Teacher] = {}
+
+
+def loaded_teacher(specification: str, device: str, precision: str) -> Teacher:
+    """Returns the teacher, the one already in this process when it is the same; errors as `load_teacher`."""
+    key = (specification, device, precision, str(Path.cwd()))
+    if key not in _LOADED:
+        _LOADED.clear()
+        _LOADED[key] = load_teacher(specification, device=device, precision=precision)
+    return _LOADED[key]
+
+
+def numerics_of(device: str) -> str:
+    """Returns the kind of arithmetic of `device`: parts of one array must share it."""
+    if device == "cpu":
+        return "cpu"
+    import torch
+
+    return f"cuda {torch.cuda.get_device_name(device)}"
+
+
+def _decoding_rules(modality: Modality) -> dict[str, str]:
+    return {name: rule for name, rule in DECODE_RULES.items() if (name == "text") == (modality == "text")}
+
+
+def _tool_versions() -> dict[str, str]:
+    found = {}
+    for name in ("torch", "open_clip_torch", "pillow", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,42 @@
+"""Caches written by released formats stay readable: the files in tests/golden are never written again."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cache_schema.cache import Cache
+from cache_schema.neighbours import NeighboursReader
+from cache_schema.verify import verify_cache
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+# As printed when the files were made.
+DIGESTS = {
+    "format-1": {
+        "image": "884728540f234ba4222ca275c5f428b558ee640bd560418ff0188fcede1964d1",
+        "text": "3528dfc286b1b9c61f5aa915676d348d7a3f9e3414e85bb6d14f3f020ec8a8d2",
+    }
+}
+
+
+def test_every_golden_cache_has_an_expectation() -> None:
+    assert {path.name for path in GOLDEN.iterdir() if path.is_dir()} == set(DIGESTS)
+
+
+@pytest.mark.parametrize("name", DIGESTS)
+def test_a_golden_cache_has_its_digests_and_no_problems(name: str) -> None:
+    cache = Cache.open(GOLDEN / name)
+    assert {modality: cache.array(modality).digest() for modality in cache.modalities} == DIGESTS[name]
+    assert verify_cache(cache.path) == []
+
+
+def test_format_1_holds_the_features_and_neighbours_it_was_made_of() -> None:
+    cache = Cache.open(GOLDEN / "format-1")
+    drawn = np.random.default_rng(0).standard_normal((6, 4))
+    expected = (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float16)
+    rows = cache.array("image").ok_rows()
+    assert rows.tolist() == [0, 1, 3, 4, 5]
+    assert np.array_equal(cache.array("image").features.gather(rows), expected[rows])
+    assert cache.texts(np.array([6, 0])) == ["sentence 6", "sentence 0"]
+    assert NeighboursReader(cache, "near").ids(np.array([0, 5])).tolist() == [[5, 2], [1, 2]]

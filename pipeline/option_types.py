@@ -137,6 +137,19 @@ class NamedNumber(click.ParamType):
         return name, Number(at_least=0).convert(number, param, ctx)
 
 
+class HostAndPort(Text):
+    """`HOST:PORT` of the head of a running Ray cluster."""
+
+    def __init__(self) -> None:
+        super().__init__("HOST:PORT")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        host, _, port = super().convert(value, param, ctx).rpartition(":")
+        if not re.fullmatch(r"[\w.-]+|\[[0-9a-fA-F:]+\]", host) or not re.fullmatch(r"[0-9]{1,5}", port):
+            self.fail(f"{_shown(value)} is no address: give HOST:PORT of the cluster's head, such as 10.0.0.1:6379")
+        return f"{host}:{port}"
+
+
 def _shown(value: Any) -> str:
     # Python refuses to write an integer of more than 4,300 digits.
     text = repr(value) if not isinstance(value, int) or value.bit_length() < 1000 else "a number of hundreds of digits"

@@ -3,6 +3,7 @@
 import os
 import secrets
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from pipeline import signals
 OBJECT_STORE_BYTES = 80 * 1024 * 1024
 # A Unix socket's path has at most 107 bytes, and Ray puts about 65 behind its folder.
 MAX_TEMP_PATH_CHARS = 32
+CONNECT_SECONDS = 10
 
 
 @contextmanager
@@ -32,7 +34,13 @@ def connected(address: str | None, *, num_cpus: int, threads_per_worker: int = 1
     Raises:
         EnvironmentProblem: the cluster cannot be reached or started.
     """
-    settings = {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    settings = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        # Warnings of the C++ side, one a second; what matters comes as an exception.
+        "RAY_BACKEND_LOG_LEVEL": "error",
+    }
     if address is None:
         settings |= {"RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_ADDRESS": ""}
     # Ray reads some of these when it is imported.
@@ -43,6 +51,8 @@ def connected(address: str | None, *, num_cpus: int, threads_per_worker: int = 1
             yield ray
             return
         with _temporary_folder() as folder:
+            if address is not None:
+                _require_answer(address)
             try:
                 # Ray puts its own handler of SIGTERM in place of ours.
                 with signals.kept():
@@ -79,6 +89,18 @@ def _init(ray: ModuleType, address: str | None, folder: Path, num_cpus: int, thr
         where = "a private Ray cluster cannot be started" if address is None else f"Ray cluster {address} is not usable"
         remedy = "use --executor serial" if address is None else "check address, token and that both run the same Ray"
         raise EnvironmentProblem(f"{where} ({first_line}): {remedy}") from error
+
+
+def _require_answer(address: str) -> None:
+    """Raises `EnvironmentProblem` when nobody answers at `address`; Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise EnvironmentProblem(
+            f"no Ray cluster answers at {address} within {CONNECT_SECONDS} s ({error}): check the address and that the "
+            "cluster is up"
+        ) from error
 
 
 def import_folders() -> list[str]:

@@ -14,6 +14,7 @@ from pipeline.option_types import (
     Choice,
     Count,
     FilePath,
+    HostAndPort,
     NamedNumber,
     Number,
     Text,
@@ -56,7 +57,7 @@ Stopped half-way? Run the same command again."""
 @config_option("--precision", type=Choice(("auto", "float32", "bfloat16")), help="Of the forward pass.")
 @config_option("--device", type=Text("cpu|cuda"), help="Where the student trains.")
 @click.option("--executor", type=Choice(tuple(EXECUTORS)), default="serial", show_default=True, help="Who trains.")
-@click.option("--ray-address", type=Text("HOST:PORT"), help="A running Ray cluster. [default: a private local one]")
+@click.option("--ray-address", type=HostAndPort(), help="A running Ray cluster. [default: a private local one]")
 @config_option("--image-array", type=Text("NAME"), rare=True, help="Array of images. [default: the only one]")
 @config_option("--text-array", type=Text("NAME"), rare=True, help="Array of sentences. [default: the only one]")
 @config_option("--mined-share", type=Number(at_least=0, at_most=1), rare=True, help="Most mined sentences of a step.")

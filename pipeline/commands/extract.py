@@ -13,7 +13,7 @@ from cache_schema.errors import PartsFailed, RefusedError, UsageError
 from pipeline.cache_summary import indexes
 from pipeline.config import refuse_stray_cluster
 from pipeline.executor import EXECUTORS, Executor, get_executor
-from pipeline.option_types import Choice, Count, FilePath, Number, Text, option, shared_options
+from pipeline.option_types import Choice, Count, FilePath, HostAndPort, Number, Text, option, shared_options
 from pipeline.progress import Progress, open_progress
 from pipeline.report import print_result, table
 from stages.extract_config import ExtractConfig
@@ -53,7 +53,7 @@ A URI is a path, a glob or a {000..099} range; tar, folder, text and Parquet are
 @config_option("--index-device", type=Choice(("cpu", "cuda")), help="Where indexes are built.")
 @click.option("--executor", type=Choice(tuple(EXECUTORS)), default="serial", show_default=True, help="Who runs parts.")
 @click.option("--workers", type=Count(1, 4096), help="Workers of the ray executor. [default: one per GPU; 2 on CPU]")
-@click.option("--ray-address", type=Text("HOST:PORT"), help="A running Ray cluster. [default: a private local one]")
+@click.option("--ray-address", type=HostAndPort(), help="A running Ray cluster. [default: a private local one]")
 @shared_options
 def command(
     executor: str, workers: int | None, ray_address: str | None, as_json: bool, quiet: bool, **settings: Any

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -88,6 +89,7 @@ def only_error(result: Result | subprocess.CompletedProcess[str]) -> str:
         (["extract", "--cache", "c", "--images", "none.tar", "--teacher", STUB], ["none.tar"]),
         (["extract", "--cache", "c", "--workers", "2"], ["--executor ray"]),
         (["extract", "--cache", "c", "--executor", "ray", "--device", "cuda:1"], ["use --device cuda"]),
+        (["extract", "--cache", "c", "--executor", "ray", "--ray-address", "ray://head"], ["HOST:PORT"]),
         (["extract", "--cache", "c", "--part-rows", "1500"], ["1500", "at most 1,024, or a multiple of 1,024"]),
         (["extract", "--cache", "c", "--max-bad-fraction", "nan"], ["--max-bad-fraction", "nan"]),
         (["distill", "--cache", "c", "--out", "o", "--learning-rate", "0"], ["--learning-rate"]),
@@ -194,6 +196,15 @@ def test_extract_on_ray_gives_the_same_digests_and_leaves_nothing_behind(
     assert json.loads(result.stdout)["arrays"] == finished[1]["arrays"]
     assert list((tmp_path / "home").iterdir()) == []
     assert list((tmp_path / "temp").iterdir()) == []
+
+
+def test_cluster_that_does_not_answer_is_an_environment_problem_and_said_soon(data: Path, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        result = run(*extract_of(data, tmp_path / "cache", "--executor", "ray", "--ray-address", address))
+    assert result.returncode == 1
+    assert f"no Ray cluster answers at {address}" in only_error(result)
 
 
 def test_failed_part_ends_with_3_and_is_named_and_the_others_are_committed(data: Path, tmp_path: Path) -> None:

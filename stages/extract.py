@@ -86,11 +86,19 @@ class ExtractJob:
 
 
 @contextmanager
-def open_job(config: ExtractConfig, *, progress: Progress | None = None) -> Iterator[ExtractJob]:
+def open_job(
+    config: ExtractConfig, *, describe_on: str | None = None, progress: Progress | None = None
+) -> Iterator[ExtractJob]:
     """Yields the job of `config` with its cache locked and everything planned; unlocks at the end.
 
     Running the same configuration again plans nothing new and yields only the parts that are still pending. With
     nothing pending and the teacher's files unchanged, the teacher is not loaded.
+
+    Args:
+        config: what is asked.
+        describe_on: device on which this process loads the teacher to learn its recipe; None means the one it will
+            compute on. A process that leaves the work to others may have no GPU.
+        progress: called with (sources scanned, sources, unit).
 
     Raises:
         UsageError: nothing to extract from, or a source, teacher or option that cannot be.
@@ -101,7 +109,7 @@ def open_job(config: ExtractConfig, *, progress: Progress | None = None) -> Iter
     existing = Cache.open(config.cache) if (config.cache / "cache.json").exists() else None
     specification = config.teacher or _teacher_of(config, existing)
     # Before a new cache is made, so that a teacher that cannot be loaded leaves nothing behind.
-    described = None if existing else _describe(specification, config)
+    described = None if existing else _describe(specification, config, describe_on)
     plans = _grown_plans(config, existing, progress)
     cache = existing or create_cache(config.cache, config.part_rows or DEFAULT_PART_ROWS)
     with cache.lock() as lock:
@@ -109,7 +117,9 @@ def open_job(config: ExtractConfig, *, progress: Progress | None = None) -> Iter
             cache = Cache.open(config.cache)
             if any(cache.plan(modality) != existing.plan(modality) for modality in MODALITIES):
                 plans = _grown_plans(config, cache, progress)
-            described = _unchanged(cache, specification, plans, config.precision) or _describe(specification, config)
+            described = _unchanged(cache, specification, plans, config.precision) or _describe(
+                specification, config, describe_on
+            )
         assert described is not None
         recipes, probes = described
         arrays = {modality: _array_for(cache, config, modality, recipes[modality]) for modality in plans}
@@ -169,8 +179,8 @@ def _teacher_of(config: ExtractConfig, cache: Cache | None) -> str:
     return named.pop()
 
 
-def _describe(specification: str, config: ExtractConfig) -> Described:
-    return load_and_describe(specification, device=config.device, precision=config.precision)
+def _describe(specification: str, config: ExtractConfig, device: str | None) -> Described:
+    return load_and_describe(specification, device=device or config.device, precision=config.precision)
 
 
 def _unchanged(cache: Cache, specification: str, plans: dict[Modality, Plan], precision: str) -> Described | None:

@@ -65,7 +65,7 @@ def command(
     config = ExtractConfig(**settings)
     runner = get_executor(executor, num_workers=workers, device=config.device, address=ray_address)
     with open_progress("extract", quiet=quiet) as progress:
-        result, failures = _extract(config, runner, progress)
+        result, failures = _extract(config, runner, progress, describe_on="cpu" if executor == "ray" else None)
     arrays = list(result["arrays"].values())
     shown = [{**array, "fingerprint": array["fingerprint"][:12], "digest": array["digest"][:12]} for array in arrays]
     print_result(
@@ -78,7 +78,9 @@ def command(
         raise _failed(failures, result["num_parts"])
 
 
-def _extract(config: ExtractConfig, runner: Executor, progress: Progress) -> tuple[dict[str, Any], list[FailedPart]]:
+def _extract(
+    config: ExtractConfig, runner: Executor, progress: Progress, *, describe_on: str | None
+) -> tuple[dict[str, Any], list[FailedPart]]:
     """Runs the pending parts and finishes the job; returns what to print and the parts that failed."""
     from stages.extract import open_job, summary_of
 
@@ -86,7 +88,7 @@ def _extract(config: ExtractConfig, runner: Executor, progress: Progress) -> tup
     failures: list[FailedPart] = []
     seconds: Counter[str] = Counter()
     num_rows = 0
-    with open_job(config, progress=progress) as job:
+    with open_job(config, describe_on=describe_on, progress=progress) as job:
         total = sum(job.cache.plan(modality).num_rows for modality in job.arrays)
         done = total - job.num_pending_rows
         progress(done, total, "rows")

@@ -125,7 +125,8 @@ cache, out = map(Path, sys.argv[1:])
 def progress(done, total, unit, note=""):
     if unit == "steps":
         print(done, flush=True)
-        time.sleep(0.2)
+        if done == 5:
+            time.sleep(60)
 distill(DistillConfig(cache=cache, out=out, student=%r, steps=6, batch_size=16, text_batch_size=24, logit_scale=20.0,
     num_threads=1, decode_workers=1, checkpoint_steps=2), progress=progress)
 """

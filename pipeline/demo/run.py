@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cache_schema import atomic
-from cache_schema.errors import PipelineError
+from cache_schema.errors import EnvironmentProblem, PartsFailed, PipelineError, RefusedError, UsageError
 from cache_schema.json_file import read_json
 from pipeline.demo.data import make_data
 from pipeline.demo.report import write_report
@@ -20,16 +20,8 @@ from pipeline.demo.steps import DemoConfig, DemoFolder, Step, steps_of
 from pipeline.progress import open_progress
 from pipeline.report import print_note
 
-
-class StepFailed(PipelineError):
-    """A command of the demo ended with an error, which it has printed itself; the demo ends with the same exit code."""
-
-    def __init__(self, step: Step, exit_code: int) -> None:
-        super().__init__(
-            f"`{step.command_line}` ended with exit code {exit_code}: its own message stands above; run the demo again "
-            "to go on from there"
-        )
-        self.exit_code = exit_code
+# A command that fails has printed its own message; the demo ends with the same exit code.
+_ERRORS: dict[int, type[PipelineError]] = {2: UsageError, 3: PartsFailed, 4: RefusedError}
 
 
 def run_demo(out: Path, *, quiet: bool = False, config: DemoConfig | None = None) -> dict[str, Any]:
@@ -47,7 +39,7 @@ def run_demo(out: Path, *, quiet: bool = False, config: DemoConfig | None = None
 
     Raises:
         MismatchError: `out` holds the data of another demo.
-        StepFailed: a command failed.
+        PipelineError: a command failed; of the kind that ends the demo with the same exit code.
         EnvironmentProblem: a package of the demo is missing, or the disk is full.
     """
     config = config or DemoConfig()
@@ -91,7 +83,10 @@ def _call(step: Step, quiet: bool) -> dict[str, Any]:
             process.communicate()
             raise
     if process.returncode != 0:
-        raise StepFailed(step, process.returncode)
+        raise _ERRORS.get(process.returncode, EnvironmentProblem)(
+            f"`{step.command_line}` ended with exit code {process.returncode}: see its own message above; run the demo "
+            "again to go on from there"
+        )
     result: dict[str, Any] = json.loads(printed)
     return result
 

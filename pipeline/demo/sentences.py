@@ -4,6 +4,7 @@ None of them was written for the demo's pictures, and no picture's name is used:
 """
 
 import json
+from collections.abc import Collection
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -38,14 +39,15 @@ def choose_sentences(num_sentences: int, *, seed: int) -> list[str]:
 
 
 def _descriptions() -> list[str]:
-    """Returns the written descriptions of a suitable length, sorted."""
-    written = json.loads((_folder() / "cupl_prompts.json").read_text(encoding="utf-8"))[_MAIN_SET]
-    lines = {" ".join(line.split()) for of_class in written.values() for line in of_class}
-    return sorted(line for line in lines if _SHORTEST <= len(line) <= _LONGEST)
+    """Returns the written descriptions of a suitable length, sorted; the file mixes them with filled templates."""
+    listed = json.loads((_folder() / "cupl_prompts.json").read_text(encoding="utf-8"))[_MAIN_SET]
+    filled = {line.lower() for line in _prompts(listed)[_MAIN_SET]}
+    lines = {" ".join(line.split()) for of_class in listed.values() for line in of_class}
+    return sorted(line for line in lines if _SHORTEST <= len(line) <= _LONGEST and line.lower() not in filled)
 
 
-def _prompts() -> dict[str, list[str]]:
-    """Returns evaluation set -> its class names in its templates, sorted."""
+def _prompts(main_classes: Collection[str] = ()) -> dict[str, list[str]]:
+    """Returns evaluation set -> its class names in its templates, sorted; the main set's may be given."""
     classes = json.loads((_folder() / "en_classnames.json").read_text(encoding="utf-8"))
     templates = json.loads((_folder() / "en_zeroshot_classification_templates.json").read_text(encoding="utf-8"))
     return {
@@ -57,7 +59,7 @@ def _prompts() -> dict[str, list[str]]:
                 if class_name
             }
         )
-        for name, class_names in classes.items()
+        for name, class_names in {**classes, **({_MAIN_SET: [*main_classes]} if main_classes else {})}.items()
     }
 
 

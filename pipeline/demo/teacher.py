@@ -207,6 +207,7 @@ def _without_batch_norms(network: Any) -> Any:
             convolution = layer
         elif isinstance(layer, nn.BatchNorm2d):
             assert convolution is not None and convolution.out_channels == layer.num_features, name
+            assert layer.running_mean is not None and layer.running_var is not None, name
             convolution.weight, convolution.bias = fuse_conv_bn_weights(
                 convolution.weight,
                 convolution.bias,

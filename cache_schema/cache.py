@@ -303,11 +303,15 @@ class CachedArray:
     @cached_property
     def features(self) -> FeatureReader:
         """Returns the reader of this array's features, for the parts committed by now."""
+        return self.reader_of(self.records())
+
+    def reader_of(self, records: Sequence[Record]) -> FeatureReader:
+        """Returns a reader of the parts that `records` stand for."""
         return FeatureReader(
             self.cache.layout.features(self.modality) / self.name,
             feature_format(self.cache.part_rows, self.recipe.dim),
             num_rows=self.plan.row_end,
-            commits={record.part: record.chunk_crc32c for record in self.records()},
+            commits={record.part: record.chunk_crc32c for record in records},
         )
 
     def row_hashes(self, part: int) -> bytes:

@@ -1,7 +1,6 @@
 """Reads a whole cache and names everything that is not as it was committed."""
 
 import hashlib
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -9,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cache_schema.atomic import PARTIAL_SUFFIX
 from cache_schema.cache import Cache, CachedArray
 from cache_schema.errors import PipelineError, RefusedError
-from cache_schema.features import NORM_TOLERANCE
-from cache_schema.json_file import read_sealed
+from cache_schema.features import NORM_TOLERANCE, feature_format
+from cache_schema.json_file import Json, read_sealed
 from cache_schema.layout import MODALITIES, Layout, Modality, shard_path
 from cache_schema.neighbours import verify_neighbours
 from cache_schema.plan import Part
@@ -24,20 +22,29 @@ Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
+class PartOfArray:
+    """One part of one array."""
+
+    modality: Modality
+    array: str
+    part: int
+
+
+@dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: where, what, and what to do."""
+    """One thing that is wrong: where, what, what to do, and the part that would have to be extracted again, if any."""
 
     where: str
     what: str
     remedy: str
+    part: PartOfArray | None = None
 
-    def to_json(self) -> dict[str, str]:
+    def to_json(self) -> dict[str, Json]:
         return asdict(self)
 
 
 RESTORE = "restore it from a copy"
-REEXTRACT = "delete the part's record and run `pipeline extract` again, or restore it from a copy"
-LEFTOVER = "harmless: no record names it; delete it when no extract runs"
+REEXTRACT = "run `pipeline repair` to extract the part again, or restore it from a copy"
 
 
 def verify_cache(path: Path, *, progress: Progress | None = None) -> list[Problem]:
@@ -45,7 +52,8 @@ def verify_cache(path: Path, *, progress: Progress | None = None) -> list[Proble
 
     Checks, for every committed part: SHA-256 of its files, the crc32c of each chunk, that each planned row is accounted
     for exactly once, finite unit features, and row hashes recomputed from samples and features. Also plans, recipes,
-    indexes, neighbours, and files that no record names. Reads everything once; holds one part in memory.
+    indexes and neighbours. Reads everything once; holds one part in memory. Files that no record names are no problem:
+    see `cache_schema.leftovers`.
 
     Raises:
         UsageError, RefusedError: there is no cache at all, or its cache.json cannot be believed.
@@ -59,7 +67,6 @@ def verify_cache(path: Path, *, progress: Progress | None = None) -> list[Proble
                 _verify_array(cache, modality, name, found, progress)
     _verify_indexes(cache, found)
     verify_neighbours(cache, lambda where, what, remedy: found.append(Problem(str(where), what, remedy)))
-    found += _leftovers(cache)
     return found
 
 
@@ -69,7 +76,8 @@ def _verify_array(cache: Cache, modality: Modality, name: str, found: list[Probl
         _verify_metadata(array, found)
         hashes: list[bytes] = []
         for done, part in enumerate(sorted(array.committed), start=1):
-            with _problems_of(found, cache.layout.record(modality, name, part), REEXTRACT):
+            at = PartOfArray(modality, name, part)
+            with _problems_of(found, cache.layout.record(modality, name, part), REEXTRACT, at):
                 if part < array.plan.num_parts:
                     hashes.append(_verify_part(array, array.plan.part(part), found))
                 else:
@@ -83,7 +91,8 @@ def _verify_array(cache: Cache, modality: Modality, name: str, found: list[Probl
 
 def _verify_metadata(array: CachedArray, found: list[Problem]) -> None:
     path = array.cache.layout.features(array.modality) / array.name / "zarr.json"
-    expected = array.features.row_format.array_metadata(array.plan.row_end)
+    row_format = feature_format(array.cache.part_rows, array.recipe.dim)
+    expected = row_format.array_metadata(array.plan.row_end)
     if not path.exists() or path.read_bytes() != expected:
         found.append(Problem(str(path), "is missing or not the metadata of this array", "run `pipeline extract` again"))
 
@@ -92,10 +101,11 @@ def _verify_part(array: CachedArray, part: Part, found: list[Problem]) -> bytes:
     """Adds the problems of one part to `found`; returns the row hashes recomputed from its samples and features."""
     layout, modality = array.cache.layout, array.modality
     record = array.record(part.number)
+    at = PartOfArray(modality, array.name, part.number)
     shard = shard_path(layout.features(modality) / array.name, part.number)
     if not shard.exists() or _sha256(shard) != record.files["shard"]:
         raise RefusedError(f"shard {shard} is missing or not the one that was committed")
-    features = array.features.read_part(part.number)[: part.num_rows]
+    features = array.reader_of([record]).read_part(part.number)[: part.num_rows]
     table = array.cache.samples(modality, part.number)
     rows = table.column("row").to_numpy()
     if not np.array_equal(rows, part.first_row + np.arange(part.num_rows)):
@@ -108,10 +118,12 @@ def _verify_part(array: CachedArray, part: Part, found: list[Problem]) -> bytes:
     for row in np.flatnonzero((has_feature != is_ok) | (is_ok != recorded)):
         _, key, status, _ = outcome[row]
         what = f"row {rows[row]} ({key!r}) has status {status}, {'a' if has_feature[row] else 'no'} feature"
-        found.append(Problem(str(shard), what + f", and its record says {'ok' if recorded[row] else 'bad'}", REEXTRACT))
+        found.append(
+            Problem(str(shard), what + f", and its record says {'ok' if recorded[row] else 'bad'}", REEXTRACT, at)
+        )
     norms = np.linalg.norm(features[has_feature].astype(np.float32), axis=1)
     for row in rows[has_feature][np.abs(norms - 1) > NORM_TOLERANCE]:
-        found.append(Problem(str(shard), f"the feature of row {row} does not have norm 1", REEXTRACT))
+        found.append(Problem(str(shard), f"the feature of row {row} does not have norm 1", REEXTRACT, at))
     digests = table.column("digest").to_pylist()
     hashes = b"".join(
         row_hash(key, status, reason, digest, feature.tobytes() if status == OK else b"")
@@ -119,7 +131,7 @@ def _verify_part(array: CachedArray, part: Part, found: list[Problem]) -> bytes:
     )
     if hashes != array.row_hashes(part.number):
         where = layout.row_hashes(modality, array.name, part.number)
-        found.append(Problem(str(where), "does not hold the hashes of the part's rows", REEXTRACT))
+        found.append(Problem(str(where), "does not hold the hashes of the part's rows", REEXTRACT, at))
     return hashes
 
 
@@ -149,40 +161,12 @@ def _headless(layout: Layout) -> Iterator[Problem]:
                 yield Problem(str(recipe), "is missing: nobody knows what made this array", RESTORE)
 
 
-def _leftovers(cache: Cache) -> Iterator[Problem]:
-    layout = cache.layout
-    for path in sorted(layout.root.rglob(f"*{PARTIAL_SUFFIX}")):
-        yield Problem(str(path), "is left over from an interrupted write", LEFTOVER)
-    for modality in cache.modalities:
-        named: set[Path] = set()
-        for name in cache.arrays(modality):
-            for part in _committed(cache, modality, name):
-                shard = shard_path(layout.features(modality) / name, part)
-                named |= {shard, layout.samples(modality, part), layout.row_hashes(modality, name, part)}
-        for path in sorted(_part_files(layout, modality) - named):
-            yield Problem(str(path), "belongs to a part without a record", LEFTOVER)
-
-
-def _committed(cache: Cache, modality: Modality, name: str) -> frozenset[int]:
-    try:
-        return cache.array(modality, name).committed
-    except PipelineError:
-        # Already reported as a problem of the array itself.
-        return frozenset()
-
-
-def _part_files(layout: Layout, modality: Modality) -> set[Path]:
-    root = layout.modality(modality)
-    patterns = ("features.zarr/*/c/*/0", "samples/*.parquet", "arrays/*/records/*.rows")
-    return {path for pattern in patterns for path in root.glob(pattern) if re.search(r"\d", path.name)}
-
-
 @contextmanager
-def _problems_of(found: list[Problem], where: Path, remedy: str) -> Iterator[None]:
+def _problems_of(found: list[Problem], where: Path, remedy: str, part: PartOfArray | None = None) -> Iterator[None]:
     try:
         yield
     except PipelineError as error:
-        found.append(Problem(str(where), str(error), remedy))
+        found.append(Problem(str(where), str(error), remedy, part))
 
 
 def _sha256(path: Path) -> str:

@@ -8,5 +8,7 @@ COMMANDS: dict[str, str] = {
     "evaluate": "measure a student or a teacher on labelled images",
     "inspect": "show what is in a cache",
     "verify": "prove that every byte of a cache is what was committed",
+    "repair": "extract the damaged parts of a cache again",
+    "gc": "remove files that interrupted writes left in a cache",
     "list": "list teachers, students, sources or losses",
 }

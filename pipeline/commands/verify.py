@@ -15,23 +15,29 @@ from pipeline.report import print_result
     epilog="""\b
 Example:
   pipeline verify cache
-Ends with 4 when there is any problem, leftovers of an interrupted write included."""
+Ends with 4 when there is any problem. Leftovers of an interrupted write are listed and do no harm."""
 )
 @click.argument("cache", type=FilePath("DIR"))
 @shared_options
 def command(cache: Path, as_json: bool, quiet: bool) -> None:
     """Prove that every byte of the cache at CACHE is what was committed, and that every row is accounted for."""
+    from cache_schema.cache import Cache
+    from cache_schema.leftovers import leftovers_of
     from cache_schema.verify import verify_cache
 
     with open_progress("verify", quiet=quiet) as progress:
         problems = verify_cache(cache, progress=progress)
+    leftovers = [str(path) for path in leftovers_of(Cache.open(cache))]
     lines = [f"{problem.where}: {problem.what}: {problem.remedy}" for problem in problems]
     print_result(
-        {"cache": str(cache), "problems": [problem.to_json() for problem in problems]},
+        {"cache": str(cache), "problems": [problem.to_json() for problem in problems], "leftovers": leftovers},
         as_json=as_json,
-        lines=lines or [f"cache {cache}: everything is as it was committed"],
+        lines=[
+            *(lines or [f"cache {cache}: everything is as it was committed"]),
+            *(f"{path}: is left over from an interrupted write; `pipeline gc` removes it" for path in leftovers),
+        ],
         next_step="" if problems else f"pipeline inspect {shlex.quote(str(cache))}",
     )
     if problems:
         named = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
-        raise RefusedError(f"cache {cache} has {named}: do what stands beside each")
+        raise RefusedError(f"cache {cache} has {named}: run `pipeline repair`, or do what stands beside each")

@@ -12,6 +12,7 @@ from cache_schema import atomic, shards
 from cache_schema.cache import Cache
 from cache_schema.json_file import read_sealed, seal
 from cache_schema.layout import shard_path
+from cache_schema.leftovers import leftovers_of, remove_leftovers
 from cache_schema.verify import verify_cache
 from tests.tiny_cache import make_cache
 
@@ -30,6 +31,13 @@ def cache(good_cache: Path, tmp_path: Path) -> Cache:
 
 def test_a_right_cache_has_no_problems(cache: Cache) -> None:
     assert verify_cache(cache.path) == []
+
+
+def test_one_damaged_record_hides_no_other_damage_and_each_names_its_part(cache: Cache) -> None:
+    flip_one_bit(parts_of(cache, 0)["record"], Path())
+    flip_one_bit(parts_of(cache, 2)["shard"], Path())
+    damaged = {problem.part.part for problem in verify_cache(cache.path) if problem.part is not None}
+    assert damaged == {0, 2}
 
 
 def parts_of(cache: Cache, part: int) -> dict[str, Path]:
@@ -85,14 +93,20 @@ def test_a_deleted_file_is_named(cache: Cache, kind: str) -> None:
 def test_a_deleted_record_makes_the_part_pending_and_its_files_leftovers(cache: Cache) -> None:
     parts_of(cache, 1)["record"].unlink()
     assert [part.number for part in Cache.open(cache.path).array("image").pending()] == [1]
-    problems = verify_cache(cache.path)
-    assert {Path(problem.where).name for problem in problems} == {"0", "00001.parquet", "00001.rows"}
-    assert all("without a record" in problem.what for problem in problems)
+    assert verify_cache(cache.path) == []
+    assert {path.name for path in leftovers_of(cache)} == {"0", "00001.parquet", "00001.rows"}
 
 
-def test_a_leftover_of_an_interrupted_write_is_listed(cache: Cache) -> None:
+def test_leftovers_are_removed_and_nothing_that_a_record_names(cache: Cache) -> None:
+    parts_of(cache, 1)["record"].unlink()
     (cache.path / "image" / ".plan.json.1-2.partial").write_bytes(b"{")
-    assert [problem.what for problem in verify_cache(cache.path)] == ["is left over from an interrupted write"]
+    kept = {path for path in cache.path.rglob("*") if path.is_file()} - set(leftovers_of(cache))
+    digest = cache.array("text").digest()
+    assert remove_leftovers(cache)[0] == 4
+    there = {path for path in cache.path.rglob("*") if path.is_file() and not path.name.endswith(".guard")}
+    assert there == kept
+    assert verify_cache(cache.path) == []
+    assert Cache.open(cache.path).array("text").digest() == digest
 
 
 def rewrite_shard(cache: Cache, change: Callable[[np.ndarray], None]) -> None:

@@ -1,0 +1,75 @@
+"""`pipeline repair`: extract the damaged parts of a cache again, and no others."""
+
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cache_schema.errors import PartsFailed, RefusedError
+from pipeline.executor import SerialExecutor
+from pipeline.option_types import Count, FilePath, Text, shared_options
+from pipeline.progress import Progress, open_progress
+from pipeline.report import print_result
+from stages.extract_config import ExtractConfig
+
+
+@click.command(
+    epilog="""\b
+Example:
+  pipeline repair cache
+Needs the teacher and the originals. Stopped half-way? Run the same command again."""
+)
+@click.argument("cache", type=FilePath("DIR"))
+@click.option("--batch-size", type=Count(), default=ExtractConfig.batch_size, show_default=True, help="As in extract.")
+@click.option("--device", type=Text("cpu|cuda"), default=ExtractConfig.device, show_default=True, help="As in extract.")
+@shared_options
+def command(cache: Path, batch_size: int, device: str, as_json: bool, quiet: bool) -> None:
+    """Verify the cache at CACHE, extract its damaged parts again, and verify it once more."""
+    from cache_schema.cache import Cache
+    from cache_schema.verify import verify_cache
+    from stages.repair import withdraw
+
+    with open_progress("repair", quiet=quiet) as progress:
+        withdrawn = withdraw(Cache.open(cache), verify_cache(cache, progress=progress))
+        config = ExtractConfig(cache=cache, batch_size=batch_size, device=device)
+        for teacher, precision in _unfinished_teachers(Cache.open(cache)):
+            _extract(config, teacher, precision, progress)
+        remaining = verify_cache(cache, progress=progress)
+    result = {
+        "cache": str(cache),
+        "repaired": [{"modality": p.modality, "array": p.array, "part": p.part} for p in withdrawn],
+        "problems": [problem.to_json() for problem in remaining],
+    }
+    lines = [f"extracted again: {p.modality} {p.array} part {p.part}" for p in withdrawn] or ["no part was damaged"]
+    print_result(
+        result,
+        as_json=as_json,
+        lines=lines,
+        next_step="" if remaining else f"pipeline inspect {shlex.quote(str(cache))}",
+    )
+    if remaining:
+        problem = remaining[0]
+        raise RefusedError(f"{len(remaining)} problems remain, first {problem.where}: {problem.what}: {problem.remedy}")
+
+
+def _unfinished_teachers(cache: Any) -> list[tuple[str, str]]:
+    """Returns specification and precision of every teacher with a pending part."""
+    found: dict[tuple[str, str], None] = {}
+    for modality in cache.modalities:
+        for array in (cache.array(modality, name) for name in cache.arrays(modality)):
+            if array.pending():
+                found[array.recipe.specification, array.recipe.precision] = None
+    return list(found)
+
+
+def _extract(config: ExtractConfig, teacher: str, precision: str, progress: Progress) -> None:
+    from stages.extract import open_job
+
+    with open_job(replace(config, teacher=teacher, precision=precision), progress=progress) as job:
+        for done, outcome in enumerate(SerialExecutor().map(job.make_worker, job.tasks), start=1):
+            if outcome.error is not None:
+                raise PartsFailed(f"part {outcome.task.part.number} failed ({outcome.error}): mend that and run again")
+            progress(done, len(job.tasks), "parts")
+        job.finish(progress=progress)

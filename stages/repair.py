@@ -1,0 +1,40 @@
+"""Takes back the records of damaged parts, so that the next extract makes these parts again and no others."""
+
+from collections.abc import Sequence
+
+from cache_schema import atomic
+from cache_schema.cache import Cache
+from cache_schema.errors import DamagedError
+from cache_schema.verify import PartOfArray, Problem
+
+
+def withdraw(cache: Cache, problems: Sequence[Problem]) -> list[PartOfArray]:
+    """Removes the record of every part that one of `problems` is about, and returns those parts.
+
+    A part whose sample table is damaged is withdrawn from every array, because all of them rest on that table.
+    After an interruption the rest is withdrawn by calling it again with the problems that `verify_cache` then finds.
+
+    Raises:
+        LockedError: the cache is being written.
+        DamagedError: a problem is about something that no part can restore, such as a plan or a recipe.
+    """
+    for problem in problems:
+        if problem.part is None and problem.where.endswith(("plan.json", "recipe.json", "cache.json")):
+            raise DamagedError(f"{problem.where}: {problem.what}: extracting again cannot restore it; {problem.remedy}")
+    damaged = {problem.part for problem in problems if problem.part is not None}
+    shared = {part for part in damaged if _has_damaged_samples(cache, part)}
+    for part in shared:
+        damaged |= {PartOfArray(part.modality, name, part.part) for name in cache.arrays(part.modality)}
+    withdrawn = sorted(damaged, key=lambda part: (part.modality, part.array, part.part))
+    with cache.lock():
+        for part in withdrawn:
+            atomic.remove_file(cache.layout.record(part.modality, part.array, part.part))
+    return withdrawn
+
+
+def _has_damaged_samples(cache: Cache, part: PartOfArray) -> bool:
+    try:
+        cache.samples(part.modality, part.part)
+    except DamagedError:
+        return True
+    return False

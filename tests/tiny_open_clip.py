@@ -8,7 +8,9 @@ MEAN = [0.48145466, 0.4578275, 0.40821073]
 STD = [0.26862954, 0.26130258, 0.27577711]
 
 
-def tiny_config(*, embed_dim: int = 16, image_size: int = 32, quick_gelu: bool = True, **model_cfg: Any) -> dict[str, Any]:
+def tiny_config(
+    *, embed_dim: int = 16, image_size: int = 32, quick_gelu: bool = True, **model_cfg: Any
+) -> dict[str, Any]:
     """Returns the content of open_clip_config.json for a two-layer ViT and a two-layer text tower, both 32 wide."""
     return {
         "model_cfg": {

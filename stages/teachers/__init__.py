@@ -39,7 +39,7 @@ def load_teacher(
 def load_text_tower(
     specification: str, *, device: str = "cpu", precision: str = "float32", base_folder: Path | None = None
 ) -> Teacher:
-    """Returns the same teacher for texts only: its image side may be dropped. Arguments and errors as `load_teacher`."""
+    """Returns the same teacher for texts only, its image side perhaps dropped; otherwise as `load_teacher`."""
     return _load(specification, base_folder)(device=device, precision=precision, image_side=False)
 
 

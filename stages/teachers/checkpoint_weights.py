@@ -1,5 +1,6 @@
 """The tensors of an open_clip checkpoint file, read without pickle and loaded completely or not at all."""
 
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,8 +51,9 @@ def load_all(model: "torch.nn.Module", tensors: "Tensors", path: Path) -> None:
     unexpected = [key for key in tensors if key not in wanted]
     if missing or unexpected:
         raise MismatchError(
-            f"{path} does not fit the architecture: {_listed('missing', missing)}, {_listed('unexpected', unexpected)}: "
-            "loading it would leave random weights; name the architecture that the checkpoint was made for"
+            f"{path} does not fit the architecture: {_listed('missing', missing)}, "
+            f"{_listed('unexpected', unexpected)}: loading it would leave random weights; "
+            "name the architecture that the checkpoint was made for"
         )
     shapes = [
         f"{key} {tuple(tensors[key].shape)} {tensors[key].dtype} for {tuple(value.shape)} {value.dtype}"
@@ -98,11 +100,11 @@ def _read_safetensors(path: Path) -> "Tensors":
 
 def _read_torch(path: Path) -> object:
     import torch
-    from torch._weights_only_unpickler import UnpicklingError  # type: ignore[attr-defined]
+    from torch._weights_only_unpickler import UnpicklingError
 
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (UnpicklingError, *_READ_ERRORS) as error:
         reason = " ".join(str(error).split())[:160]
         raise RefusedError(
             f"{path} cannot be read as tensors only ({type(error).__name__}: {reason}): it is truncated, a TorchScript "
@@ -110,18 +112,23 @@ def _read_torch(path: Path) -> object:
         ) from error
 
 
-def _state_dict_in(content: object, path: Path) -> "Tensors":
-    import torch
+_READ_ERRORS = (
+    *(OSError, EOFError, RuntimeError, MemoryError, ArithmeticError, struct.error),
+    *(ValueError, LookupError, TypeError, AttributeError, AssertionError),
+)
+"""What `torch.load` of torch 2.15 was seen to raise for damaged files."""
 
+
+def _state_dict_in(content: object, path: Path) -> "Tensors":
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not content:
         raise RefusedError(f"{path} holds no state dict: save the model's state dict as .safetensors")
     tensors = {str(key): value for key, value in content.items() if key not in _OPENAI_EXTRAS}
-    others = [key for key, value in tensors.items() if not isinstance(value, torch.Tensor)]
+    others = [key for key, value in tensors.items() if not _is_dense(value)]
     if others or not tensors:
         raise RefusedError(
-            f"{path} is not a state dict: {_listed('entries that are no tensors', others)}: "
+            f"{path} is not a state dict: {_listed('entries that are no dense tensors', others)}: "
             "save the model's state dict as .safetensors"
         )
     if all(key.startswith("module.") for key in tensors):
@@ -129,12 +136,18 @@ def _state_dict_in(content: object, path: Path) -> "Tensors":
     return tensors
 
 
+def _is_dense(value: object) -> bool:
+    import torch
+
+    return isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_quantized
+
+
 def _as_model_spells_them(model: "torch.nn.Module", tensors: "Tensors") -> "Tensors":
     from open_clip.convert import convert_state_dict
     from open_clip.model import convert_to_custom_text_state_dict
 
     # Source: open_clip 3.3.0, factory.load_checkpoint, without its resizing of positional tables.
-    tensors = convert_state_dict(model, tensors)  # type: ignore[arg-type]
+    tensors = convert_state_dict(model, tensors)
     wanted = model.state_dict()
     if "positional_embedding" in tensors and "positional_embedding" not in wanted:
         tensors = convert_to_custom_text_state_dict(tensors)

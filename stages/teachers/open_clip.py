@@ -19,7 +19,7 @@ from stages.device import torch_device
 from stages.preprocess import Preprocess
 from stages.teachers.base import PRECISIONS, Teacher, states_of
 from stages.teachers.checkpoint_weights import load_all, logit_scale_and_bias, read_tensors
-from stages.teachers.open_clip_sources import CONFIG_NAME, ModelSource, find_source
+from stages.teachers.open_clip_sources import ModelSource, find_source
 from stages.teachers.open_clip_tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class OpenClipTeacher(Teacher):
         self._tokenizer = Tokenizer(source)
         tensors = read_tensors(source.weights)
         load_all(self._model, tensors, source.weights)
-        config = [source.folder / CONFIG_NAME] if source.folder else []
+        config = [source.config] if source.config else []
         self.specification = source.specification
         self.files = states_of([source.weights, *config, *self._tokenizer.files])
         self.dim = int(source.model_cfg["embed_dim"])
@@ -133,7 +133,7 @@ def _build(source: ModelSource, precision: str) -> Any:
     except (RuntimeError, ImportError, OSError) as error:
         if "hf_model_name" in source.model_cfg["text_cfg"]:
             raise EnvironmentProblem(
-                f"cannot build the text tower of {source.specification} ({_one_line(error)}): it is one of transformers: "
+                f"cannot build the text tower of {source.specification} ({_one_line(error)}), one of transformers: "
                 "pip install transformers, and connect to the hub for its configuration"
             ) from error
         raise _not_buildable(source, error) from error

@@ -43,6 +43,7 @@ class ModelSource:
         quick_gelu: the activation that the checkpoint was trained with is QuickGELU.
         preprocess: values of open_clip's preprocess_cfg that go with the checkpoint; {} where open_clip's own stand.
         folder: the local directory, for tokenizer files, or None.
+        config: the open_clip_config.json that was followed, or None.
     """
 
     specification: str
@@ -53,6 +54,7 @@ class ModelSource:
     quick_gelu: bool
     preprocess: dict[str, Json]
     folder: Path | None = None
+    config: Path | None = None
 
 
 def find_source(rest: str, *, base_folder: Path) -> ModelSource:
@@ -88,8 +90,8 @@ def _from_tag(rest: str) -> ModelSource:
         weights = Path(download_pretrained(published))
     except (OSError, RuntimeError, ValueError) as error:
         raise EnvironmentProblem(
-            f"cannot download the weights {tag!r} of {model_name} ({' '.join(str(error).split())[:200]}): connect to the "
-            f"hub, or copy the checkpoint here and use open_clip:{model_name}@FILE?like={tag}"
+            f"cannot download the weights {tag!r} of {model_name} ({' '.join(str(error).split())[:200]}): connect to "
+            f"the hub, or copy the checkpoint here and use open_clip:{model_name}@FILE?like={tag}"
         ) from error
     return ModelSource(
         specification=f"open_clip:{model_name}/{tag}",
@@ -122,6 +124,7 @@ def _from_folder(text: str, base_folder: Path) -> ModelSource:
         quick_gelu=quick_gelu,
         preprocess=_preprocess_in(config["preprocess_cfg"]),
         folder=folder,
+        config=folder / CONFIG_NAME,
     )
 
 
@@ -138,16 +141,17 @@ def _from_file(rest: str, base_folder: Path) -> ModelSource:
         raise UsageError(f"there is no checkpoint file {weights} for teacher open_clip:{rest}: check the path")
     sha256 = sha256_of(weights)
     published = _known_tag(model_name, like) if option else _published_as(sha256, model_name)
+    beside = weights.parent / CONFIG_NAME
+    config = beside if not published and beside.is_file() else None
     if published:
         quick_gelu, preprocess = _quick_gelu_of(published, model_cfg), _preprocess_in(published)
     else:
         quick_gelu = bool(model_cfg.get("quick_gelu", False))
         says = f"architecture {model_name} has quick_gelu={quick_gelu}"
         _refuse_other_activation(weights, sha256, quick_gelu, says)
-        beside = weights.parent / CONFIG_NAME
         preprocess = (
-            _preprocess_in(_read_config(beside)["preprocess_cfg"])
-            if beside.is_file()
+            _preprocess_in(_read_config(config)["preprocess_cfg"])
+            if config
             else _preprocess_that_all_tags_share(model_name, get_pretrained_cfg)
         )
     return ModelSource(
@@ -158,6 +162,7 @@ def _from_file(rest: str, base_folder: Path) -> ModelSource:
         weights_sha256=sha256,
         quick_gelu=quick_gelu,
         preprocess=preprocess,
+        config=config,
     )
 
 
@@ -241,8 +246,8 @@ def _read_config(path: Path) -> dict[str, dict[str, Any]]:
         raise RefusedError(f"{path} is missing: a local open_clip directory holds {CONFIG_NAME} and weights")
     config = parse_json(path.read_bytes(), path)
     model_cfg = config.get("model_cfg") if isinstance(config, dict) else None
-    keys = ("embed_dim", "vision_cfg", "text_cfg")
-    if not isinstance(model_cfg, dict) or any(key not in model_cfg for key in keys):
+    keys = {"embed_dim": int, "vision_cfg": dict, "text_cfg": dict}
+    if not isinstance(model_cfg, dict) or not all(isinstance(model_cfg.get(key), of) for key, of in keys.items()):
         raise RefusedError(f"{path} has no model_cfg with {', '.join(keys)}: it is no open_clip configuration")
     preprocess_cfg = config.get("preprocess_cfg", {})
     if not isinstance(preprocess_cfg, dict):

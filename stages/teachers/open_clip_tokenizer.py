@@ -42,8 +42,8 @@ class Tokenizer:
         options = dict(text_cfg.get("tokenizer_kwargs") or {})
         if getattr(self._tokenizer, "reduction_fn", None) is not None:
             raise RefusedError(
-                f"{source.specification} drops tokens at random (reduction_mask={options.get('reduction_mask')!r}): its "
-                "features cannot be repeated; remove reduction_mask from the configuration"
+                f"{source.specification} drops tokens at random (reduction_mask={options.get('reduction_mask')!r}): "
+                "its features cannot be repeated; remove reduction_mask from the configuration"
             )
         self.description = {
             "name": type(self._tokenizer).__name__,
@@ -89,8 +89,8 @@ def _hf_tokenizer(source: ModelSource) -> Any:
         return open_clip.get_tokenizer(source.model_name)
     except (OSError, ValueError, ImportError) as error:
         raise EnvironmentProblem(
-            f"cannot load the tokenizer of {source.specification} ({' '.join(str(error).split())[:200]}): connect to the "
-            "hub, or use open_clip:local-dir:PATH with the tokenizer's files beside the weights"
+            f"cannot load the tokenizer of {source.specification} ({' '.join(str(error).split())[:200]}): connect to "
+            "the hub, or use open_clip:local-dir:PATH with the tokenizer's files beside the weights"
         ) from error
 
 

@@ -19,8 +19,9 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from urllib.parse import unquote
 
@@ -28,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache_schema.errors import EnvironmentProblem, RefusedError, UsageError, nearest
-from cache_schema.json_file import Json, canonical_json
+from cache_schema.json_file import Json, canonical_json, parse_json
 from stages.preprocess import Preprocess
 from stages.teachers.base import PRECISIONS, Teacher, states_of
 
@@ -50,11 +51,9 @@ class PythonTeacher(Teacher):
             )
         self._made = made
         self.specification = specification
-        self.identity = {"kind": "python", **_checked_identity(made.identity, specification)}
-        loads_nothing = module_file is not None and not self.identity["files"]
-        paths = getattr(made, "paths", (module_file,) if loads_nothing else ())
-        self.files = states_of(Path(os.path.abspath(path)) for path in paths)
-        self.dim = _checked_dim(made.dim, specification)
+        self.identity = {**_checked_identity(made.identity, specification), "kind": "python"}
+        self.files = states_of(_paths_of(made, module_file, specification))
+        self.dim = _checked_count(made.dim, "dim", specification)
         self.logit_scale = _checked_number(made.logit_scale, "logit_scale", specification)
         if self.logit_scale <= 0:
             raise RefusedError(
@@ -64,8 +63,8 @@ class PythonTeacher(Teacher):
         self.logit_bias = None if bias is None else _checked_number(bias, "logit_bias", specification)
         self.preprocess = _checked_preprocess(made.preprocess, specification)
         length = getattr(made, "context_length", None)
-        self.context_length = None if length is None else int(length)
-        self.tokenizer = dict(getattr(made, "tokenizer", {}))
+        self.context_length = None if length is None else _checked_count(length, "context_length", specification)
+        self.tokenizer = _checked_json(getattr(made, "tokenizer", {}), f"the tokenizer of {specification}")
 
     def encode_images(self, pixels_BCHW: NDArray[np.float32]) -> NDArray[np.float32]:
         return self._checked(self._made.encode_images(pixels_BCHW), len(pixels_BCHW), "encode_images")
@@ -82,7 +81,13 @@ class PythonTeacher(Teacher):
         return np.asarray(self._made.token_ids(texts), np.int64) if hasattr(self._made, "token_ids") else None
 
     def _checked(self, features: Any, num_rows: int, method: str) -> NDArray[np.float32]:
-        features_BD = np.asarray(features, np.float32)
+        try:
+            features_BD = np.asarray(features, np.float32)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise RefusedError(
+                f"{method} of {self.specification} gave a {type(features).__name__} that is no array ({error}): return "
+                "a NumPy array; of a torch tensor, tensor.detach().float().cpu().numpy()"
+            ) from error
         if features_BD.shape != (num_rows, self.dim):
             raise RefusedError(
                 f"{method} of {self.specification} gave shape {features_BD.shape} for {num_rows} inputs instead of "
@@ -96,7 +101,7 @@ def load(rest: str, *, device: str, precision: str, base_folder: Path, image_sid
 
     Option values are taken as whole numbers, decimal numbers, `true` or `false` where they are spelt like one, and as
     text otherwise; `%26` and the like stand for reserved characters. A factory that accepts `device` or `precision` is
-    given them; one that does not can only be run with the default ones.
+    given them; one that does not can only be run with the default ones. They are no options of the specification.
 
     Raises:
         UsageError: the specification, module, function or an option is wrong.
@@ -139,6 +144,7 @@ def _literal(text: str) -> int | float | bool | str:
 def _factory(module_name: str, function_name: str, folder: Path, specification: str) -> Callable[..., Any]:
     if sys.path[:1] != [str(folder)]:
         sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -150,14 +156,27 @@ def _factory(module_name: str, function_name: str, folder: Path, specification: 
         raise EnvironmentProblem(
             f"teacher {specification!r}: {module_name} needs the module {error.name!r}: install it"
         ) from error
+    _refuse_namesake(module, folder, specification)
     make = getattr(module, function_name, None)
     if not callable(make):
         known = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
         raise UsageError(
-            f"teacher {specification!r}: {module.__file__} has no function {function_name!r}"
-            f"{nearest(function_name, known)}: name a function of that file"
+            f"teacher {specification!r}: {module_name} has no function {function_name!r}"
+            f"{nearest(function_name, known)}: name a function of that module"
         )
-    return make  # type: ignore[no-any-return]
+    return make
+
+
+def _refuse_namesake(module: ModuleType, folder: Path, specification: str) -> None:
+    """Refuses a module that Python had already imported from elsewhere when `folder` holds one of that name."""
+    top = module.__name__.partition(".")[0]
+    here = [path for path in (folder / top / "__init__.py", folder / f"{top}.py") if path.is_file()]
+    there = getattr(sys.modules[top], "__file__", None)
+    if here and (there is None or not here[0].samefile(there)):
+        raise UsageError(
+            f"teacher {specification!r}: {here[0]} is hidden by the module {top!r} already imported from "
+            f"{there or 'Python itself'}: rename the file"
+        )
 
 
 def _accepted(
@@ -168,12 +187,17 @@ def _accepted(
     takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
     known = [name for name, parameter in parameters.items() if parameter.kind in _NAMED]
     for name, value, default in (("device", device, "cpu"), ("precision", precision, PRECISIONS[0])):
-        if name in known and name not in options:
-            options = {**options, name: value}
-        elif name not in known and value != default:
+        if name in options:
             raise UsageError(
-                f"teacher {specification!r} takes no {name}, so {name} {value!r} would have no effect: give its factory "
-                f"a parameter {name}, or drop the option"
+                f"teacher {specification!r} has the option {name!r}, which is not part of a teacher: drop it, and "
+                f"choose the {name} of the whole run instead"
+            )
+        if name in known:
+            options = {**options, name: value}
+        elif value != default:
+            raise UsageError(
+                f"teacher {specification!r} takes no {name}, so {name} {value!r} would have no effect: give its "
+                f"factory a parameter {name}, or drop the option"
             )
     unknown = [name for name in options if name not in known]
     if unknown and not takes_any:
@@ -196,23 +220,41 @@ def _checked_identity(identity: Any, specification: str) -> dict[str, Json]:
     where = f"the identity of {specification}"
     if not isinstance(identity, dict) or not all(isinstance(identity.get(name), str) for name in ("name", "version")):
         raise RefusedError(f"{where} is {identity!r:.80}: make it a dict with a name, a version and files")
+    if "kind" in identity:
+        raise RefusedError(f"{where} has a 'kind', which is set to 'python' for it: call yours otherwise")
     files = identity.get("files")
     if not isinstance(files, dict) or not all(re.fullmatch(r"[0-9a-f]{64}", str(value)) for value in files.values()):
         raise RefusedError(
             f"{where} has files {files!r:.80}: make it a dict from file name to SHA-256 (64 hexadecimal digits) of "
             "everything that the teacher loads, {} if it loads nothing"
         )
+    return _checked_json(identity, where)
+
+
+def _checked_json(value: Any, where: str) -> dict[str, Json]:
     try:
-        canonical_json(identity)
+        if not isinstance(value, dict):
+            raise TypeError(f"it is a {type(value).__name__}")
+        # Stored as a file would be, so that a later change of the user's object changes nothing.
+        return dict(parse_json(canonical_json(value), where))
     except (TypeError, ValueError) as error:
-        raise RefusedError(f"{where} is not JSON ({error}): keep to strings, numbers, lists and dicts") from error
-    return identity
+        raise RefusedError(f"{where} is no JSON dict ({error}): keep to strings, numbers, lists and dicts") from error
 
 
-def _checked_dim(dim: Any, specification: str) -> int:
-    if not isinstance(dim, int | np.integer) or isinstance(dim, bool) or dim < 1:
-        raise RefusedError(f"{specification} has dim {dim!r:.40}: it must be a whole number of at least 1")
-    return int(dim)
+def _paths_of(made: Any, module_file: str | None, specification: str) -> list[Path]:
+    """Returns the files that decide the identity; none when the object loaded files and does not say which."""
+    paths = getattr(made, "paths", None if made.identity["files"] else ())
+    if isinstance(paths, str | bytes) or not (paths is None or isinstance(paths, Iterable)):
+        raise RefusedError(f"{specification} has paths {paths!r:.80}: make it a list of the files that it loaded")
+    if paths is None or module_file is None:
+        return []
+    return [Path(os.path.abspath(path)) for path in (module_file, *paths)]
+
+
+def _checked_count(value: Any, name: str, specification: str) -> int:
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+        raise RefusedError(f"{specification} has {name} {value!r:.40}: it must be a whole number of at least 1")
+    return int(value)
 
 
 def _checked_number(value: Any, name: str, specification: str) -> float:

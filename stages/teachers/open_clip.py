@@ -38,10 +38,10 @@ class OpenClipTeacher(Teacher):
         self._device = device
         # Source: open_clip 3.3.0, model.get_input_dtype.
         self._input_dtype = getattr(torch, precision)
-        self._model = _build(source, precision)
-        self._tokenizer = Tokenizer(source)
         tensors = read_tensors(source.weights)
+        self._model = _build(source, precision)
         load_all(self._model, tensors, source.weights)
+        self._tokenizer = Tokenizer(source)
         config = [source.config] if source.config else []
         self.specification = source.specification
         self.files = states_of([source.weights, *config, *self._tokenizer.files])

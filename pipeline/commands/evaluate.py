@@ -28,11 +28,11 @@ MEASURES = (
     epilog="""\b
 Examples:
   pipeline evaluate run --data held-out
-  pipeline evaluate open_clip:ViT-L-14/openai --data held-out --json
+  pipeline evaluate open_clip:ViT-L-14/openai run1 run2 --data held-out --json
 DIR has the CLIP_benchmark webdataset layout: classnames.txt, zeroshot_classification_templates.txt,
 test/0.tar with pictures and .cls files."""
 )
-@click.argument("model", type=Text("MODEL"))
+@click.argument("models", metavar="MODEL...", type=Text("MODEL"), nargs=-1, required=True)
 @config_option("--data", type=FilePath("DIR"), required=True, help="Folder of the labelled pictures.")
 @config_option("--teacher", type=Text("NAME"), help="Compare with it. [default: the one MODEL learnt from]")
 @config_option("--compare/--no-compare", help="Compare with a teacher.")
@@ -41,14 +41,20 @@ test/0.tar with pictures and .cls files."""
 @config_option("--num-threads", type=Count(0, 4096), help="CPU threads; 0 is torch's own choice.")
 @config_option("--decode-workers", type=Count(0, 4096), help="Processes that decode pictures.")
 @shared_options
-def command(as_json: bool, quiet: bool, **settings: Any) -> None:
-    """Measure MODEL (a run, an exported folder or a teacher) on labelled pictures, and against its teacher."""
-    config = EvaluateConfig(**settings)
-    from stages.evaluate import evaluate_model
+def command(models: tuple[str, ...], as_json: bool, quiet: bool, **settings: Any) -> None:
+    """Measure each MODEL (a run, an exported folder or a teacher) on labelled pictures, and against its teacher."""
+    configs = [EvaluateConfig(model=model, **settings) for model in models]
+    from stages.evaluate import SeenTeachers, evaluate_model
 
+    # A teacher that several models have in common looks at the pictures once.
+    seen: SeenTeachers = {}
     with open_progress("evaluate", quiet=quiet) as progress:
-        result = evaluate_model(config, progress=progress, notice=print_note)
-    print_result(result, as_json=as_json, lines=_lines(result))
+        results = [evaluate_model(c, seen_teachers=seen, progress=progress, notice=print_note) for c in configs]
+    print_result(
+        results[0] if len(results) == 1 else {"models": results},
+        as_json=as_json,
+        lines=[line for result in results for line in _lines(result)],
+    )
 
 
 def _lines(result: dict[str, Any]) -> list[str]:

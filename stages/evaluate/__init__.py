@@ -1,9 +1,11 @@
 """How good a model is on labelled pictures it was not trained on, and how close a student is to its teacher."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cache_schema.errors import PipelineError
 from cache_schema.json_file import Json
@@ -21,7 +23,7 @@ from stages.evaluate_config import EvaluateConfig
 from stages.export import require_probes
 from stages.teachers import Teacher, load_teacher
 
-__all__ = ["EvaluateConfig", "evaluate_model"]
+__all__ = ["EvaluateConfig", "SeenTeachers", "evaluate_model"]
 
 _SHOWN_KEYS = 10
 
@@ -32,13 +34,32 @@ class Progress(Protocol):
     def __call__(self, done: int, total: int, unit: str, note: str = "") -> None: ...
 
 
+@dataclass(frozen=True)
+class SeenTeacher:
+    """A loaded teacher, what it made of the pictures (features image_ND) and of the classes (scores_NK)."""
+
+    teacher: Teacher
+    encoded: LabelledFeatures
+    scores_NK: NDArray[np.float32]
+
+
+SeenTeachers = dict[str, SeenTeacher]
+"""Specification -> teacher, for evaluating several models of one teacher on one set without encoding it anew."""
+
+
 def evaluate_model(
-    config: EvaluateConfig, *, progress: Progress | None = None, notice: Callable[[str], None] | None = None
+    config: EvaluateConfig,
+    *,
+    seen_teachers: SeenTeachers | None = None,
+    progress: Progress | None = None,
+    notice: Callable[[str], None] | None = None,
 ) -> dict[str, Json]:
     """Returns the zero-shot measures of `config.model`, and its agreement with a teacher.
 
     Args:
         config: what is asked.
+        seen_teachers: filled with the teachers that this call needs, and looked into before one is loaded. For calls
+            with the same data and device.
         progress: called after every batch of pictures.
         notice: called with a sentence about anything a person should know.
 
@@ -59,6 +80,7 @@ def evaluate_model(
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     say = notice or _ignore
+    seen_teachers = {} if seen_teachers is None else seen_teachers
     data = open_evaluation_set(config.data)
     model = load_model(config.model, device=config.device)
     encoded = _encode(model.images, data, config, progress, "pictures")
@@ -69,6 +91,8 @@ def evaluate_model(
         shown = ", ".join(f"{key} ({status})" for key, status in list(encoded.unreadable.items())[:_SHOWN_KEYS])
         say(f"{len(encoded.unreadable):,} pictures of {data.path} could not be read and were left out: {shown}")
     scores_NK = encoded.image_ND @ class_KD.T
+    if isinstance(model.images, Teacher):
+        seen_teachers[model.images.specification] = SeenTeacher(model.images, encoded, scores_NK)
     labels_N = encoded.labels_N
     return {
         "model": config.model,
@@ -81,7 +105,7 @@ def evaluate_model(
         "mean_per_class_recall": mean_per_class_recall(scores_NK, labels_N),
         "chance": 1 / len(data.class_names),
         "largest_class": float(np.bincount(labels_N).max() / len(labels_N)),
-        **_compare(model, encoded, scores_NK, data, config, progress, say),
+        **_compare(model, encoded, scores_NK, data, config, seen_teachers, progress, say),
     }
 
 
@@ -91,16 +115,21 @@ def _compare(
     scores_NK: Any,
     data: EvaluationSet,
     config: EvaluateConfig,
+    seen_teachers: SeenTeachers,
     progress: Progress | None,
     say: Callable[[str], None],
 ) -> dict[str, Json]:
-    teacher = _teacher_for(model, config, say)
+    teacher = _teacher_for(model, config, seen_teachers, say)
     if teacher is None:
         return dict.fromkeys(("teacher", "teacher_top1", "agreement_top1", "mean_cosine"))
-    theirs = _encode(teacher, data, config, progress, "pictures by the teacher")
+    if teacher.specification not in seen_teachers:
+        of_teacher = _encode(teacher, data, config, progress, "pictures by the teacher")
+        of_classes_KD = class_vectors(teacher, data, batch_size=config.batch_size)
+        seen_teachers[teacher.specification] = SeenTeacher(teacher, of_teacher, of_teacher.image_ND @ of_classes_KD.T)
+    seen = seen_teachers[teacher.specification]
+    theirs, teacher_scores_NK = seen.encoded, seen.scores_NK
     common = sorted(set(encoded.keys) & set(theirs.keys))
     ours_N, theirs_N = (_places(features.keys, common) for features in (encoded, theirs))
-    teacher_scores_NK = theirs.image_ND @ class_vectors(teacher, data, batch_size=config.batch_size).T
     same = scores_NK.argmax(axis=1)[ours_N] == teacher_scores_NK.argmax(axis=1)[theirs_N]
     cosine = None
     if encoded.image_ND.shape[1] == theirs.image_ND.shape[1]:
@@ -113,16 +142,23 @@ def _compare(
     }
 
 
-def _teacher_for(model: EvaluatedModel, config: EvaluateConfig, say: Callable[[str], None]) -> Teacher | None:
+def _teacher_for(
+    model: EvaluatedModel, config: EvaluateConfig, seen_teachers: SeenTeachers, say: Callable[[str], None]
+) -> Teacher | None:
     """Returns the teacher to compare with: the one asked for, or the one learnt from if it can be had."""
     if not config.compare:
         return None
+
+    def load(specification: str) -> Teacher:
+        seen = seen_teachers.get(specification)
+        return load_teacher(specification, device=config.device) if seen is None else seen.teacher
+
     if config.teacher is not None:
-        return load_teacher(config.teacher, device=config.device)
+        return load(config.teacher)
     if model.learnt_from is None or model.folder is None:
         return None
     try:
-        teacher = load_teacher(model.learnt_from, device=config.device)
+        teacher = load(model.learnt_from)
         require_probes(teacher, "image", model.folder)
     except PipelineError as error:
         say(f"no comparison with the teacher, because it could not be loaded ({error})")

@@ -125,6 +125,25 @@ def test_a_run_is_compared_with_the_teacher_it_learnt_from(trained):
     assert result["mean_cosine"] > 0.3, "it learnt something"
 
 
+@pytest.mark.parametrize("teacher_first", [True, False])
+def test_models_evaluated_together_give_what_they_give_alone_and_share_one_look_of_their_teacher(
+    trained, teacher_first
+):
+    models = [f"open_clip:local-dir:{trained / 'teacher'}", None]
+    models = models if teacher_first else models[::-1]
+    seen, units = {}, []
+    together = [
+        evaluate_model(
+            _config(trained, model), seen_teachers=seen, progress=lambda done, total, unit, note="": units.append(unit)
+        )
+        for model in [*models, models[1] if teacher_first else models[0]]
+    ]
+    alone = [evaluate_model(_config(trained, model)) for model in models]
+    assert together == [*alone, alone[1] if teacher_first else alone[0]]
+    assert len(seen) == 1
+    assert ("pictures by the teacher" in units) != teacher_first
+
+
 def test_a_run_its_exported_folder_and_the_open_clip_pair_give_the_same_measures(trained):
     run = evaluate_model(_config(trained, compare=False))
     exported = evaluate_model(_config(trained, trained / "run" / "model", compare=False))

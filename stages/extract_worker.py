@@ -5,7 +5,7 @@ The same worker runs in the serial executor and in every actor. It imports torch
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import TracebackType
@@ -85,13 +85,19 @@ class WorkerSettings:
 class PartWorker:
     """Callable that commits one part after the other. A context manager; `close` stops its decode processes.
 
+    Args:
+        settings: plain values, the same for all workers.
+        progress: called with the rows of the part under way that are encoded so far; for a worker in the process that
+            shows it.
+
     Raises, when it is made:
         MismatchError: the teacher loaded here does not reproduce the probes of an array, or its device computes
             otherwise than the one that made the parts already there.
     """
 
-    def __init__(self, settings: WorkerSettings) -> None:
+    def __init__(self, settings: WorkerSettings, *, progress: Callable[[int], None] | None = None) -> None:
         self._settings = settings
+        self._progress = progress
         self._teacher = loaded_teacher(settings.specification, settings.device, settings.precision)
         _set_threads(settings.num_threads)
         self._numerics = numerics_of(settings.device)
@@ -181,6 +187,11 @@ class PartWorker:
                 with _measured(seconds, "forward"):
                     work.store(offsets, self._teacher.encode_images(self._padded_pixels(batch)))
                 batch, offsets = [], []
+                self._show(offset + 1)
+
+    def _show(self, num_rows: int) -> None:
+        if self._progress is not None:
+            self._progress(num_rows)
 
     def _padded_pixels(self, batch: list[np.ndarray]) -> np.ndarray:
         padding = [np.zeros_like(batch[0])] * (self._settings.batch_size - len(batch))
@@ -201,6 +212,7 @@ class PartWorker:
                     padding = [""] * (self._settings.batch_size - len(texts))
                     work.store(offsets, self._teacher.encode_texts(texts + padding))
                 texts, offsets = [], []
+                self._show(offset + 1)
         if len(work.samples) < work.task.part.num_rows:
             raise _source_shrank(work.task, len(work.samples))
 

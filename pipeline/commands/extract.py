@@ -65,7 +65,7 @@ def command(
     config = ExtractConfig(**settings)
     runner = get_executor(executor, num_workers=workers, device=config.device, address=ray_address)
     with open_progress("extract", quiet=quiet) as progress:
-        result, failures = _extract(config, runner, progress, describe_on="cpu" if executor == "ray" else None)
+        result, failures = _extract(config, runner, progress, elsewhere=executor == "ray")
     arrays = list(result["arrays"].values())
     shown = [{**array, "fingerprint": array["fingerprint"][:12], "digest": array["digest"][:12]} for array in arrays]
     print_result(
@@ -79,20 +79,28 @@ def command(
 
 
 def _extract(
-    config: ExtractConfig, runner: Executor, progress: Progress, *, describe_on: str | None
+    config: ExtractConfig, runner: Executor, progress: Progress, *, elsewhere: bool
 ) -> tuple[dict[str, Any], list[FailedPart]]:
-    """Runs the pending parts and finishes the job; returns what to print and the parts that failed."""
+    """Runs the pending parts and finishes the job; returns what to print and the parts that failed.
+
+    Workers that run `elsewhere` need no GPU here, and cannot show their progress within a part.
+    """
     from stages.extract import open_job, summary_of
 
     start = time.monotonic()
     failures: list[FailedPart] = []
     seconds: Counter[str] = Counter()
     num_rows = 0
-    with open_job(config, describe_on=describe_on, progress=progress) as job:
+    with open_job(config, describe_on="cpu" if elsewhere else None, progress=progress) as job:
         total = sum(job.cache.plan(modality).num_rows for modality in job.arrays)
         done = total - job.num_pending_rows
         progress(done, total, "rows")
-        for outcome in runner.map(job.make_worker, job.tasks):
+
+        def show(rows_of_part: int) -> None:
+            progress(done + num_rows + rows_of_part, total, "rows", _bottleneck(seconds))
+
+        make_worker = job.make_worker if elsewhere else partial(job.make_worker, progress=show)
+        for outcome in runner.map(make_worker, job.tasks):
             task, report = outcome.task, outcome.value
             if report is None:
                 assert outcome.error is not None

@@ -50,13 +50,14 @@ def write_report(folder: DemoFolder, config: DemoConfig, done: Notes) -> dict[st
 
 def summary_of(config: DemoConfig, done: Notes) -> dict[str, Any]:
     """Returns report.json; see `write_report`."""
-    data, teacher = done["data"]["result"], done["evaluate teacher"]["result"]
+    data = done["data"]["result"]
+    teacher, *students = done["evaluate"]["result"]["models"]
     seconds = {name: note["seconds"] for name, note in done.items()}
     return {
         "images": data["images"],
         "sentences": data["sentences"],
         "held_out": data["held_out"],
-        "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
+        "seconds": {**seconds, "total": round(_elapsed(config, seconds), 1)},
         "chance": teacher["chance"],
         "largest_class": teacher["largest_class"],
         "teacher": {
@@ -70,12 +71,26 @@ def summary_of(config: DemoConfig, done: Notes) -> dict[str, Any]:
                 "held-out ones included; cross_fitted_top1 is over all pictures, each through a map fitted without it"
             ),
         },
-        "students": [_student(plan, done, teacher["zero_shot_top1"]) for plan in config.students],
+        "students": [
+            _student(plan, done[f"distill {plan.name}"]["result"], measured)
+            for plan, measured in zip(config.students, students, strict=True)
+        ],
     }
 
 
-def _student(plan: StudentPlan, done: Notes, teacher_top1: float) -> dict[str, Any]:
-    trained, measured = done[f"distill {plan.name}"]["result"], done[f"evaluate {plan.name}"]["result"]
+def _elapsed(config: DemoConfig, seconds: dict[str, float]) -> float:
+    """Returns the sum of the seconds of all steps; of steps that ran side by side, those of the longest."""
+    beside = {f"distill {plan.name}" for plan in config.students if plan.beside_previous}
+    groups: list[float] = []
+    for name, spent in seconds.items():
+        if name in beside:
+            groups[-1] = max(groups[-1], spent)
+        else:
+            groups.append(spent)
+    return sum(groups)
+
+
+def _student(plan: StudentPlan, trained: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": plan.name,
         "student": trained["student"],
@@ -86,7 +101,7 @@ def _student(plan: StudentPlan, done: Notes, teacher_top1: float) -> dict[str, A
         "mean_per_class_recall": measured["mean_per_class_recall"],
         "agreement_top1": measured["agreement_top1"],
         "mean_cosine": measured["mean_cosine"],
-        "share_of_teacher": measured["zero_shot_top1"] / teacher_top1,
+        "share_of_teacher": measured["zero_shot_top1"] / measured["teacher_top1"],
     }
 
 

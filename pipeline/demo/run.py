@@ -5,9 +5,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from pipeline.progress import open_progress
 from pipeline.report import print_note
 
 # A command that fails has printed its own message; the demo ends with the same exit code.
+_POLL_SECONDS = 0.05
+
 _ERRORS: dict[int, type[PipelineError]] = {2: UsageError, 3: PartsFailed, 4: RefusedError}
 
 
@@ -46,8 +49,8 @@ def run_demo(out: Path, *, quiet: bool = False, config: DemoConfig | None = None
     folder = DemoFolder(out)
     _say(f"the demo's pictures and sentences, in {folder.data.path}", quiet)
     done = {"data": _make_data(folder, config, quiet)}
-    for step in steps_of(folder, config):
-        done[step.name] = _run_step(folder, step, quiet)
+    for steps in _together(steps_of(folder, config)):
+        done |= _run_steps(folder, steps, quiet)
     _say(f"the report, in {out / 'report.html'}", quiet)
     return write_report(folder, config, done)
 
@@ -60,28 +63,64 @@ def _make_data(folder: DemoFolder, config: DemoConfig, quiet: bool) -> dict[str,
     return note.stored
 
 
-def _run_step(folder: DemoFolder, step: Step, quiet: bool) -> dict[str, Any]:
-    _say(f"$ {step.command_line}", quiet)
-    note = _Note(folder, step.name, list(step.arguments))
-    if note.result is not None and (step.makes is None or step.makes.exists()):
-        _say("done before", quiet)
-        return note.stored
-    with note.timed():
-        note.result = _call(step, quiet)
-    return note.stored
+def _together(steps: list[Step]) -> list[list[Step]]:
+    """Returns the steps in groups, each of steps that run side by side."""
+    groups: list[list[Step]] = []
+    for step in steps:
+        if step.beside_previous:
+            groups[-1].append(step)
+        else:
+            groups.append([step])
+    return groups
 
 
-def _call(step: Step, quiet: bool) -> dict[str, Any]:
-    """Runs the command in a process of its own and returns the object that it prints."""
+def _run_steps(folder: DemoFolder, steps: list[Step], quiet: bool) -> dict[str, Any]:
+    """Runs those of the steps that are not done yet, side by side, and returns the notes of all."""
+    notes = {step.name: _Note(folder, step.name, list(step.arguments)) for step in steps}
+    pending: list[Step] = []
+    for step in steps:
+        _say(f"$ {step.command_line}" + (" &" if step is not steps[-1] else ""), quiet)
+        if notes[step.name].result is not None and (step.makes is None or step.makes.exists()):
+            _say("done before", quiet)
+        else:
+            pending.append(step)
+    with ExitStack() as stack:
+        # Only the first one draws its progress: two bars would write over each other.
+        running = {
+            step.name: (
+                step,
+                stack.enter_context(notes[step.name].timed()),
+                stack.enter_context(_command(step, quiet=q)),
+            )
+            for step, q in zip(pending, chain((quiet,), repeat(True)), strict=False)
+        }
+        while running:
+            time.sleep(_POLL_SECONDS)
+            for name, (step, stop_clock, process) in list(running.items()):
+                if process.poll() is not None:
+                    notes[name].result = _result_of(step, process)
+                    stop_clock()
+                    del running[name]
+    return {name: note.stored for name, note in notes.items()}
+
+
+@contextmanager
+def _command(step: Step, *, quiet: bool) -> Iterator["subprocess.Popen[bytes]"]:
+    """Starts the command in a process of its own; leaving early, it gets Ctrl-C and the time to save its state."""
     argv = [sys.executable, "-m", "pipeline", *step.arguments, "--json", *(["--quiet"] if quiet else [])]
-    # A session of its own: Ctrl-C then reaches the command once, through us, and it can save its state.
+    # A session of its own: Ctrl-C then reaches the command once, through us.
     with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True) as process:
         try:
-            printed, _ = process.communicate()
-        except KeyboardInterrupt:
-            process.send_signal(signal.SIGINT)
-            process.communicate()
-            raise
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                process.communicate()
+
+
+def _result_of(step: Step, process: "subprocess.Popen[bytes]") -> dict[str, Any]:
+    """Returns the object that an ended command printed; raises the error that its exit code stands for."""
+    printed, _ = process.communicate()
     if process.returncode != 0:
         raise _ERRORS.get(process.returncode, EnvironmentProblem)(
             f"`{step.command_line}` ended with exit code {process.returncode}: see its own message above; run the demo "
@@ -107,13 +146,17 @@ class _Note:
         return {"asked": self._asked, "seconds": round(self._seconds, 1), "result": self.result}
 
     @contextmanager
-    def timed(self) -> Iterator[None]:
-        """Stores the note at the end of the block, with its seconds added, also when the block is cut short."""
+    def timed(self) -> Iterator[Callable[[], None]]:
+        """Adds the seconds of the block and stores the note at its end, also when it is cut short.
+
+        Gives a function that stops the clock earlier.
+        """
         start = time.monotonic()
+        stopped: list[float] = []
         try:
-            yield
+            yield lambda: stopped.append(time.monotonic())
         finally:
-            self._seconds += time.monotonic() - start
+            self._seconds += (stopped or [time.monotonic()])[0] - start
             atomic.make_folder(self._path.parent)
             atomic.publish_json(self._path, self.stored)
 

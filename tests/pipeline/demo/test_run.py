@@ -21,11 +21,15 @@ from pipeline.demo.run import run_demo
 from pipeline.demo.steps import DemoConfig, StudentPlan
 
 options = ("--batch-size", "16", "--text-batch-size", "32", "--steps", "3")
-student = StudentPlan("tiny", student="timm:mobilenetv3_small_050?image_size=32", options=options)
+small = "timm:mobilenetv3_small_050?image_size=32"
+students = (
+    StudentPlan("tiny", student=small, options=options),
+    StudentPlan("beside", student=small, options=(*options, "--seed", "1"), beside_previous=True),
+)
 data = DataConfig(num_pictures=60, num_sentences=80, pictures_per_tar=30)
 signals.install()
 try:
-    run_demo(Path(sys.argv[1]), config=DemoConfig(data=data, students=(student,), num_neighbours=4))
+    run_demo(Path(sys.argv[1]), config=DemoConfig(data=data, students=students, num_neighbours=4))
 except KeyboardInterrupt:
     sys.exit(signals.exit_code())
 """
@@ -64,12 +68,12 @@ def test_an_interrupted_demo_run_again_ends_with_a_whole_report(finished: Path) 
     assert report["chance"] == pytest.approx(1 / 9)
     assert report["teacher"]["fitted_on"] == 60
     assert 0 <= report["teacher"]["cross_fitted_top1"] <= report["teacher"]["zero_shot_top1"] <= 1
-    [student] = report["students"]
-    assert student["name"] == "tiny"
-    assert student["steps"] == 3
-    for key in ("zero_shot_top1", "agreement_top1", "mean_cosine"):
-        assert -1 <= student[key] <= 1
-    steps = ("data", "extract", "mine", "distill tiny", "evaluate teacher", "evaluate tiny")
+    assert [student["name"] for student in report["students"]] == ["tiny", "beside"]
+    for student in report["students"]:
+        assert student["steps"] == 3
+        for key in ("zero_shot_top1", "agreement_top1", "mean_cosine"):
+            assert -1 <= student[key] <= 1
+    steps = ("data", "extract", "mine", "distill tiny", "distill beside", "evaluate")
     assert report["seconds"].keys() == {*steps, "total"}
     assert all(seconds > 0 for seconds in report["seconds"].values())
 

@@ -39,18 +39,18 @@ STUDENTS = (
     StudentPlan(
         "resnet",
         student="timm:resnet10t?image_size=64",
-        options=("--steps", "500", *_RECIPE, "--learning-rate", "2e-3"),
+        options=("--steps", "450", *_RECIPE, "--learning-rate", "2e-3"),
     ),
     StudentPlan(
         "regnet",
         student="timm:regnetx_002?image_size=64",
-        options=("--steps", "1000", *_RECIPE, "--learning-rate", "2e-3"),
+        options=("--steps", "900", *_RECIPE, "--learning-rate", "2e-3"),
         beside_previous=True,
     ),
     StudentPlan(
         "regnet-again",
         start="regnet",
-        options=("--steps", "350", *_RECIPE, "--learning-rate", "5e-4", "--negatives", f"mined:{NEIGHBOURS}"),
+        options=("--steps", "250", *_RECIPE, "--learning-rate", "5e-4", "--negatives", f"mined:{NEIGHBOURS}"),
     ),
 )
 
@@ -68,7 +68,7 @@ class DemoConfig:
 
     data: DataConfig = field(default_factory=DataConfig)
     students: tuple[StudentPlan, ...] = STUDENTS
-    extract_options: tuple[str, ...] = ("--batch-size", "64")
+    extract_options: tuple[str, ...] = ("--batch-size", "256")
     num_neighbours: int = 32
 
 

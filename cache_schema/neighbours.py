@@ -15,8 +15,8 @@ import numpy as np
 from cache_schema import atomic, shards
 from cache_schema.cache import Cache, CachedArray
 from cache_schema.errors import DamagedError, MismatchError, PipelineError, UnfinishedError, UsageError, unknown_name
-from cache_schema.json_file import Json, read_sealed, seal
-from cache_schema.layout import Modality, shard_path
+from cache_schema.json_file import Json, fingerprint_of, read_sealed, seal
+from cache_schema.layout import Modality, check_name, shard_path
 from cache_schema.recipe import differences
 from cache_schema.records import committed_parts
 
@@ -58,6 +58,11 @@ class NeighboursRecipe:
         """Returns the JSON form kept in recipe.json."""
         return {"from": asdict(self.from_), "to": asdict(self.to), "k": self.k, "index": self.index}
 
+    @property
+    def fingerprint(self) -> str:
+        """Returns the SHA-256 of the JSON form; every record carries it."""
+        return fingerprint_of(self.to_json())
+
 
 def _recipe_at(path: Path) -> NeighboursRecipe:
     value = read_sealed(path)
@@ -80,11 +85,13 @@ class NeighboursWriter:
         fence: of the cache's lock.
 
     Raises:
+        UsageError: `name` cannot name anything in a cache.
         MismatchError: neighbours of that name exist with another recipe; shows the fields.
     """
 
     def __init__(self, cache: Cache, name: str, recipe: NeighboursRecipe, *, fence: atomic.Fence | None = None) -> None:
-        self._folder = cache.layout.neighbours(name)
+        self._folder = cache.layout.neighbours(check_name(name, "set of neighbours"))
+        self._recipe = recipe
         self._fence = fence
         self._formats = _formats(cache.part_rows, recipe.k)
         path = self._folder / "recipe.json"
@@ -103,8 +110,12 @@ class NeighboursWriter:
             atomic.publish_json(path, seal(recipe.to_json()), fence=fence)
 
     def committed(self) -> frozenset[int]:
-        """Returns the numbers of the parts that need not be mined again."""
-        return frozenset(committed_parts(self._folder / "records"))
+        """Returns the numbers of the parts that need not be mined again.
+
+        Raises:
+            DamagedError: a record is damaged, or belongs to other neighbours.
+        """
+        return frozenset(_records_in(self._folder, self._recipe))
 
     def commit(self, part: int, ids: np.ndarray, scores: np.ndarray) -> None:
         """Commits one part: `ids` and `scores` of shape (planned rows of the part, k), -1 and NaN for bad rows."""
@@ -114,7 +125,13 @@ class NeighboursWriter:
             shards.publish_shard(self._folder / "neighbours.zarr" / array, part, shard, fence=self._fence)
             files[array] = hashlib.sha256(shard.data).hexdigest()
             chunk_crc32c[array] = list(shard.chunk_crc32c)
-        record = {"part": part, "num_rows": len(ids), "files": files, "chunk_crc32c": chunk_crc32c}
+        record = {
+            "part": part,
+            "recipe": self._recipe.fingerprint,
+            "num_rows": len(ids),
+            "files": files,
+            "chunk_crc32c": chunk_crc32c,
+        }
         atomic.publish_json(self._folder / "records" / f"{part:05d}.json", seal(record), fence=self._fence)
 
 
@@ -135,6 +152,7 @@ class NeighboursReader:
             raise unknown_name(f"neighbours of cache {cache.path}", name, names)
         self.recipe = _recipe_at(self._folder / "recipe.json")
         self._from = cache.array(self.recipe.from_.modality, self.recipe.from_.array)
+        self._to = cache.array(self.recipe.to.modality, self.recipe.to.array)
         for bound in (self.recipe.from_, self.recipe.to):
             now = ArrayBinding.of(cache.array(bound.modality, bound.array))
             if now != bound:
@@ -159,11 +177,17 @@ class NeighboursReader:
 
         Raises:
             UsageError: a row has no feature and so no neighbours.
+            DamagedError: a neighbour is no row of the array that was mined.
         """
         ids = self._reader("ids").gather(rows)
         if (ids < 0).any():
             row = np.asarray(rows)[(ids < 0).any(axis=1)][0]
             raise UsageError(f"row {row} has no feature, so no neighbours: ask for ok rows only")
+        if ids.size and ids.max() >= self._to.plan.row_end:
+            raise DamagedError(
+                f"neighbours in {self._folder} name row {ids.max()} of {self._to}, which ends at row "
+                f"{self._to.plan.row_end - 1}: mine them again under a new name"
+            )
         return ids
 
     def scores(self, rows: np.ndarray) -> np.ndarray:
@@ -172,7 +196,7 @@ class NeighboursReader:
 
     @cached_property
     def _records(self) -> dict[int, dict[str, Json]]:
-        return {part: _record_at(self._folder, part) for part in committed_parts(self._folder / "records")}
+        return _records_in(self._folder, self.recipe)
 
     @cached_property
     def _readers(self) -> dict[str, shards.RowReader]:
@@ -211,9 +235,20 @@ def _formats(part_rows: int, k: int) -> dict[str, shards.RowFormat]:
     return {array: shards.RowFormat(part_rows, k, dtype) for array, dtype in _DTYPES.items()}
 
 
-def _record_at(folder: Path, part: int) -> dict[str, Json]:
+def _records_in(folder: Path, recipe: NeighboursRecipe) -> dict[int, dict[str, Json]]:
+    fingerprint = recipe.fingerprint
+    return {part: _record_at(folder, part, fingerprint) for part in committed_parts(folder / "records")}
+
+
+def _record_at(folder: Path, part: int, fingerprint: str) -> dict[str, Json]:
     path = folder / "records" / f"{part:05d}.json"
     record = read_sealed(path)
-    if record.get("part") != part or set(record.get("files", {})) != set(_DTYPES):
-        raise DamagedError(f"{path} is not the record of part {part}: mine again under a new name")
+    if (
+        record.get("part") != part
+        or record.get("recipe") != fingerprint
+        or set(record.get("files", {})) != set(_DTYPES)
+    ):
+        raise DamagedError(
+            f"{path} is not the record of part {part} of these neighbours: mine them again under a new name"
+        )
     return record

@@ -1,0 +1,181 @@
+"""Neighbours on disk: what was written comes back row for row, and only for the two arrays it was mined between."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cache_schema.cache import Cache
+from cache_schema.errors import DamagedError, MismatchError, UnfinishedError, UsageError
+from cache_schema.json_file import read_json, read_sealed, readable_json, seal
+from cache_schema.neighbours import ArrayBinding, NeighboursReader, NeighboursRecipe, NeighboursWriter
+from cache_schema.verify import verify_cache
+from tests.tiny_cache import make_cache
+
+NUM_IMAGES, NUM_TEXTS, PART_ROWS, K = 40, 60, 16, 3
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished cache without neighbours: 3 parts of images, rows 3 and 20 bad."""
+    path = tmp_path_factory.mktemp("neighbours") / "cache"
+    return make_cache(path, num_images=NUM_IMAGES, num_texts=NUM_TEXTS, part_rows=PART_ROWS, bad=(3, 20)).path
+
+
+@pytest.fixture
+def cache(empty: Path, tmp_path: Path) -> Cache:
+    return Cache.open(shutil.copytree(empty, tmp_path / "cache"))
+
+
+def recipe_of(cache: Cache, *, k: int = K, index: str = "exact") -> NeighboursRecipe:
+    ends = (ArrayBinding.of(cache.array(modality)) for modality in ("image", "text"))
+    return NeighboursRecipe(*ends, k, {"kind": index})
+
+
+def drawn(seed: int, *, k: int = K) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and descending scores for every image row, as a miner would give them."""
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(0, NUM_TEXTS, (NUM_IMAGES, k))
+    scores = -np.sort(-rng.uniform(-1, 1, (NUM_IMAGES, k)), axis=1).astype(np.float16)
+    ids[[3, 20]], scores[[3, 20]] = -1, np.nan
+    return ids, scores
+
+
+def write(cache: Cache, name: str, ids: np.ndarray, scores: np.ndarray, *, index: str = "exact") -> Path:
+    writer = NeighboursWriter(cache, name, recipe_of(cache, k=ids.shape[1], index=index))
+    for part in cache.array("image").plan.parts():
+        rows = slice(part.first_row, part.first_row + part.num_rows)
+        writer.commit(part.number, ids[rows], scores[rows])
+    return cache.layout.neighbours(name)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), k=st.integers(1, 7), asked=st.lists(st.integers(0, NUM_IMAGES - 1), max_size=60))
+def test_every_row_comes_back_as_written_in_the_order_asked(
+    empty: Path, tmp_path_factory: pytest.TempPathFactory, seed: int, k: int, asked: list[int]
+) -> None:
+    cache = Cache.open(shutil.copytree(empty, tmp_path_factory.mktemp("round") / "cache"))
+    ids, scores = drawn(seed, k=k)
+    write(cache, "near", ids, scores)
+    rows = np.array([row for row in asked if row not in (3, 20)], np.int64)
+    reader = NeighboursReader(cache, "near")
+    assert reader.k == k
+    assert (reader.ids(rows).dtype, reader.scores(rows).dtype) == (np.int64, np.float16)
+    assert np.array_equal(reader.ids(rows), ids[rows])
+    assert np.array_equal(reader.scores(rows), scores[rows])
+
+
+@pytest.mark.parametrize("row", [3, 20])
+def test_a_bad_row_has_no_neighbours_and_asking_for_them_is_an_error(cache: Cache, row: int) -> None:
+    write(cache, "near", *drawn(0))
+    with pytest.raises(UsageError, match=f"row {row} has no feature"):
+        NeighboursReader(cache, "near").ids(np.array([0, row, 1]))
+
+
+def test_a_neighbour_outside_the_other_array_is_refused(cache: Cache) -> None:
+    ids, scores = drawn(0)
+    ids[7, 1] = NUM_TEXTS
+    write(cache, "near", ids, scores)
+    reader = NeighboursReader(cache, "near")
+    assert np.array_equal(reader.ids(np.array([6, 8])), ids[[6, 8]])
+    with pytest.raises(DamagedError, match=r"name row 60 of .* ends at row 59"):
+        reader.ids(np.array([7]))
+
+
+@pytest.mark.parametrize("name", ["../near", "Near", "", "near/er", "."])
+def test_a_name_that_could_leave_the_folder_is_refused_and_nothing_is_written(cache: Cache, name: str) -> None:
+    with pytest.raises(UsageError, match="cannot name a set of neighbours"):
+        NeighboursWriter(cache, name, recipe_of(cache))
+    assert not cache.layout.all_neighbours.exists()
+
+
+def test_an_unknown_name_lists_the_known_ones_and_the_nearest(cache: Cache) -> None:
+    write(cache, "nearest", *drawn(0))
+    with pytest.raises(UsageError, match=r"'nearst' \(did you mean 'nearest'\?\); known: nearest"):
+        NeighboursReader(cache, "nearst")
+
+
+def test_the_same_name_with_another_recipe_is_refused_with_both_sides(cache: Cache) -> None:
+    write(cache, "near", *drawn(0))
+    with pytest.raises(MismatchError, match=r"k: 4 now, 3 then"):
+        NeighboursWriter(cache, "near", recipe_of(cache, k=4))
+    with pytest.raises(MismatchError, match=r"index\.kind: 'guess' now, 'exact' then"):
+        NeighboursWriter(cache, "near", recipe_of(cache, index="guess"))
+
+
+def test_a_part_without_record_is_missing_until_it_is_committed_again(cache: Cache) -> None:
+    ids, scores = drawn(0)
+    folder = write(cache, "near", ids, scores)
+    (folder / "records" / "00001.json").unlink()
+    with pytest.raises(UnfinishedError, match="lack 1 of 3 parts"):
+        NeighboursReader(cache, "near")
+    writer = NeighboursWriter(cache, "near", recipe_of(cache))
+    assert writer.committed() == {0, 2}
+    writer.commit(1, ids[16:32], scores[16:32])
+    assert np.array_equal(NeighboursReader(cache, "near").ids(np.arange(21, 40)), ids[21:40])
+
+
+def test_a_part_of_other_neighbours_is_refused_though_its_bytes_are_whole(cache: Cache) -> None:
+    folder = write(cache, "near", *drawn(0))
+    other = write(cache, "other", *drawn(1), index="guess")
+    for name in ("records/00001.json", "neighbours.zarr/ids/c/1/0", "neighbours.zarr/scores/c/1/0"):
+        shutil.copy(other / name, folder / name)
+    with pytest.raises(DamagedError, match=r"00001\.json is not the record of part 1 of these neighbours"):
+        NeighboursReader(cache, "near")
+    with pytest.raises(DamagedError, match="not the record of part 1"):
+        NeighboursWriter(cache, "near", recipe_of(cache)).committed()
+    assert [problem.where for problem in verify_cache(cache.path)] == [str(folder)]
+
+
+def test_a_record_under_another_number_is_refused(cache: Cache) -> None:
+    folder = write(cache, "near", *drawn(0))
+    shutil.copy(folder / "records" / "00000.json", folder / "records" / "00001.json")
+    with pytest.raises(DamagedError, match="not the record of part 1"):
+        NeighboursReader(cache, "near")
+
+
+@pytest.mark.parametrize("file", ["recipe.json", "records/00002.json"])
+@pytest.mark.parametrize("fault", ["cut", "empty", "edited"])
+def test_a_damaged_recipe_or_record_is_named(cache: Cache, file: str, fault: str) -> None:
+    path = write(cache, "near", *drawn(0)) / file
+    if fault == "edited":
+        value = read_json(path)
+        path.write_bytes(readable_json({**value, "k" if "k" in value else "num_rows": 99}))
+    else:
+        path.write_bytes(path.read_bytes()[: -5 if fault == "cut" else 0])
+    with pytest.raises(DamagedError, match=path.name):
+        NeighboursReader(cache, "near")
+
+
+@pytest.mark.parametrize("array", ["ids", "scores"])
+@pytest.mark.parametrize("fault", ["gone", "empty", "cut", "flipped", "another part's"])
+def test_a_damaged_shard_is_refused_when_it_is_read(cache: Cache, array: str, fault: str) -> None:
+    shard = write(cache, "near", *drawn(0)) / "neighbours.zarr" / array / "c" / "1" / "0"
+    data = shard.read_bytes()
+    if fault == "gone":
+        shard.unlink()
+    else:
+        wrong = {
+            "empty": b"",
+            "cut": data[:-1],
+            "flipped": bytes([data[0] ^ 1]) + data[1:],
+            "another part's": shard.parents[1].joinpath("2", "0").read_bytes(),
+        }
+        shard.write_bytes(wrong[fault])
+    reader = NeighboursReader(cache, "near")
+    read = reader.ids if array == "ids" else reader.scores
+    assert read(np.array([0, 39])).shape == (2, K)
+    with pytest.raises(DamagedError, match="shard"):
+        read(np.array([21]))
+
+
+def test_neighbours_of_an_array_that_has_changed_since_are_refused(cache: Cache) -> None:
+    path = write(cache, "near", *drawn(0)) / "recipe.json"
+    value = read_sealed(path)
+    value["to"]["digest"] = "0" * 64
+    path.write_bytes(readable_json(seal(value)))
+    with pytest.raises(MismatchError, match=r"were mined when text imaginary\.v0 had digest 000000000000"):
+        NeighboursReader(cache, "near")

@@ -1,7 +1,7 @@
 """The commands, one file each, with `command` in it; a file is imported only when its command is used."""
 
 COMMANDS: dict[str, str] = {
-    "demo": "run everything on real pictures and sentences, in about six minutes",
+    "demo": "run everything on real pictures and sentences, in about eight minutes",
     "extract": "encode images and sentences with a teacher, once, into a cache",
     "mine": "find the nearest sentences of every image in a cache",
     "distill": "train a student from a cache",

@@ -20,7 +20,7 @@ Stopped half-way? Run the same command again."""
 @option("--out", type=FilePath("DIR"), default="demo-out", show_default=True, help="Folder for all of it.")
 @shared_options
 def command(out: Path, as_json: bool, quiet: bool) -> None:
-    """Extract, mine, distil and evaluate on pictures and sentences from installed packages, in about six minutes."""
+    """Extract, mine, distil and evaluate on pictures and sentences from installed packages, in about eight minutes."""
     from pipeline.demo.run import run_demo
 
     report = run_demo(out, quiet=quiet)

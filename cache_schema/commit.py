@@ -14,7 +14,7 @@ from cache_schema import atomic, shards
 from cache_schema.errors import MismatchError
 from cache_schema.json_file import seal
 from cache_schema.layout import Layout, Modality
-from cache_schema.records import Record, RowException, committed_parts, read_record, row_hash
+from cache_schema.records import Record, RowException, read_record, row_hash
 from cache_schema.samples import OK, Sample, encode_table, read_table, table_of
 
 
@@ -112,9 +112,9 @@ def _publish_samples(target: ArrayTarget, part: int, samples: Sequence[Sample], 
 
 def _record_of_other_array(target: ArrayTarget, part: int) -> Record | None:
     for folder in sorted(target.layout.arrays(target.modality).iterdir()):
-        records = target.layout.records(target.modality, folder.name)
-        if folder.name != target.array and part in committed_parts(records):
-            return read_record(target.layout.record(target.modality, folder.name, part))
+        path = target.layout.record(target.modality, folder.name, part)
+        if folder.name != target.array and path.exists():
+            return read_record(path)
     return None
 
 

@@ -39,6 +39,7 @@ class ExtractJob:
         settings: what a worker needs; plain values.
         tasks: the pending parts, images first.
         arrays: modality -> name of the array being made.
+        num_planned: modality -> planned rows.
     """
 
     config: ExtractConfig
@@ -46,6 +47,7 @@ class ExtractJob:
     settings: WorkerSettings
     tasks: list[PartTask]
     arrays: dict[Modality, str]
+    num_planned: dict[Modality, int]
     _bad_rows: dict[Modality, int] = field(default_factory=dict)
 
     @property
@@ -64,7 +66,7 @@ class ExtractJob:
             TooManyBadRows: more of the modality's planned rows are bad than the configuration allows.
         """
         total = self._bad_rows[modality] = self._bad_rows.get(modality, 0) + num_bad
-        planned = self.cache.plan(modality).num_rows
+        planned = self.num_planned[modality]
         if total > self.config.max_bad_fraction * planned:
             raise TooManyBadRows(
                 f"{total:,} of {planned:,} {modality}s are bad, more than --max-bad-fraction "
@@ -144,7 +146,9 @@ def open_job(
             for modality, array in opened.items()
             for part in array.pending()
         ]
-        job = ExtractJob(config, cache, settings, tasks, arrays)
+        job = ExtractJob(
+            config, cache, settings, tasks, arrays, {modality: plan.num_rows for modality, plan in plans.items()}
+        )
         for modality, array in opened.items():
             job.count_bad(modality, array.num_bad)
         yield job

@@ -5,6 +5,6 @@ classes               the classes that the held-out pictures are sorted into, an
 alignment             the linear map that makes two ready-made encoders one teacher
 teacher               that teacher, plugged in through `python:` as a user's own would be
 data                  writes all of it as a user's files would look
-steps, run            the pipeline's own commands, one after the other
-findings, report      what came out: report.json and report.html
+steps, run            the pipeline's own commands, in order; two students train side by side
+gallery, page, report what came out: report.json and report.html
 """

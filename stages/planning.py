@@ -9,6 +9,7 @@ import numpy as np
 from cache_schema.errors import MismatchError, RefusedError, UsageError
 from cache_schema.plan import Plan, SourceEntry, part_starts
 from stages.sources import ScannedSource, Source, expand
+from stages.sources.files import is_remote, state_of
 
 Progress = Callable[[int, int, str], None]
 
@@ -67,7 +68,7 @@ def _planned(plan: Plan, source: Source) -> SourceEntry | None:
 
 def _is_unchanged(plan: Plan, source: Source) -> bool:
     planned = _planned(plan, source)
-    return planned is not None and bool(planned.state) and planned.state == _state_of(source.uri)
+    return planned is not None and bool(planned.state) and planned.state == state_of(source.uri)
 
 
 def _entry_of(plan: Plan, source: Source, scan: ScannedSource) -> SourceEntry:
@@ -79,22 +80,20 @@ def _entry_of(plan: Plan, source: Source, scan: ScannedSource) -> SourceEntry:
             "or extract into a new cache"
         )
     options = dict(source.options)
-    return SourceEntry(source.uri, source.kind, scan.fingerprint, scan.num_samples, options, _state_of(source.uri))
+    return SourceEntry(source.uri, source.kind, scan.fingerprint, scan.num_samples, options, state_of(source.uri))
 
 
 def _where_it_is_now(plan: Plan, number: int, entry: SourceEntry) -> Plan:
     """Returns `plan` with source `number` read from where `entry` is, if it is no longer where it was."""
-    if number >= len(plan.sources) or os.path.exists(plan.sources[number].uri):
+    if number >= len(plan.sources) or _is_there(plan.sources[number].uri):
         return plan
     sources = (*plan.sources[:number], entry, *plan.sources[number + 1 :])
     return replace(plan, sources=sources)
 
 
-def _state_of(uri: str) -> dict[str, int]:
-    if not os.path.isfile(uri):
-        return {}
-    status = os.stat(uri)
-    return {"size_bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+def _is_there(uri: str) -> bool:
+    # Nobody is asked over the network: a source that was named again is read from where it was named last.
+    return not is_remote(uri) and os.path.exists(uri)
 
 
 def _refuse_duplicate_keys(uri: str, sources: Sequence[Source], scans: Sequence[ScannedSource]) -> None:

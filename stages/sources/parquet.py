@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -13,7 +12,7 @@ import pyarrow.parquet as pq
 from cache_schema.errors import DamagedError, MismatchError, RefusedError, UsageError
 from stages.image_formats import is_misnamed
 from stages.sources.base import MAX_PAYLOAD_BYTES, Modality, RawSample, ScannedSource, first_repeated, hash_of_key
-from stages.sources.files import planned_file, read_range
+from stages.sources.files import SourceFile, planned_file, read_range
 
 _MAGIC = b"PAR1"
 _BATCH_ROWS = {"image": 64, "text": 8192}
@@ -48,10 +47,10 @@ class ParquetSource:
                 are listed), or a key is missing or repeated.
             UsageError: there is no row.
         """
-        with planned_file(self.uri) as descriptor:
-            footer = self._footer(descriptor)
-            digest = hashlib.sha256(f"{os.fstat(descriptor).st_size}\n".encode() + footer)
-            file = self._open(descriptor)
+        with planned_file(self.uri) as planned:
+            footer = self._footer(planned)
+            digest = hashlib.sha256(f"{planned.size_bytes}\n".encode() + footer)
+            file = self._open(planned)
             num_rows = file.metadata.num_rows
             if num_rows == 0:
                 raise UsageError(f"no rows in {self.uri}: leave it out")
@@ -61,8 +60,8 @@ class ParquetSource:
 
     def read(self, first_sample: int, num_samples: int, offset_bytes: int = 0) -> Iterator[RawSample]:
         """Yields rows; `offset_bytes` is the row number and says nothing new. `MismatchError` when there are fewer."""
-        with planned_file(self.uri) as descriptor:
-            file = self._open(descriptor)
+        with planned_file(self.uri) as planned:
+            file = self._open(planned)
             if first_sample + num_samples > file.metadata.num_rows:
                 raise MismatchError(
                     f"{self.uri} has {file.metadata.num_rows:,} rows, the plan needs {first_sample + num_samples:,}: "
@@ -78,8 +77,8 @@ class ParquetSource:
 
     def read_one(self, key: str, offset_bytes: int, size_bytes: int) -> bytes:
         """Returns the payload of row `offset_bytes`; the row group around it is kept for the next call."""
-        with planned_file(self.uri) as descriptor:
-            file = self._open(descriptor)
+        with planned_file(self.uri) as planned:
+            file = self._open(planned)
             first = 0
             for group in range(file.num_row_groups):
                 num_rows = file.metadata.row_group(group).num_rows
@@ -160,11 +159,11 @@ class ParquetSource:
             )
         return hashes
 
-    def _footer(self, descriptor: int) -> bytes:
+    def _footer(self, planned: SourceFile) -> bytes:
         """Returns the bytes of the footer; raises `DamagedError` when this is not a whole Parquet file."""
-        file_bytes = os.fstat(descriptor).st_size
-        tail = os.pread(descriptor, 8, max(0, file_bytes - 8))
-        if os.pread(descriptor, 4, 0) != _MAGIC:
+        file_bytes = planned.size_bytes
+        tail = planned.read_at(max(0, file_bytes - 8), 8)
+        if planned.read_at(0, 4) != _MAGIC:
             raise DamagedError(
                 f"{self.uri} is not a Parquet file (no PAR1 at offset 0): name its kind, as in text:PATH"
             )
@@ -173,13 +172,13 @@ class ParquetSource:
             raise DamagedError(
                 f"{self.uri} has no footer at its end, at {file_bytes:,} bytes: it is cut; fetch it again"
             )
-        return read_range(self.uri, descriptor, file_bytes - 8 - footer_bytes, footer_bytes)
+        return read_range(self.uri, planned, file_bytes - 8 - footer_bytes, footer_bytes)
 
-    def _open(self, descriptor: int) -> pq.ParquetFile:
-        self._footer(descriptor)
+    def _open(self, planned: SourceFile) -> pq.ParquetFile:
+        self._footer(planned)
         with _damage_in_words(self.uri):
-            # A copy of the descriptor, because pyarrow closes what it is given.
-            file = pq.ParquetFile(os.fdopen(os.dup(descriptor), "rb"))
+            # A stream of its own, because pyarrow closes what it is given.
+            file = pq.ParquetFile(planned.stream())
             schema = file.schema_arrow
         found = ", ".join(f"{field.name}: {field.type}" for field in schema)
         for column, option in ((self._column, "column"), (self._key_column, "key_column")):

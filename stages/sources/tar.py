@@ -5,7 +5,6 @@ lost its tail must not become a shorter shard. Payloads are never opened as anyt
 """
 
 import hashlib
-import os
 from array import array
 from collections import Counter
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ import numpy as np
 from cache_schema.errors import DamagedError, RefusedError, UsageError
 from stages.image_formats import IMAGE_EXTENSIONS, is_misnamed
 from stages.sources.base import MAX_PAYLOAD_BYTES, Modality, RawSample, ScannedSource, first_repeated, hash_of_key
-from stages.sources.files import planned_file, read_range
+from stages.sources.files import SourceFile, planned_file, read_range
 
 _BLOCK = 512
 _MAX_NAME_BYTES = 1 << 16
@@ -73,8 +72,8 @@ class TarSource:
         digest = hashlib.sha256()
         ignored: Counter[str] = Counter()
         num_images = 0
-        with planned_file(self.uri) as descriptor:
-            for group in _groups(self._members(descriptor, 0, ignored, digest), ignored):
+        with planned_file(self.uri) as file:
+            for group in _groups(self._members(file, 0, ignored, digest), ignored):
                 offsets.append(group.header_offset)
                 hashes.append(hash_of_key(group.key))
                 num_images += group.image is not None
@@ -89,11 +88,11 @@ class TarSource:
     def read(self, first_sample: int, num_samples: int, offset_bytes: int) -> Iterator[RawSample]:
         """Yields samples from the header at `offset_bytes` on; raises `DamagedError` when the tar ends early."""
         num_read = 0
-        with planned_file(self.uri) as descriptor:
+        with planned_file(self.uri) as file:
             if num_samples == 0:
                 return
-            for group in _groups(self._members(descriptor, offset_bytes, Counter(), None), Counter()):
-                yield self._sample(descriptor, group)
+            for group in _groups(self._members(file, offset_bytes, Counter(), None), Counter()):
+                yield self._sample(file, group)
                 num_read += 1
                 if num_read == num_samples:
                     return
@@ -103,10 +102,10 @@ class TarSource:
 
     def read_one(self, key: str, offset_bytes: int, size_bytes: int) -> bytes:
         """Returns `size_bytes` bytes at the payload offset; raises `RefusedError` when the tar ends before."""
-        with planned_file(self.uri) as descriptor:
-            return read_range(self.uri, descriptor, offset_bytes, size_bytes)
+        with planned_file(self.uri) as file:
+            return read_range(self.uri, file, offset_bytes, size_bytes)
 
-    def _sample(self, descriptor: int, group: _Group) -> RawSample:
+    def _sample(self, file: SourceFile, group: _Group) -> RawSample:
         image = group.image
         if image is None:
             return RawSample(group.key, None, group.header_offset, 0, "src-no-image", "no image member")
@@ -114,7 +113,7 @@ class TarSource:
             return RawSample(
                 group.key, None, image.offset, image.size, "img-too-many-bytes", f"over {MAX_PAYLOAD_BYTES} bytes"
             )
-        payload = read_range(self.uri, descriptor, image.offset, image.size)
+        payload = read_range(self.uri, file, image.offset, image.size)
         note = "misnamed" if is_misnamed(image.name, payload) else ""
         return RawSample(group.key, payload, image.offset, image.size, "ok", note)
 
@@ -130,20 +129,20 @@ class TarSource:
         )
 
     def _members(
-        self, descriptor: int, position: int, ignored: Counter[str], digest: "hashlib._Hash | None"
+        self, file: SourceFile, position: int, ignored: Counter[str], digest: "hashlib._Hash | None"
     ) -> Iterator[_Member]:
         """Yields the regular members from the header at `position` on, and checks the end of the archive."""
-        file_bytes = os.fstat(descriptor).st_size
+        file_bytes = file.size_bytes
         header_offset = position
         extended: dict[str, str] = {}
         while True:
-            header = os.pread(descriptor, _BLOCK, position)
+            header = file.read_at(position, _BLOCK)
             if position == 0:
                 self._refuse_compressed(header)
             if len(header) < _BLOCK:
                 raise self._cut(position, file_bytes, "has no end mark" if not header else "ends inside a header")
             if header == bytes(_BLOCK):
-                self._check_end(descriptor, position, file_bytes)
+                self._check_end(file, position, file_bytes)
                 return
             kind = header[156:157]
             size = self._checked_size(header, position)
@@ -153,7 +152,7 @@ class TarSource:
                     raise DamagedError(
                         f"{self.uri}: extended header of {size:,} bytes at offset {position:,}: write it again"
                     )
-                body = self._body(descriptor, offset, size, file_bytes)
+                body = self._body(file, offset, size, file_bytes)
                 if kind == _LONG_NAME:
                     extended["path"] = _text(body.rstrip(b"\x00"))
                 elif kind in _EXTENDED:
@@ -181,8 +180,8 @@ class TarSource:
             position = header_offset = offset + _padded(size)
             extended = {}
 
-    def _body(self, descriptor: int, offset: int, size: int, file_bytes: int) -> bytes:
-        body = os.pread(descriptor, size, offset)
+    def _body(self, file: SourceFile, offset: int, size: int, file_bytes: int) -> bytes:
+        body = file.read_at(offset, size)
         if len(body) < size:
             raise self._cut(offset, file_bytes, "ends inside an extended header")
         return body
@@ -214,14 +213,14 @@ class TarSource:
             if head.startswith(magic):
                 raise DamagedError(f"{self.uri} is compressed with {name}: unpack it to a plain .tar")
 
-    def _check_end(self, descriptor: int, position: int, file_bytes: int) -> None:
+    def _check_end(self, file: SourceFile, position: int, file_bytes: int) -> None:
         """Refuses what stands after the end mark: another tar appended there would be lost without a word."""
-        second = os.pread(descriptor, _BLOCK, position + _BLOCK)
+        second = file.read_at(position + _BLOCK, _BLOCK)
         if len(second) < _BLOCK:
             raise self._cut(position, file_bytes, "has half an end mark")
         at = position + _BLOCK
         while at < file_bytes:
-            rest = os.pread(descriptor, 1 << 20, at)
+            rest = file.read_at(at, 1 << 20)
             if not rest:
                 return
             if rest.count(0) != len(rest):

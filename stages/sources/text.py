@@ -9,7 +9,7 @@ import numpy as np
 
 from cache_schema.errors import MismatchError, RefusedError, UsageError, unknown_name
 from stages.sources.base import Modality, RawSample, ScannedSource
-from stages.sources.files import planned_file, read_range
+from stages.sources.files import SourceFile, planned_file, read_range
 
 ENCODINGS = ("utf-8", "latin-1", "iso-8859-15", "cp1252")
 """All have the line feed as the byte 10, so that lines are found without decoding."""
@@ -53,11 +53,11 @@ class TextSource:
         validity = _Utf8Lines()
         starts: list[np.ndarray] = []
         position = 0
-        with planned_file(self.uri) as descriptor:
-            file_bytes = os.fstat(descriptor).st_size
-            first = _start_of_text(descriptor) if self._encoding == "utf-8" else 0
+        with planned_file(self.uri) as file:
+            file_bytes = file.size_bytes
+            first = _start_of_text(file) if self._encoding == "utf-8" else 0
             while position < file_bytes:
-                chunk = os.pread(descriptor, _CHUNK_BYTES, position)
+                chunk = file.read_at(position, _CHUNK_BYTES)
                 if not chunk:
                     break
                 if position == 0:
@@ -82,8 +82,7 @@ class TextSource:
 
     def read(self, first_sample: int, num_samples: int, offset_bytes: int) -> Iterator[RawSample]:
         """Yields lines from `offset_bytes` on; raises `MismatchError` when the file ends early."""
-        with planned_file(self.uri) as descriptor, os.fdopen(os.dup(descriptor), "rb", buffering=1 << 20) as file:
-            file.seek(offset_bytes)
+        with planned_file(self.uri) as planned, planned.stream(offset_bytes) as file:
             position = offset_bytes
             for number in range(first_sample + 1, first_sample + num_samples + 1):
                 line = file.readline(MAX_LINE_BYTES + 2)
@@ -104,8 +103,8 @@ class TextSource:
 
     def read_one(self, key: str, offset_bytes: int, size_bytes: int) -> bytes:
         """Returns one line as UTF-8; raises `RefusedError` when the file ends before."""
-        with planned_file(self.uri) as descriptor:
-            payload = self._as_utf8(read_range(self.uri, descriptor, offset_bytes, size_bytes))
+        with planned_file(self.uri) as file:
+            payload = self._as_utf8(read_range(self.uri, file, offset_bytes, size_bytes))
         if payload is None:
             raise MismatchError(f"line {key} of {self.uri} is no longer in {self._encoding}: it changed; restore it")
         return payload
@@ -187,5 +186,5 @@ def _is_utf8(data: bytes) -> bool:
     return True
 
 
-def _start_of_text(descriptor: int) -> int:
-    return len(_SIGNATURE) if os.pread(descriptor, len(_SIGNATURE), 0) == _SIGNATURE else 0
+def _start_of_text(file: SourceFile) -> int:
+    return len(_SIGNATURE) if file.read_at(0, len(_SIGNATURE)) == _SIGNATURE else 0

@@ -12,6 +12,7 @@
         arrays/<array>/records/00000.json  part 0 is committed; with 00000.rows, a 16-byte hash of every row
         indexes/<array>.<name>.faiss       with <array>.<name>.json beside it
       neighbours/<name>/                   recipe.json, records/, neighbours.zarr/{ids,scores}
+      selections/<name>.parquet            a named list of rows, with <name>.json beside it
 
 The features are ordinary Zarr v3 and the sample tables ordinary Parquet: any reader of those formats can use a cache.
 What this package adds is that a row is there whole, accounted for and provably the right one, or an error says why not.

@@ -89,8 +89,16 @@ class Layout:
         """The folder of the mined neighbours called `name`: recipe.json, records/, neighbours.zarr/."""
         return self.all_neighbours / name
 
+    @property
+    def all_selections(self) -> Path:
+        return self.root / "selections"
+
     def selection(self, name: str) -> Path:
-        return self.root / "selections" / f"{name}.parquet"
+        return self.all_selections / f"{name}.parquet"
+
+    def selection_sidecar(self, name: str) -> Path:
+        """What the rows of the selection were chosen from, and how; without it the selection does not exist."""
+        return self.all_selections / f"{name}.json"
 
 
 def shard_path(array_folder: Path, part: int) -> Path:

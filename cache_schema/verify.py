@@ -17,6 +17,7 @@ from cache_schema.neighbours import verify_neighbours
 from cache_schema.plan import Part
 from cache_schema.records import logical_digest, row_hash
 from cache_schema.samples import OK
+from cache_schema.selections import verify_selections
 
 Progress = Callable[[int, int, str], None]
 
@@ -52,7 +53,7 @@ def verify_cache(path: Path, *, progress: Progress | None = None) -> list[Proble
 
     Checks, for every committed part: SHA-256 of its files, the crc32c of each chunk, that each planned row is accounted
     for exactly once, finite unit features, and row hashes recomputed from samples and features. Also plans, recipes,
-    indexes and neighbours. Reads everything once; holds one part in memory. Files that no record names are no problem:
+    indexes, neighbours and selections. Reads everything once; holds one part in memory. Files that no record names are no problem:
     see `cache_schema.leftovers`.
 
     Raises:
@@ -66,7 +67,8 @@ def verify_cache(path: Path, *, progress: Progress | None = None) -> list[Proble
             for name in cache.arrays(modality):
                 _verify_array(cache, modality, name, found, progress)
     _verify_indexes(cache, found)
-    verify_neighbours(cache, lambda where, what, remedy: found.append(Problem(str(where), what, remedy)))
+    for verify_derived in (verify_neighbours, verify_selections):
+        verify_derived(cache, lambda where, what, remedy: found.append(Problem(str(where), what, remedy)))
     return found
 
 

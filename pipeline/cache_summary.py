@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def description(cache: "Cache") -> dict[str, Any]:
-    """Returns what is in `cache`: its arrays, sources, number of parts, indexes and neighbours, as JSON."""
+    """Returns what is in `cache`: its arrays, sources, number of parts, indexes, neighbours and selections, as JSON."""
     arrays = [cache.array(modality, name) for modality in cache.modalities for name in cache.arrays(modality)]
     return {
         "cache": str(cache.path),
@@ -21,6 +21,7 @@ def description(cache: "Cache") -> dict[str, Any]:
         "parts": {modality: cache.plan(modality).num_parts for modality in cache.modalities},
         "indexes": [index for modality in cache.modalities for index in indexes(cache, modality)],
         "neighbours": _neighbours(cache),
+        "selections": _selections(cache),
     }
 
 
@@ -80,6 +81,21 @@ def _neighbours(cache: "Cache") -> list[dict[str, Any]]:
             found.append({"name": folder.name, **ends, "k": recipe.k, "state": "current"})
         except PipelineError as error:
             found.append({"name": folder.name, "from": None, "to": None, "k": None, "state": str(error)})
+    return found
+
+
+def _selections(cache: "Cache") -> list[dict[str, Any]]:
+    from cache_schema.selections import read_selection, selection_names
+
+    found: list[dict[str, Any]] = []
+    for name in selection_names(cache.layout):
+        try:
+            selection = read_selection(cache, name)
+            binding, method = selection.binding, selection.method.get("name")
+            of = {"array": f"{binding.modality}/{binding.array}", "rows": len(selection.rows), "method": method}
+            found.append({"name": name, **of, "state": "current"})
+        except PipelineError as error:
+            found.append({"name": name, "array": None, "rows": None, "method": None, "state": str(error)})
     return found
 
 

@@ -24,7 +24,7 @@ Examples:
 @click.option("--bad", is_flag=True, help="List the rows without a feature: key, source, status, reason.")
 @shared_options
 def command(cache: Path, bad: bool, as_json: bool, quiet: bool) -> None:
-    """Show what is in the cache at CACHE: arrays, sources, indexes, neighbours."""
+    """Show what is in the cache at CACHE: arrays, sources, indexes, neighbours, selections."""
     from cache_schema.cache import Cache
 
     opened = Cache.open(cache)
@@ -46,6 +46,7 @@ def _lines(result: dict[str, Any]) -> list[str]:
         ("sources", ("modality", "kind", "samples", "uri")),
         ("indexes", ("modality", "index", "kind", "num_rows", "recall_at_10", "state")),
         ("neighbours", ("name", "from", "to", "k", "state")),
+        ("selections", ("name", "array", "rows", "method", "state")),
         ("bad_rows", ("modality", "array", "row", "key", "source", "status", "reason")),
     ):
         if result.get(title):

@@ -1,8 +1,8 @@
 """Selections: named lists of rows over one cache, such as the rows without duplicates. The cache itself never changes.
 
 `selections/<name>.parquet` holds one column `row` (int64, ascending, no row twice); `<name>.json`, sealed and published
-last, says what the rows were chosen from, how, and the SHA-256 of the file. A selection is bound to the parts that it was
-made from: parts appended later leave it valid for its rows, other rows in one of its parts do not.
+last, says what the rows were chosen from, how, and the SHA-256 of the file. A selection is bound to the parts that it
+was made from: parts appended later leave it valid for its rows, other rows in one of its parts do not.
 """
 
 import hashlib
@@ -103,7 +103,7 @@ def write_selection(cache: Cache, selection: Selection) -> None:
 
     Raises:
         UsageError: its name cannot name anything in a cache.
-        MismatchError: there is another selection of that name, or the array is no longer what the rows were chosen from.
+        MismatchError: there is another selection of that name, or the array no longer holds what was chosen from.
         LockedError: the cache is being written.
     """
     layout, name = cache.layout, check_name(selection.name, "selection")

@@ -53,8 +53,8 @@ def verify_cache(path: Path, *, progress: Progress | None = None) -> list[Proble
 
     Checks, for every committed part: SHA-256 of its files, the crc32c of each chunk, that each planned row is accounted
     for exactly once, finite unit features, and row hashes recomputed from samples and features. Also plans, recipes,
-    indexes, neighbours and selections. Reads everything once; holds one part in memory. Files that no record names are no problem:
-    see `cache_schema.leftovers`.
+    indexes, neighbours and selections. Reads everything once; holds one part in memory. Files that no record names are
+    no problem: see `cache_schema.leftovers`.
 
     Raises:
         UsageError, RefusedError: there is no cache at all, or its cache.json cannot be believed.

@@ -69,7 +69,7 @@ def test_an_unknown_selection_is_refused_with_the_known_ones(cache: Cache) -> No
 def test_a_name_stands_for_one_way_of_choosing(cache: Cache) -> None:
     same = read_selection(cache, "some")
     write_selection(cache, same)
-    with pytest.raises(MismatchError, match="made otherwise .*'by lot' now, 'by hand' then.*use another name"):
+    with pytest.raises(MismatchError, match=r"made otherwise .*'by lot' now, 'by hand' then.*use another name"):
         write_selection(cache, replace(same, method={"name": "by lot"}))
     assert read_selection(cache, "some").rows.tolist() == ROWS.tolist()
 
@@ -98,7 +98,7 @@ def test_a_selection_stays_valid_when_the_cache_grows(tmp_path: Path) -> None:
 def test_a_selection_of_rows_that_changed_is_refused(cache: Cache) -> None:
     shutil.rmtree(cache.layout.records("image", "imaginary.v0"))
     add_array(cache, "image", unit_features(40, 8, seed=9), bad=(3,))
-    with pytest.raises(MismatchError, match="selection 'some' was made when .* they have"):
+    with pytest.raises(MismatchError, match=r"selection 'some' was made when .* they have"):
         read_selection(Cache.open(cache.path), "some")
     assert any("some.parquet" in problem.where for problem in verify_cache(cache.path))
 

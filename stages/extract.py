@@ -10,19 +10,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from cache_schema import atomic, shards
+from cache_schema import atomic
 from cache_schema.cache import DEFAULT_PART_ROWS, Cache, CachedArray, create_cache
-from cache_schema.commit import ArrayTarget
 from cache_schema.errors import MismatchError, RefusedError, TooManyBadRows, UsageError
-from cache_schema.features import feature_format
-from cache_schema.json_file import Json, seal
+from cache_schema.json_file import Json
 from cache_schema.layout import MODALITIES, Modality
-from cache_schema.plan import Plan, write_plan
+from cache_schema.plan import Plan
 from cache_schema.recipe import Recipe, array_name, differences
 from stages.described_teacher import load_and_describe
 from stages.extract_config import ExtractConfig
 from stages.extract_worker import PartTask, PartWorker, WorkerSettings
 from stages.planning import grown_plan
+from stages.publication import publish_metadata, publish_plan, publish_recipe, target_of
 
 Progress = Callable[[int, int, str], None]
 
@@ -126,7 +125,7 @@ def open_job(
         recipes, probes = described
         arrays = {modality: _array_for(cache, config, modality, recipes[modality]) for modality in plans}
         for modality, plan in plans.items():
-            _publish_plan(cache, plan, lock.fence)
+            publish_plan(cache, plan, lock.fence)
             _publish_array(cache, arrays[modality], recipes[modality], probes.get(modality), plan, lock.fence)
         opened = {modality: cache.array(modality, name) for modality, name in arrays.items()}
         settings = WorkerSettings(
@@ -137,7 +136,7 @@ def open_job(
             num_threads=config.num_threads,
             decode_workers=config.decode_workers,
             fence=lock.fence,
-            targets={modality: _target_of(cache, array) for modality, array in opened.items()},
+            targets={modality: target_of(cache, array) for modality, array in opened.items()},
             sources={modality: plan.sources for modality, plan in plans.items()},
             numerics={modality: _numerics_of(array) for modality, array in opened.items()},
         )
@@ -231,35 +230,17 @@ def _array_for(cache: Cache, config: ExtractConfig, modality: Modality, recipe: 
     return name if name not in present else f"{name[:70]}-{recipe.fingerprint[:6]}"
 
 
-def _publish_plan(cache: Cache, plan: Plan, fence: atomic.Fence) -> None:
-    path = cache.layout.plan(plan.modality)
-    if not path.exists() or cache.plan(plan.modality) != plan:
-        atomic.make_folder(path.parent)
-        write_plan(path, plan, fence=fence)
-
-
 def _publish_array(
     cache: Cache, name: str, recipe: Recipe, probes: bytes | None, plan: Plan, fence: atomic.Fence
 ) -> None:
     """Publishes metadata, probes and, last, the recipe that makes the array exist; all arrays get the plan's length."""
-    modality = plan.modality
-    for other in {name, *cache.arrays(modality)}:
-        dim = recipe.dim if other == name else cache.array(modality, other).recipe.dim
-        folder = cache.layout.features(modality) / other
-        shards.publish_array(folder, feature_format(cache.part_rows, dim), plan.row_end, fence=fence)
-    path = cache.layout.recipe(modality, name)
+    publish_metadata(cache, name, recipe, plan, fence)
+    path = cache.layout.recipe(plan.modality, name)
     if path.exists():
         return
     if probes is None:
         raise RefusedError(f"{path} vanished while extract ran: do not change a cache by hand while it is written")
-    atomic.make_folder(path.parent)
-    atomic.publish_bytes(cache.layout.probes(modality, name), probes, fence=fence)
-    atomic.publish_json(path, seal(recipe.to_json()), fence=fence)
-
-
-def _target_of(cache: Cache, array: CachedArray) -> ArrayTarget:
-    row_format = feature_format(cache.part_rows, array.recipe.dim)
-    return ArrayTarget(cache.layout, array.modality, array.name, row_format, array.recipe.fingerprint)
+    publish_recipe(cache, name, recipe, probes, fence)
 
 
 def _numerics_of(array: CachedArray) -> str | None:

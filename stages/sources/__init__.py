@@ -7,6 +7,7 @@ import os
 
 from cache_schema.errors import UsageError, unknown_name
 from stages.sources.base import Modality, RawSample, ScannedSource, Source
+from stages.sources.files import is_remote
 from stages.sources.folder import FolderSource
 from stages.sources.parquet import ParquetSource
 from stages.sources.tar import TarSource
@@ -28,11 +29,13 @@ def expand(uri: str, modality: Modality) -> list[Source]:
 
     Forms: a path, a glob (`*`, `?`, `[…]`, `**`) or braces (`{000..012}`, `{a,b}`), with an optional kind before
     (`text:notes.md`) and options after it (`captions.parquet?column=caption`). Where no kind is given, a folder is a
-    `folder` and a file is what its extension says. A relative path is resolved now.
+    `folder` and a file is what its extension says. A relative path is resolved now. An address (`https://…`, `s3://…`)
+    stands wherever a path of a file may.
 
     Raises:
-        UsageError: nothing is there, the kind or an option is unknown or does not fit the modality, or the URI is
-            remote.
+        UsageError: nothing is there, the kind or an option is unknown or does not fit the modality, or the address is
+            of a kind that is never read.
+        EnvironmentProblem, RefusedError: an object store cannot be listed.
     """
     parsed = parse_uri(uri, SOURCES)
     paths = paths_of(parsed.pattern, uri)
@@ -56,6 +59,8 @@ def open_source(uri: str, kind: str, modality: Modality, options: dict[str, str]
     if kind not in SOURCES:
         raise unknown_name("kind of source", kind, SOURCES)
     source_class = SOURCES[kind]
+    if kind == "folder" and is_remote(uri):
+        raise UsageError(f"a folder of images is read from a local disk only, {uri} is not: pack it into tars")
     if modality not in source_class.modalities:
         fitting = sorted(name for name, other in SOURCES.items() if modality in other.modalities)
         raise UsageError(f"a {kind} source ({uri}) holds no {modality}s: for {modality}s use {', '.join(fitting)}")

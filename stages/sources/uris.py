@@ -1,4 +1,4 @@
-"""What a person types to point at sources, taken apart: kind, path, options; braces and globs become paths."""
+"""What a person types to point at sources, taken apart: kind, path or address, and options."""
 
 import glob
 import os
@@ -8,6 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from cache_schema.errors import UsageError, unknown_name
+from stages.sources.remote import SCHEMES, check_address, listed
 
 _PREFIX = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):")
 _OPTIONS = re.compile(r"\?([A-Za-z_]\w*=[^?]*)$")
@@ -31,7 +32,7 @@ def parse_uri(uri: str, kinds: Collection[str]) -> ParsedUri:
     A path that exists exactly as typed is taken literally, whatever characters it has.
 
     Raises:
-        UsageError: the URI is empty or remote, or the kind is unknown.
+        UsageError: the URI is empty, its kind is unknown, or it is an address that is never read.
     """
     if not uri or "\x00" in uri:
         raise UsageError(f"source {uri!r} names nothing: give a path")
@@ -39,42 +40,43 @@ def parse_uri(uri: str, kinds: Collection[str]) -> ParsedUri:
         return ParsedUri("", uri, {})
     kind, rest = "", uri
     prefix = _PREFIX.match(uri)
-    if prefix is not None:
-        _refuse_remote(prefix.group(1), uri)
+    if prefix is not None and not _is_address(uri):
         if prefix.group(1) not in kinds:
             raise unknown_name("kind of source", prefix.group(1), kinds)
         kind, rest = prefix.group(1), uri[prefix.end() :]
-        nested = _PREFIX.match(rest)
-        if nested is not None and not os.path.lexists(rest):
-            _refuse_remote(nested.group(1), rest)
     options: dict[str, str] = {}
     found = _OPTIONS.search(rest)
     if found is not None and not os.path.lexists(rest):
         rest = rest[: found.start()]
+        _checked_address(rest)
         for pair in found.group(1).split("&"):
             name, equals, value = pair.partition("=")
             if not equals or not value or name in options:
-                raise UsageError(f"option {pair!r} of source {uri!r} is not NAME=VALUE, given once: write it so")
+                raise UsageError(f"option {name!r} of source {rest!r} is not NAME=VALUE, given once: write it so")
             options[name] = value
+    _checked_address(rest)
     if not rest:
         raise UsageError(f"source {uri!r} has no path: write it after the kind, as in {kind or 'tar'}:PATH")
     return ParsedUri(kind, rest, options)
 
 
 def paths_of(pattern: str, uri: str) -> list[str]:
-    """Returns the absolute paths behind a pattern, every one of them there.
+    """Returns the absolute paths or addresses behind a pattern; every path is there, addresses are not asked for.
 
     Globs are sorted by name; braces keep their order. `uri` is what was typed, for messages.
 
     Raises:
         UsageError: a path is missing, is neither file nor folder, comes twice, or nothing matches.
+        EnvironmentProblem, RefusedError: an object store cannot be listed.
     """
     if os.path.lexists(pattern):
         return [_checked(os.path.abspath(pattern))]
     paths: list[str] = []
     expanded = _expand_braces(pattern, uri)
     for one in expanded:
-        if glob.has_magic(one) and not os.path.lexists(one):
+        if _checked_address(one):
+            paths += listed(one) if glob.has_magic(one) else [one]
+        elif glob.has_magic(one) and not os.path.lexists(one):
             matches = sorted(glob.glob(one, recursive=True))
             if not matches:
                 raise UsageError(f"no file matches {one} in source {uri!r}: check the pattern")
@@ -92,14 +94,28 @@ def paths_of(pattern: str, uri: str) -> list[str]:
     return paths
 
 
-def _refuse_remote(scheme: str, uri: str) -> None:
-    """The one place to change when remote sources (through fsspec) are read.
+def _is_address(uri: str) -> bool:
+    """Returns whether `uri` begins with a scheme that is read over the network.
 
-    The message shows the scheme only: an address may carry a password or a token.
+    Raises:
+        UsageError: it begins with one that is not; the message shows the scheme only, since what follows may carry a
+            password or a token.
     """
-    rest = uri[len(scheme) + 1 :]
-    if rest.startswith("//") or scheme.lower() in ("pipe", "file", "data", "http", "https", "ftp", "s3", "gs", "hf"):
-        raise UsageError(f"a source at {scheme}: is not read, only local files are: fetch it first, then name its path")
+    scheme, colon, rest = uri.partition(":")
+    if not colon or not _PREFIX.match(uri):
+        return False
+    if scheme in SCHEMES and rest.startswith("//"):
+        return True
+    if rest.startswith("//") or scheme.lower() in ("pipe", "file", "data", "ftp", *SCHEMES):
+        raise UsageError(f"a source at {scheme}: is not read: name a path, or an address of {', '.join(SCHEMES)}")
+    return False
+
+
+def _checked_address(pattern: str) -> bool:
+    if os.path.lexists(pattern) or not _is_address(pattern):
+        return False
+    check_address(pattern)
+    return True
 
 
 def _expand_braces(pattern: str, uri: str) -> list[str]:

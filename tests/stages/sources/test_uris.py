@@ -60,19 +60,63 @@ def test_a_path_that_exists_is_taken_literally(tmp_path: Path) -> None:
     "uri",
     [
         "pipe:cat /etc/passwd",
-        "http://127.0.0.1/x.tar",
-        "https://name:secret@host/x.tar?token=secret",
-        "ftp://host/x.tar",
+        "tar:pipe:cat /etc/passwd",
+        "ftp://host/secret.tar",
         "file:///etc/passwd",
-        "s3://bucket/x.tar",
-        "tar:http://host/secret.tar",
+        "data:text/plain,secret",
         "gopher://host/secret",
+        "HTTPS://host/secret.tar",
+        "sftp://name:secret@host/x.tar",
     ],
 )
-def test_remote_sources_are_refused_without_showing_the_address(uri: str) -> None:
-    with pytest.raises(UsageError, match="only local files are") as caught:
+def test_addresses_that_are_never_read_are_refused_without_showing_them(uri: str) -> None:
+    with pytest.raises(UsageError, match="is not read") as caught:
         expand(uri, "image")
     assert "secret" not in str(caught.value) and "passwd" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https://name:secret@host/x.tar",
+        "tar:https://secret@host/x.tar",
+        "https://host/x.tar?X-Amz-Signature=secret",
+        "s3://bucket/x.tar?versionId=1&X-Amz-Credential=secret",
+        "https://host/x.tar#secret",
+        "https://host/{a,b}.tar?sig=secret&a=",
+        "https://host/x.tar?token=secret",
+        "https://name:secret@[host/x.tar",
+        "s3:///x.tar",
+    ],
+)
+def test_an_address_with_credentials_or_without_a_host_is_a_usage_error_that_does_not_show_them(uri: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        expand(uri, "image")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "host", ["169.254.169.254", "[fe80::1]", "metadata.google.internal", "0xA9FEA9FE", "2852039166", "169.254.43518"]
+)
+def test_the_metadata_service_of_a_machine_is_never_a_source(host: str) -> None:
+    with pytest.raises(UsageError, match="metadata"):
+        expand(f"http://{host}/latest/x.tar", "image")
+
+
+def test_an_address_expands_its_braces_and_is_not_asked_for_before_it_is_scanned() -> None:
+    sources = expand("tar:https://host.invalid/{000..002}.tar", "image")
+    assert [source.uri for source in sources] == [f"https://host.invalid/00{number}.tar" for number in range(3)]
+    assert {source.kind for source in sources} == {"tar"}
+
+
+def test_a_web_server_cannot_be_asked_what_it_holds() -> None:
+    with pytest.raises(UsageError, match="braces"):
+        expand("https://host.invalid/*.tar", "image")
+
+
+def test_a_folder_of_images_is_read_from_a_local_disk_only() -> None:
+    with pytest.raises(UsageError, match="pack it into tars"):
+        expand("folder:https://host.invalid/pictures", "image")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import os
 
 from cache_schema.errors import UsageError, unknown_name
 from stages.sources.base import Modality, RawSample, ScannedSource, Source
+from stages.sources.dime_fm import DimeFmSource
 from stages.sources.files import is_remote
 from stages.sources.folder import FolderSource
 from stages.sources.parquet import ParquetSource
@@ -17,6 +18,7 @@ from stages.sources.uris import parse_uri, paths_of
 __all__ = ["SOURCES", "Modality", "RawSample", "ScannedSource", "Source", "expand", "open_source"]
 
 SOURCES: dict[str, type[Source]] = {
+    "dime-fm": DimeFmSource,
     "folder": FolderSource,
     "parquet": ParquetSource,
     "tar": TarSource,

@@ -1,8 +1,10 @@
 """What every kind of source promises; a new line in `SOURCES` needs an example here and is then tested too."""
 
+import json
 import os
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,7 +55,22 @@ def write_text_table(path: Path, num_samples: int) -> Path:
     return path
 
 
+def write_image_tsv(path: Path, num_samples: int) -> Path:
+    lines = [f"k{number}\t{b64encode(jpeg(8 + number, 8, number)).decode()}\n" for number in range(num_samples)]
+    path.write_text("".join(lines))
+    return path
+
+
+def write_text_tsv(path: Path, num_samples: int) -> Path:
+    captions = [json.dumps({"captions": [f"sentence № {number}"]}) for number in range(num_samples)]
+    captions[2] = "a sentence as it stands"
+    path.write_text("".join(f"k{number}\t{caption}\n" for number, caption in enumerate(captions)))
+    return path
+
+
 EXAMPLES: dict[str, tuple[Callable[[Path, int], Path], str, str, Modality]] = {
+    "dime-fm": (write_image_tsv, "dime-fm:images.tsv", "", "image"),
+    "dime-fm of texts": (write_text_tsv, "dime-fm:texts.tsv", "", "text"),
     "folder": (write_folder, "images", "", "image"),
     "tar": (write_images_tar, "images.tar", "", "image"),
     "text": (write_text, "lines.txt", "", "text"),
@@ -69,8 +86,9 @@ def example(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Source, Cal
     write, name, options, modality = EXAMPLES[request.param]
 
     def written(num_samples: int) -> Source:
-        write(tmp_path / name, num_samples)
-        (source,) = expand(f"{tmp_path / name}{options}", modality)
+        kind, _, base = name.rpartition(":")
+        write(tmp_path / base, num_samples)
+        (source,) = expand(f"{kind}{kind and ':'}{tmp_path / base}{options}", modality)
         return source
 
     return written(NUM_SAMPLES), written

@@ -1,0 +1,144 @@
+"""TSV files of DIME-FM: keys, captions, base64, and files that are cut."""
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+
+from cache_schema.errors import DamagedError, MismatchError, RefusedError, UsageError
+from stages.sources import keyed_lines
+from stages.sources.dime_fm import DimeFmSource, caption_of
+from tests.stages.pictures import jpeg
+
+
+def write(path: Path, *lines: str) -> Path:
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return path
+
+
+def outcomes(source: DimeFmSource) -> list[tuple[str, str, str]]:
+    scan = source.scan()
+    samples = list(source.read(0, scan.num_samples, scan.offset_bytes(0)))
+    for sample in samples:
+        if sample.payload is not None:
+            assert source.read_one(sample.key, sample.offset_bytes, sample.size_bytes) == sample.payload
+    return [(sample.key, sample.status, sample.reason) for sample in samples]
+
+
+def images(path: Path) -> DimeFmSource:
+    return DimeFmSource(str(path), "image", {})
+
+
+def texts(path: Path) -> DimeFmSource:
+    return DimeFmSource(str(path), "text", {})
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        ('{"captions": ["a dog"]}', "a dog"),
+        ('{"captions": "a dog"}', "a dog"),
+        ('{"caption": ["a dog"]}', "a dog"),
+        ('[{"captions": ["a dog"]}, {"captions": ["a cat"]}]', "a dog"),
+        ('"a dog"', "a dog"),
+        ("a dog", "a dog"),
+        ("  a dog ", "a dog"),
+        ("2019", "2019"),
+        ("{braces but no JSON", "{braces but no JSON"),
+        ('{"captions": ["caf\\u00e9"]}', "café"),
+    ],
+)
+def test_a_caption_is_found_where_the_official_reader_finds_it(column: str, expected: str) -> None:
+    assert caption_of(column.encode()) == (expected.encode(), "")
+
+
+@pytest.mark.parametrize(
+    ("column", "why"),
+    [
+        ('{"captions": ["a dog", "a cat"]}', "several captions"),
+        ('{"tags": "dog"}', "a prompt drawn at random"),
+        ('{"task": "classification", "class_name": "dog"}', "a prompt drawn at random"),
+        ('{"captions": []}', "no caption"),
+        ('{"captions": [7]}', "no caption"),
+        ("[]", "no caption"),
+        ('{"url": "x"}', "no caption"),
+    ],
+)
+def test_a_caption_that_nobody_can_know_is_a_bad_row(column: str, why: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "t.tsv", "a\tfirst", f"b\t{column}", "c\tlast")
+    assert outcomes(texts(path)) == [("a", "ok", ""), ("b", "text-type", why), ("c", "ok", "")]
+
+
+def test_bad_base64_and_a_missing_column_keep_their_rows(tmp_path: Path) -> None:
+    good = base64.b64encode(jpeg(9, 8, 1)).decode()
+    path = write(tmp_path / "i.tsv", f"a\t{good}", "b\t!!!!", f"c\t{good[:-3]}", "d", f"e\t {good} \tmore")
+    assert outcomes(images(path)) == [
+        ("a", "ok", ""),
+        ("b", "src-encoding", "not base64"),
+        ("c", "src-encoding", "not base64"),
+        ("d", "src-no-image", "no second column"),
+        ("e", "ok", ""),
+    ]
+
+
+def test_a_cut_file_is_refused_and_named(tmp_path: Path) -> None:
+    path = tmp_path / "i.tsv"
+    path.write_bytes(b"a\tQUJD\nb\tQUJ")
+    with pytest.raises(DamagedError, match=r"i\.tsv ends inside the line at byte 7.*cut"):
+        images(path).scan()
+
+
+def test_a_line_index_of_another_file_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "i.feat.tsv", "a\tQUJD", "b\tQUJD", "c\tQUJD")
+    index = tmp_path / "i.feat.lineidx"
+    index.write_text("0\n7\n14\n")
+    assert images(path).scan().num_samples == 3
+    index.write_text("0\n7\n14\n21\n")
+    with pytest.raises(DamagedError, match=r"starts at byte 14, .*lineidx says 21"):
+        images(path).scan()
+
+
+def test_a_key_that_stands_twice_is_refused_with_both_lines(tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match="key 'b' stands in line 2 and again in line 4"):
+        texts(write(tmp_path / "t.tsv", "a\tx", "b\tx", "c\tx", "b\ty")).scan()
+
+
+@pytest.mark.parametrize("line", ["", "\tx", "  \tx"])
+def test_a_line_without_a_key_is_refused(line: str, tmp_path: Path) -> None:
+    with pytest.raises(DamagedError, match="the line at byte 4 has no key"):
+        texts(write(tmp_path / "t.tsv", "a\tx", line)).scan()
+
+
+def test_a_file_without_lines_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no lines"):
+        texts(write(tmp_path / "t.tsv")).scan()
+
+
+def test_endless_bytes_without_a_tab_are_refused_in_little_memory(tmp_path: Path) -> None:
+    path = tmp_path / "t.tsv"
+    path.write_bytes(bytes(1 << 20))
+    with pytest.raises(DamagedError, match="no tab in the first 65,536 bytes"):
+        texts(path).scan()
+
+
+def test_lines_are_the_same_wherever_chunks_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [
+        f"key {i}\t{json.dumps({'captions': ['é' * i]})}" + ("\tthird\tcolumns" if i % 3 else "") for i in range(20)
+    ]
+    source = texts(write(tmp_path / "t.tsv", *lines, "no column"))
+    whole = source.scan(), list(source.read(0, 21, 0))
+    for chunk_bytes in (1, 2, 7, 64):
+        monkeypatch.setattr(keyed_lines, "_CHUNK_BYTES", chunk_bytes)
+        scan = source.scan()
+        assert scan.offsets.tolist() == whole[0].offsets.tolist() and scan.fingerprint == whole[0].fingerprint
+        assert list(source.read(0, 21, 0)) == whole[1]
+
+
+def test_a_changed_caption_or_picture_is_not_returned(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.tsv", "a\tone two three")
+    source = texts(path)
+    (sample,) = source.read(0, 1, 0)
+    write(path, "a\tone two")
+    with pytest.raises(MismatchError, match="restore"):
+        source.read_one("a", sample.offset_bytes, sample.size_bytes)

@@ -40,9 +40,7 @@ def keyed_lines(uri: str, file: SourceFile, *, offset_bytes: int = 0) -> Iterato
             line.add(chunk, at, end if end >= 0 else len(chunk), position)
             if end < 0:
                 if line.key is None and len(line.head) > _MAX_KEY_BYTES:
-                    raise DamagedError(
-                        f"{uri}: no tab in {_MAX_KEY_BYTES:,} bytes of {_place(line)}: {_FORM}"
-                    )
+                    raise DamagedError(f"{uri}: no tab in {_MAX_KEY_BYTES:,} bytes of {_place(line)}: {_FORM}")
                 break
             yield line.finished(uri, position + end)
             line = _LineSoFar(position + end + 1)

@@ -8,7 +8,8 @@ files end in `.partial`; readers ignore them and whoever cleans up may delete th
 import errno
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,12 +89,10 @@ def make_folder(path: Path) -> None:
         EnvironmentProblem: the system refused, or a file stands in the way.
     """
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-    try:
+    with failures_named(path):
         path.mkdir(parents=True, exist_ok=True)
         for folder in reversed(missing):
             _fsync(folder.parent)
-    except OSError as error:
-        raise _environment_problem(path, error, None) from error
 
 
 def append_line(path: Path, line: str) -> None:
@@ -118,9 +117,16 @@ def keep_lines(path: Path, num_lines: int) -> None:
 
 def remove_file(path: Path) -> None:
     """Removes the file `path`, durably; a missing file is fine."""
-    try:
+    with failures_named(path):
         path.unlink(missing_ok=True)
         _fsync(path.parent)
+
+
+@contextmanager
+def failures_named(path: Path) -> Iterator[None]:
+    """Turns every `OSError` inside into the `EnvironmentProblem` that names `path` and the way out."""
+    try:
+        yield
     except OSError as error:
         raise _environment_problem(path, error, None) from error
 

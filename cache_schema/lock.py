@@ -55,9 +55,14 @@ class WriterLock:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-        with self._guard():
-            if self._holder().get("token") == self.fence.token:
-                atomic.remove_file(self.path)
+        try:
+            with self._guard():
+                if self._holder().get("token") == self.fence.token:
+                    atomic.remove_file(self.path)
+        except atomic.EnvironmentProblem:
+            # What went wrong inside says more; the lock of a process that has ended is stale.
+            if error is None:
+                raise
 
     def _take(self, silent: dict[str, Json] | None = None) -> dict[str, Json] | None:
         """Takes the lock when it is free, stale, or still as `silent` showed it; else returns what it holds."""
@@ -110,12 +115,16 @@ class WriterLock:
     @contextmanager
     def _guard(self) -> Iterator[None]:
         # Makes "read the lock, then replace it" one step among the processes that share this file system.
-        descriptor = os.open(self.path.with_name(f".{self.path.name}.guard"), os.O_CREAT | os.O_RDWR, 0o666)
+        path = self.path.with_name(f".{self.path.name}.guard")
+        with atomic.failures_named(path):
+            descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            with atomic.failures_named(path):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
-            os.close(descriptor)
+            with atomic.failures_named(path):
+                os.close(descriptor)
 
 
 def _is_dead(holder: dict[str, Json]) -> bool:

@@ -1,15 +1,16 @@
-"""kill -9 at any instant, then rerun: the same logical digest, no row lost or doubled."""
+"""kill -9 at any instant, or a disk that fails at any instant, then rerun: the same cache, byte for byte."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-ROOT = Path(__file__).parents[2]
+from tests.faults.processes import ROOT, environment
 
 
 @pytest.fixture(scope="module")
@@ -24,32 +25,42 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def campaign(corpus: Path, fault: str, first: int = 1, step: int = 1) -> dict:
-    command = [sys.executable, "-m", "tests.faults.killed_extracts", str(corpus), fault, str(first), str(step)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+def trial(corpus: Path, *args: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "tests.faults.killed_extracts", str(corpus), *args]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    result: dict[str, Any] = json.loads(done.stdout)
+    assert result["wrong"] == [], (result["wrong"], done.stderr)
+    assert "Traceback" not in done.stderr
+    return result
 
 
 @pytest.mark.slow
-def test_an_extract_killed_at_every_fourth_durable_operation_reruns_to_the_same_digest(corpus: Path) -> None:
-    result = campaign(corpus, "kill", 1, 4)
-    assert result["wrong"] == []
-    assert result["runs"] >= 20, result
+def test_an_extract_killed_at_every_eleventh_durable_operation_reruns_to_the_same_digest(corpus: Path) -> None:
+    assert trial(corpus, "kill", "--step", "11")["runs"] >= 30
+
+
+@pytest.mark.slow
+def test_kills_on_top_of_kills_rerun_to_the_same_digest(corpus: Path) -> None:
+    assert trial(corpus, "kill", "--compound", "4")["runs"] >= 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [[], ["--forever"]], ids=["once", "from then on"])
+def test_a_disk_that_fails_at_an_operation_is_one_clear_error_without_a_stump_and_resumable(
+    corpus: Path, how: list[str]
+) -> None:
+    assert trial(corpus, "each", "--first", "2", "--step", "21", *how)["runs"] >= 15
 
 
 @pytest.mark.campaign
-@pytest.mark.timeout(1800)
-def test_an_extract_killed_at_every_durable_operation_reruns_to_the_same_digest(corpus: Path) -> None:
-    result = campaign(corpus, "kill")
-    assert result["wrong"] == []
-    assert result["runs"] >= 80, result
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("fault", ["ENOSPC", "EIO", "EROFS"])
-def test_a_disk_that_fails_at_any_operation_is_one_clear_error_and_resumable(corpus: Path, fault: str) -> None:
-    first = {"ENOSPC": 1, "EIO": 2, "EROFS": 3}[fault]
-    result = campaign(corpus, fault, first, 13)
-    assert result["wrong"] == []
-    assert result["runs"] >= 6, result
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize(
+    "args",
+    [["kill"], ["kill", "--compound", "200"], *(["each", "--first", "1", *how] for how in ([], ["--forever"]))],
+    ids=" ".join,
+)
+def test_a_fault_at_every_durable_operation_leaves_a_cache_that_reruns_to_the_same_digest(
+    corpus: Path, args: list[str]
+) -> None:
+    assert trial(corpus, *args)["runs"] >= 300

@@ -1,0 +1,39 @@
+"""One corpus, extracted in every way and killed at random, has one digest; no row is lost, doubled or misnamed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.processes import ROOT, environment
+
+
+def trial(folder: Path, *args: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "tests.faults.one_digest", str(folder), *args]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
+    assert result["wrong"] == []
+    assert (result["digests"], result["rows_lost"], result["rows_doubled"]) == (1, 0, 0)
+    assert result["bad_rows_with_another_status"] == 0 and result["bad"] >= (result["images"] + result["texts"]) // 60
+    assert result["worst_redone_parts_per_kill"] <= 1 and result["parts"] >= 8
+    return result
+
+
+@pytest.mark.slow
+def test_an_extract_killed_ten_times_at_random_and_one_grown_in_two_steps_have_the_digest_of_a_quiet_one(
+    tmp_path: Path,
+) -> None:
+    small = ["--images", "300", "--texts", "400", "--part-rows", "64"]
+    result = trial(tmp_path, *small, "--kills", "10", "--without-ray")
+    assert result["kills"] == 10 and result["kills_while_the_cache_was_written"] >= 5
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(3600)
+def test_thirty_kills_two_ray_workers_and_growing_give_one_digest_of_5000_real_samples(tmp_path: Path) -> None:
+    result = trial(tmp_path, "--longest", "6", "--seconds-per-batch", "0.25")
+    assert result["kills"] == 30 and result["judged_caches"] >= 4

@@ -9,7 +9,8 @@
         features.zarr/<array>/             Zarr v3, (rows, dim) float16, NaN where a sample is bad, one shard per part
         arrays/<array>/recipe.json         what made the features
         arrays/<array>/probes.npz          16 inputs and their features
-        arrays/<array>/records/00000.json  part 0 is committed; with 00000.rows, a 16-byte hash of every row
+        arrays/<array>/records/00000.json  part 0 is committed; with 00000.rows, a 16-byte hash of every row,
+                                           and 00000.views, a 4-byte check of every crop
         indexes/<array>.<name>.faiss       with <array>.<name>.json beside it
       neighbours/<name>/                   recipe.json, records/, neighbours.zarr/{ids,scores}
       selections/<name>.parquet            a named list of rows, with <name>.json beside it

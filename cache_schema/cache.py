@@ -114,13 +114,15 @@ class Cache:
         return sorted(p.name for p in folder.iterdir() if (p / "recipe.json").exists()) if folder.is_dir() else []
 
     def array(self, modality: Modality, name: str | None = None) -> "CachedArray":
-        """Returns the array of `modality` called `name`, or the only one when `name` is None.
+        """Returns the array of `modality` called `name`, or the only one of view 0 when `name` is None.
 
         Raises:
             UsageError: there is no such array, or several and no name.
         """
         names = self.arrays(modality)
         if name is None:
+            if len(names) != 1:
+                names = [name for name in names if self.array(modality, name).recipe.view == 0]
             if len(names) != 1:
                 listed = ", ".join(names) or "none"
                 raise UsageError(
@@ -280,6 +282,11 @@ class CachedArray:
     @property
     def num_bad(self) -> int:
         return self.num_rows - self.num_ok
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the features of the committed parts."""
+        return len(self.committed) * feature_format(self.cache.part_rows, self.recipe.dim).shard_bytes
 
     def ok_rows(self) -> np.ndarray:
         """Returns the row numbers that have a feature, int64, ascending."""

@@ -1,4 +1,4 @@
-"""The commit of a part: shard, then sample table, then row hashes, then the record that makes it real.
+"""The commit of a part: shard, then sample table, then row hashes (and view checks), then the record.
 
 Doing it again after a crash is idempotent: until the record is there the part is pending, and the same samples and
 features give the same files.
@@ -16,6 +16,7 @@ from cache_schema.json_file import seal
 from cache_schema.layout import Layout, Modality
 from cache_schema.records import Record, RowException, read_record, row_hash
 from cache_schema.samples import OK, Sample, encode_table, read_table, table_of
+from cache_schema.view_checks import VIEW_CHECK_BYTES
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ def commit_part(
     *,
     part_fingerprint: str,
     exceptions: Mapping[int, RowException],
+    view_checks: bytes | None = None,
     numerics: str,
     seconds: Mapping[str, float],
     fence: atomic.Fence | None,
@@ -50,6 +52,7 @@ def commit_part(
         features_BD: float16 of shape (len(samples), dim), NaN exactly in the rows that have none.
         part_fingerprint: what the plan says of the part.
         exceptions: offset in the part -> what this array says of that row beyond its sample.
+        view_checks: of a view that is a crop: 4 bytes per row, zeros where a row has no feature.
         numerics: kind of device and arithmetic that computed the features.
         seconds: spent on each stage of the work.
         fence: of the cache's lock; checked before every rename.
@@ -73,6 +76,11 @@ def commit_part(
     hashes_path = layout.row_hashes(modality, target.array, part)
     atomic.make_folder(hashes_path.parent)
     atomic.publish_bytes(hashes_path, hashes, fence=fence)
+    files = {"shard": _sha256(shard.data), "samples": table_sha256, "rows": _sha256(hashes)}
+    if view_checks is not None:
+        assert len(view_checks) == VIEW_CHECK_BYTES * len(samples), len(view_checks)
+        atomic.publish_bytes(layout.view_checks(modality, target.array, part), view_checks, fence=fence)
+        files["views"] = _sha256(view_checks)
     record = Record(
         part=part,
         num_rows=len(samples),
@@ -80,7 +88,7 @@ def commit_part(
         part_fingerprint=part_fingerprint,
         bad=bad,
         exceptions=tuple(exceptions[i] for i in sorted(exceptions)),
-        files={"shard": _sha256(shard.data), "samples": table_sha256, "rows": _sha256(hashes)},
+        files=files,
         chunk_crc32c=shard.chunk_crc32c,
         numerics=numerics,
         seconds=dict(seconds),

@@ -72,6 +72,10 @@ class Layout:
         """16 bytes per planned row of the part, beside its record."""
         return self.records(modality, array) / f"{part:05d}.rows"
 
+    def view_checks(self, modality: Modality, array: str, part: int) -> Path:
+        """4 bytes per planned row of the part, beside the record of a view that is a crop."""
+        return self.records(modality, array) / f"{part:05d}.views"
+
     def indexes(self, modality: Modality) -> Path:
         return self.root / modality / "indexes"
 

@@ -42,9 +42,10 @@ def _named(cache: Cache, modality: Modality) -> set[Path]:
             named.add(shard_path(layout.features(modality) / folder.name, part))
             named.add(layout.samples(modality, part))
             named.add(layout.row_hashes(modality, folder.name, part))
+            named.add(layout.view_checks(modality, folder.name, part))
     return named
 
 
 def _part_files(layout: Layout, modality: Modality) -> set[Path]:
-    patterns = ("features.zarr/*/c/*/0", "samples/*.parquet", "arrays/*/records/*.rows")
+    patterns = ("features.zarr/*/c/*/0", "samples/*.parquet", "arrays/*/records/*.rows", "arrays/*/records/*.views")
     return {path for pattern in patterns for path in layout.modality(modality).glob(pattern)}

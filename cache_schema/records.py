@@ -32,7 +32,7 @@ class Record:
         part_fingerprint: of what the plan says of the part.
         bad: offsets of the rows without a feature, ascending.
         exceptions: rows on which this array has more to say than the sample table, by offset.
-        files: what the part consists of ("shard", "samples", "rows") -> SHA-256.
+        files: what the part consists of ("shard", "samples", "rows", and "views" of a crop) -> SHA-256.
         chunk_crc32c: of every chunk of the shard, so that reading checks the shard against this record.
         numerics: kind of device and arithmetic that computed the features.
         seconds: spent on reading, decoding, the forward pass and writing. The only field that may differ between runs.

@@ -18,6 +18,7 @@ from cache_schema.plan import Part
 from cache_schema.records import logical_digest, row_hash
 from cache_schema.samples import OK
 from cache_schema.selections import verify_selections
+from cache_schema.view_checks import read_checks
 
 Progress = Callable[[int, int, str], None]
 
@@ -131,6 +132,10 @@ def _verify_part(array: CachedArray, part: Part, found: list[Problem]) -> bytes:
         row_hash(key, status, reason, digest, feature.tobytes() if status == OK else b"")
         for (_, key, status, reason), digest, feature in zip(outcome, digests, features, strict=True)
     )
+    if array.recipe.view:
+        path = layout.view_checks(modality, array.name, part.number)
+        with _problems_of(found, path, REEXTRACT, at):
+            read_checks(path, record)
     if hashes != array.row_hashes(part.number):
         where = layout.row_hashes(modality, array.name, part.number)
         found.append(Problem(str(where), "does not hold the hashes of the part's rows", REEXTRACT, at))

@@ -5,27 +5,30 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
+from math import prod
 from multiprocessing.connection import Connection
 
 import numpy as np
 
-from stages.prepare import Job, Prepared, PreparePlan
+from stages.prepare import Job, Plan, Prepared
 
 BATCH_PAYLOADS = 16
 _FLUSH_SECONDS = 0.02
 
+Message = list[tuple[Prepared, int]]
+"""What a child sends: results without their pixels, and how much of its slot along the first axis each has filled."""
 
-def shared_bytes(plan: PreparePlan) -> int:
+
+def shared_bytes(plan: Plan) -> int:
     """Returns how much memory parent and child share: the pixels of one batch."""
-    height, width = plan.preprocess.size
-    return BATCH_PAYLOADS * height * width * 3
+    return BATCH_PAYLOADS * max(1, prod(plan.shape))
 
 
-def shared_pixels(descriptor: int, plan: PreparePlan) -> np.ndarray:
-    """Returns the shared memory as uint8 pixels, one slot (HWC) for every place in a batch."""
-    height, width = plan.preprocess.size
+def shared_pixels(descriptor: int, plan: Plan) -> np.ndarray:
+    """Returns the shared memory as uint8 pixels, one slot of the plan's shape for every place in a batch."""
     memory = mmap.mmap(descriptor, shared_bytes(plan))
-    return np.frombuffer(memory, dtype=np.uint8).reshape(BATCH_PAYLOADS, height, width, 3)
+    return np.ndarray((BATCH_PAYLOADS, *plan.shape), np.uint8, buffer=memory)
 
 
 def serve() -> None:
@@ -34,7 +37,7 @@ def serve() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     link = _Link(int(sys.argv[1]), int(sys.argv[2]))
-    plan: PreparePlan = link.receive()
+    plan: Plan = link.receive()
     slots = shared_pixels(int(sys.argv[3]), plan)
     _limit_memory(plan.limits.memory_bytes)
     while True:
@@ -54,7 +57,7 @@ class _Link:
         except (EOFError, OSError):
             sys.exit(0)
 
-    def send(self, results: list[Prepared]) -> None:
+    def send(self, results: Message) -> None:
         try:
             self._connection.send(results)
         except OSError:
@@ -68,18 +71,20 @@ class _Link:
             sys.exit(0)
 
 
-def _serve_batch(link: _Link, slots: np.ndarray, plan: PreparePlan, batch: list[Job]) -> None:
+def _serve_batch(link: _Link, slots: np.ndarray, plan: Plan, batch: list[Job]) -> None:
     """Pixels go through the shared slots, everything else through the pipe, several results at a time."""
-    results: list[Prepared] = []
+    results: Message = []
     flushed = time.monotonic()
-    for slot, (payload, crop) in enumerate(batch):
+    for slot, (payload, wanted) in zip(slots, batch, strict=False):
         link.note_begun()
         signal.setitimer(signal.ITIMER_REAL, plan.limits.seconds)
-        prepared = plan.prepare(payload, crop)
+        prepared = plan.prepare(payload, wanted)
         signal.setitimer(signal.ITIMER_REAL, 0)
+        filled = 0
         if prepared.pixels is not None:
-            slots[slot] = prepared.pixels
-        results.append(Prepared(None, prepared.status, prepared.reason, prepared.width, prepared.height))
+            filled = len(prepared.pixels)
+            slot[:filled] = prepared.pixels
+        results.append((replace(prepared, pixels=None), filled))
         now = time.monotonic()
         if now - flushed > _FLUSH_SECONDS:
             link.send(results)

@@ -19,6 +19,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import IO
@@ -27,7 +28,7 @@ import numpy as np
 
 from cache_schema.errors import EnvironmentProblem
 from stages.decode_child import BATCH_PAYLOADS, shared_bytes, shared_pixels
-from stages.prepare import Job, Prepared, PreparePlan
+from stages.prepare import Job, Plan, Prepared
 
 _CHILD = "from stages.decode_child import serve; serve()"
 _BATCH_BYTES = 4 << 20
@@ -43,7 +44,7 @@ class DecodePool:
 
     Args:
         num_workers: decode processes; each costs about 40 MB.
-        plan: what is done to every payload; pickled into the children, so a plan class must be importable there.
+        plan: what is done to every payload.
         max_in_flight: payloads handed out and not yet consumed, per `map` call; with `max_in_flight_bytes` it bounds
             memory and sets how far decoding runs ahead.
         max_in_flight_bytes: likewise for the bytes of the payloads.
@@ -52,7 +53,7 @@ class DecodePool:
     def __init__(
         self,
         num_workers: int,
-        plan: PreparePlan,
+        plan: Plan,
         *,
         max_in_flight: int = 256,
         max_in_flight_bytes: int = 256 << 20,
@@ -80,7 +81,7 @@ class DecodePool:
         """
         assert not self._closed, "the pool is closed"
         if self.num_workers == 0:
-            return (self.plan.prepare(payload, crop) for payload, crop in jobs)
+            return (self.plan.prepare(payload, wanted) for payload, wanted in jobs)
         flow = _Flow(self, iter(_batches(jobs, self._batch_payloads(jobs))))
         flow.fill()
         return flow.results()
@@ -154,7 +155,7 @@ class _Flow:
 class _Child:
     """One decode process, its pipes and the memory shared with it; started when first used, again after it ended."""
 
-    def __init__(self, plan: PreparePlan) -> None:
+    def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
@@ -179,8 +180,8 @@ class _Child:
                     num_begun = self._num_begun()
                     self.end()
                     return results, num_begun, -signal.SIGALRM
-                for prepared in self._connection.recv():
-                    results.append(_with_pixels(prepared, self._slots[len(results)]))
+                for prepared, filled in self._connection.recv():
+                    results.append(_with_pixels(prepared, self._slots[len(results)][:filled]))
         except (EOFError, OSError):
             num_begun = self._num_begun()
             return results, num_begun, self.end()
@@ -264,7 +265,7 @@ def _with_pixels(prepared: Prepared, slot: np.ndarray) -> Prepared:
     if prepared.status != "ok":
         return prepared
     # A copy, because the next batch goes through the same slots.
-    return Prepared(slot.copy(), prepared.status, prepared.reason, prepared.width, prepared.height)
+    return replace(prepared, pixels=slot.copy())
 
 
 def _prepare_surviving(child: _Child, batch: list[Job], seconds: float) -> list[Prepared]:

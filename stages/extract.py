@@ -16,12 +16,15 @@ from cache_schema.errors import MismatchError, RefusedError, TooManyBadRows, Usa
 from cache_schema.json_file import Json
 from cache_schema.layout import MODALITIES, Modality
 from cache_schema.plan import Plan
-from cache_schema.recipe import Recipe, array_name, differences
+from cache_schema.recipe import Recipe
 from stages.described_teacher import load_and_describe
 from stages.extract_config import ExtractConfig
-from stages.extract_worker import PartTask, PartWorker, WorkerSettings
+from stages.extract_worker import PartWorker, WorkerSettings
+from stages.part_in_progress import ArrayOutput, PartTask
 from stages.planning import grown_plan
 from stages.publication import publish_metadata, publish_plan, publish_recipe, target_of
+from stages.view_recipe import rule_of
+from stages.wanted_arrays import WantedArray, wanted_arrays
 
 Progress = Callable[[int, int, str], None]
 
@@ -37,7 +40,7 @@ class ExtractJob:
         cache: open.
         settings: what a worker needs; plain values.
         tasks: the pending parts, images first.
-        arrays: modality -> name of the array being made.
+        arrays: modality -> names of the arrays being made, view 0 first.
         num_planned: modality -> planned rows.
     """
 
@@ -45,7 +48,7 @@ class ExtractJob:
     cache: Cache
     settings: WorkerSettings
     tasks: list[PartTask]
-    arrays: dict[Modality, str]
+    arrays: dict[Modality, list[str]]
     num_planned: dict[Modality, int]
     _bad_rows: dict[Modality, int] = field(default_factory=dict)
 
@@ -74,11 +77,11 @@ class ExtractJob:
             )
 
     def finish(self, *, progress: Progress | None = None) -> list[CachedArray]:
-        """Builds the missing indexes of finished arrays and returns the arrays, opened anew."""
+        """Builds the missing indexes of finished arrays of view 0 and returns all arrays, opened anew."""
         cache = Cache.open(self.cache.path)
-        arrays = [cache.array(modality, name) for modality, name in self.arrays.items()]
+        arrays = [cache.array(modality, name) for modality, names in self.arrays.items() for name in names]
         for array in arrays:
-            if self.config.index and not array.pending() and array.num_ok:
+            if self.config.index and not array.recipe.view and not array.pending() and array.num_ok:
                 from stages.index import build_index, index_is_current
 
                 if not index_is_current(array):
@@ -118,16 +121,18 @@ def open_job(
             cache = Cache.open(config.cache)
             if any(cache.plan(modality) != existing.plan(modality) for modality in MODALITIES):
                 plans = _grown_plans(config, cache, progress)
-            described = _unchanged(cache, specification, plans, config.precision) or _describe(
-                specification, config, describe_on
-            )
+            described = _unchanged(cache, config, specification, plans) or _describe(specification, config, describe_on)
         assert described is not None
         recipes, probes = described
-        arrays = {modality: _array_for(cache, config, modality, recipes[modality]) for modality in plans}
-        for modality, plan in plans.items():
+        wanted = wanted_arrays(cache, config, {modality: recipes[modality] for modality in plans})
+        for plan in plans.values():
             publish_plan(cache, plan, lock.fence)
-            _publish_array(cache, arrays[modality], recipes[modality], probes.get(modality), plan, lock.fence)
-        opened = {modality: cache.array(modality, name) for modality, name in arrays.items()}
+        for array in wanted:
+            _publish_array(cache, array, probes.get(array.modality), plans[array.modality], lock.fence)
+        opened = {
+            modality: [cache.array(modality, array.name) for array in wanted if array.modality == modality]
+            for modality in plans
+        }
         settings = WorkerSettings(
             specification=specification,
             device=config.device,
@@ -136,20 +141,19 @@ def open_job(
             num_threads=config.num_threads,
             decode_workers=config.decode_workers,
             fence=lock.fence,
-            targets={modality: target_of(cache, array) for modality, array in opened.items()},
+            outputs={modality: tuple(map(_output_of, arrays)) for modality, arrays in opened.items()},
             sources={modality: plan.sources for modality, plan in plans.items()},
-            numerics={modality: _numerics_of(array) for modality, array in opened.items()},
         )
-        tasks = [
-            PartTask(modality, part, array.plan.part_fingerprint(part))
-            for modality, array in opened.items()
-            for part in array.pending()
-        ]
         job = ExtractJob(
-            config, cache, settings, tasks, arrays, {modality: plan.num_rows for modality, plan in plans.items()}
+            config,
+            cache,
+            settings,
+            tasks=[task for arrays in opened.values() for task in _tasks(arrays)],
+            arrays={modality: [array.name for array in arrays] for modality, arrays in opened.items()},
+            num_planned={modality: plan.num_rows for modality, plan in plans.items()},
         )
-        for modality, array in opened.items():
-            job.count_bad(modality, array.num_bad)
+        for modality, (view_0, *_) in opened.items():
+            job.count_bad(modality, view_0.num_bad)
         yield job
 
 
@@ -186,15 +190,23 @@ def _describe(specification: str, config: ExtractConfig, device: str | None) -> 
     return load_and_describe(specification, device=device or config.device, precision=config.precision)
 
 
-def _unchanged(cache: Cache, specification: str, plans: dict[Modality, Plan], precision: str) -> Described | None:
+def _unchanged(
+    cache: Cache, config: ExtractConfig, specification: str, plans: dict[Modality, Plan]
+) -> Described | None:
     """Returns the recipes in the cache when nothing is pending and the teacher's files are as they were, else None."""
-    recipes = {}
-    for modality, plan in plans.items():
-        for array in (cache.array(modality, name) for name in cache.arrays(modality)):
-            same = array.recipe.specification == specification and array.recipe.precision == precision
-            if same and len(array.committed) == plan.num_parts and _files_unchanged(array.recipe):
-                recipes[modality] = array.recipe
-    return (recipes, {}) if recipes.keys() == plans.keys() else None
+    recipes: dict[Modality, Recipe] = {}
+    for modality in plans:
+        for recipe in (cache.array(modality, name).recipe for name in cache.arrays(modality)):
+            same = recipe.specification == specification and recipe.precision == config.precision
+            if same and recipe.view == 0 and _files_unchanged(recipe):
+                recipes[modality] = recipe
+    if recipes.keys() != plans.keys():
+        return None
+    for array in wanted_arrays(cache, config, recipes):
+        there = array.name in cache.arrays(array.modality)
+        if not there or len(cache.array(array.modality, array.name).committed) != plans[array.modality].num_parts:
+            return None
+    return recipes, {}
 
 
 def _files_unchanged(recipe: Recipe) -> bool:
@@ -208,39 +220,28 @@ def _files_unchanged(recipe: Recipe) -> bool:
     return bool(recipe.files)
 
 
-def _array_for(cache: Cache, config: ExtractConfig, modality: Modality, recipe: Recipe) -> str:
-    """Returns the name of the array with that recipe, an existing one or the name for a new one."""
-    names = cache.arrays(modality)
-    present = {name: cache.array(modality, name).recipe for name in names}
-    for name, theirs in present.items():
-        if theirs.fingerprint == recipe.fingerprint:
-            return name
-    if present and not config.add_teacher:
-        theirs = next(iter(present.values()))
-        shown = "; ".join(
-            f"{where}: {mine!r} now, {other!r} then"
-            for where, mine, other in differences(recipe.identity, theirs.identity)[:6]
-        )
-        raise MismatchError(
-            f"cache {config.cache} was made by {theirs.specification} ({theirs.fingerprint[:6]}), this run asks for "
-            f"{recipe.specification} ({recipe.fingerprint[:6]}) ({shown}): use another --cache, drop --teacher, "
-            "or put it beside the other with --add-teacher"
-        )
-    name = array_name(recipe.specification, recipe.view)
-    return name if name not in present else f"{name[:70]}-{recipe.fingerprint[:6]}"
-
-
-def _publish_array(
-    cache: Cache, name: str, recipe: Recipe, probes: bytes | None, plan: Plan, fence: atomic.Fence
-) -> None:
+def _publish_array(cache: Cache, array: WantedArray, probes: bytes | None, plan: Plan, fence: atomic.Fence) -> None:
     """Publishes metadata, probes and, last, the recipe that makes the array exist; all arrays get the plan's length."""
-    publish_metadata(cache, name, recipe, plan, fence)
-    path = cache.layout.recipe(plan.modality, name)
+    publish_metadata(cache, array.name, array.recipe, plan, fence)
+    path = cache.layout.recipe(plan.modality, array.name)
     if path.exists():
         return
     if probes is None:
         raise RefusedError(f"{path} vanished while extract ran: do not change a cache by hand while it is written")
-    publish_recipe(cache, name, recipe, probes, fence)
+    publish_recipe(cache, array.name, array.recipe, probes, fence)
+
+
+def _output_of(array: CachedArray) -> ArrayOutput:
+    return ArrayOutput(target_of(array.cache, array), rule_of(array.recipe), _numerics_of(array))
+
+
+def _tasks(arrays: Sequence[CachedArray]) -> Iterator[PartTask]:
+    """Yields every part of a modality that is pending in one of its `arrays`, in order."""
+    plan = arrays[0].plan
+    for part in plan.parts():
+        pending = tuple(array.name for array in arrays if part.number not in array.committed)
+        if pending:
+            yield PartTask(plan.modality, part, plan.part_fingerprint(part), pending)
 
 
 def _numerics_of(array: CachedArray) -> str | None:
@@ -254,12 +255,14 @@ def summary_of(arrays: Sequence[CachedArray]) -> dict[str, Json]:
         f"{array.modality}/{array.name}": {
             "modality": array.modality,
             "array": array.name,
+            "view": array.recipe.view,
             "teacher": array.recipe.specification,
             "rows": array.num_rows,
             "ok": array.num_ok,
             "bad": array.num_bad,
             "pending": sum(part.num_rows for part in array.pending()),
             "dim": array.recipe.dim,
+            "bytes": array.num_bytes,
             "fingerprint": array.recipe.fingerprint,
             "digest": array.digest(),
         }

@@ -6,6 +6,8 @@ from pathlib import Path
 from cache_schema.errors import UsageError
 from cache_schema.shards import check_part_rows
 
+MAX_VIEWS = 256
+
 
 @dataclass(frozen=True)
 class ExtractConfig:
@@ -25,6 +27,9 @@ class ExtractConfig:
         decode_workers: processes that decode images; 0 decodes in the worker itself.
         index: build a FAISS index of every finished array.
         index_device: where indexes are built: cpu or cuda.
+        views: how many views of every image the teacher looks at, the first being view 0, its own evaluation
+            preprocessing, and every further one a crop; None means as many as the cache has, or 1.
+        view_seed: of the crops; None means that of the views in the cache, or 0.
         max_bad_fraction: stop when more than this share of all planned rows is bad; 1 never stops.
     """
 
@@ -39,6 +44,8 @@ class ExtractConfig:
     device: str = "cpu"
     num_threads: int = 0
     decode_workers: int = 1
+    views: int | None = None
+    view_seed: int | None = None
     index: bool = True
     index_device: str = "cpu"
     max_bad_fraction: float = 1.0
@@ -49,5 +56,9 @@ class ExtractConfig:
         for name, least in (("batch_size", 1), ("num_threads", 0), ("decode_workers", 0)):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} is {getattr(self, name)}: use {least} or more")
+        if self.views is not None and not 1 <= self.views <= MAX_VIEWS:
+            raise UsageError(f"views is {self.views}: use 1 to {MAX_VIEWS}")
+        if self.view_seed is not None and not 0 <= self.view_seed < 2**63:
+            raise UsageError(f"view_seed is {self.view_seed}: use 0 to {2**63 - 1}")
         if not 0 <= self.max_bad_fraction <= 1:
             raise UsageError(f"max_bad_fraction is {self.max_bad_fraction}: use a share from 0 to 1")

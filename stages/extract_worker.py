@@ -1,54 +1,36 @@
 """The worker of stage one: a loaded teacher that turns one planned part into a committed one.
 
 The same worker runs in the serial executor and in every actor. It imports torch only inside a teacher.
+
+V: views; B: rows of a batch; C, H, W: colours, height and width of the teacher's input; D: width of a feature.
 """
 
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 
 from cache_schema.atomic import Fence
-from cache_schema.commit import ArrayTarget, commit_part
+from cache_schema.commit import commit_part
 from cache_schema.errors import MismatchError
-from cache_schema.features import storable
 from cache_schema.layout import Modality
-from cache_schema.plan import Part, SourceEntry
-from cache_schema.records import RowException
-from cache_schema.samples import OK, Sample, digest_of
-from stages.decode import Limits, clean_text
+from cache_schema.plan import SourceEntry
+from cache_schema.samples import OK, digest_of
+from cache_schema.view_checks import VIEW_CHECK_BYTES
+from stages.decode import Limits
 from stages.decode_pool import DecodePool
 from stages.described_teacher import loaded_teacher, numerics_of
-from stages.prepare import Prepared, PreparePlan
+from stages.part_in_progress import ArrayInProgress, ArrayOutput, PartInProgress, PartReport, PartTask
+from stages.prepare import Prepared
+from stages.prepare_views import ViewsPlan, Wanted
 from stages.preprocess import normalise
 from stages.probes import check_probes, probes_from_bytes
 from stages.sources import RawSample, Source, open_source
-from stages.teachers import Teacher
-
-
-@dataclass(frozen=True)
-class PartTask:
-    """One pending part."""
-
-    modality: Modality
-    part: Part
-    part_fingerprint: str
-
-
-@dataclass(frozen=True)
-class PartReport:
-    """What became of a part: its rows are committed. `seconds` per stage: read, decode, forward, write."""
-
-    modality: Modality
-    part: int
-    num_rows: int
-    num_bad: int
-    seconds: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -63,9 +45,8 @@ class WorkerSettings:
         num_threads: CPU threads of the teacher; 0 means one per core.
         decode_workers: processes that decode images; 0 decodes inline.
         fence: of the cache's lock.
-        targets: the array of each modality.
+        outputs: the arrays of each modality, view 0 first.
         sources: the plan's sources of each modality.
-        numerics: kind of arithmetic that made the parts already there, None where there are none.
         limits: what one input may cost.
     """
 
@@ -76,9 +57,8 @@ class WorkerSettings:
     num_threads: int
     decode_workers: int
     fence: Fence
-    targets: Mapping[Modality, ArrayTarget]
+    outputs: Mapping[Modality, tuple[ArrayOutput, ...]]
     sources: Mapping[Modality, tuple[SourceEntry, ...]]
-    numerics: Mapping[Modality, str | None]
     limits: Limits = field(default_factory=Limits)
 
 
@@ -101,23 +81,30 @@ class PartWorker:
         self._teacher = loaded_teacher(settings.specification, settings.device, settings.precision)
         _set_threads(settings.num_threads)
         self._numerics = numerics_of(settings.device)
-        for modality, target in settings.targets.items():
-            self._admit(modality, target)
-        self._pool = DecodePool(
-            settings.decode_workers if "image" in settings.targets else 0,
-            PreparePlan(self._teacher.preprocess, settings.limits),
-        )
+        for modality, outputs in settings.outputs.items():
+            self._admit(modality, outputs)
         self._open_sources: dict[tuple[Modality, int], Source] = {}
 
-    def _admit(self, modality: Modality, target: ArrayTarget) -> None:
-        path = target.layout.probes(modality, target.array)
-        check_probes(probes_from_bytes(path.read_bytes(), where=path), self._teacher, modality, where=path)
-        made_by = self._settings.numerics[modality]
-        if made_by is not None and made_by != self._numerics:
-            raise MismatchError(
-                f"the {modality} parts in {target.layout.root} were computed on {made_by}, this worker computes on "
-                f"{self._numerics}: use such a device, or extract into a new cache"
-            )
+    def _admit(self, modality: Modality, outputs: Sequence[ArrayOutput]) -> None:
+        probes: dict[bytes, Path] = {}
+        for output in outputs:
+            target = output.target
+            path = target.layout.probes(modality, target.array)
+            # The views of one teacher have the same probes, which need to be computed once only.
+            probes.setdefault(path.read_bytes(), path)
+            if output.numerics is not None and output.numerics != self._numerics:
+                raise MismatchError(
+                    f"the {modality} parts in {target.layout.root} were computed on {output.numerics}, this worker "
+                    f"computes on {self._numerics}: use such a device, or extract into a new cache"
+                )
+        for data, path in probes.items():
+            check_probes(probes_from_bytes(data, where=path), self._teacher, modality, where=path)
+
+    @cached_property
+    def _pool(self) -> DecodePool:
+        num_views = len(self._settings.outputs["image"])
+        plan = ViewsPlan(self._teacher.preprocess, num_views, self._settings.limits)
+        return DecodePool(self._settings.decode_workers, plan)
 
     def __enter__(self) -> Self:
         return self
@@ -129,65 +116,98 @@ class PartWorker:
 
     def close(self) -> None:
         """Stops the decode processes."""
-        self._pool.close()
+        if "_pool" in self.__dict__:
+            self._pool.close()
 
     def __call__(self, task: PartTask) -> PartReport:
-        """Reads, encodes and commits the part of `task`. Doing it twice gives the same files.
+        """Reads, encodes and commits what is pending of the part of `task`. Doing it twice gives the same files.
 
         Raises:
             RefusedError: a source is damaged or no longer what was planned, or the lock was lost.
             EnvironmentProblem: the cache cannot be written.
         """
-        seconds = dict.fromkeys(("read", "decode", "forward", "write"), 0.0)
-        target = self._settings.targets[task.modality]
-        work = _PartInProgress(task, target.row_format.width)
+        work = PartInProgress(task)
+        outputs = [output for output in self._settings.outputs[task.modality] if output.target.array in task.arrays]
+        arrays = [ArrayInProgress(output, task.part.num_rows) for output in outputs]
         if task.modality == "image":
-            self._encode_images(work, seconds)
+            self._encode_images(self._pictures(work, arrays), work, arrays)
         else:
-            self._encode_texts(work, seconds)
-        with _measured(seconds, "write"):
+            (array,) = arrays
+            self._encode_texts(work, array)
+        num_bad = [self._commit(work, array) for array in arrays]
+        has_view_0 = bool(outputs) and outputs[0].rule is None
+        return PartReport(
+            task.modality, task.part.number, task.part.num_rows, num_bad[0] if has_view_0 else 0, work.seconds
+        )
+
+    def _commit(self, work: PartInProgress, array: ArrayInProgress) -> int:
+        """Commits the part of one array; returns its bad rows."""
+        with work.measured("write"):
             record = commit_part(
-                target,
-                task.part.number,
+                array.output.target,
+                work.task.part.number,
                 work.samples,
-                work.features_BD,
-                part_fingerprint=task.part_fingerprint,
-                exceptions=work.exceptions,
+                array.features_BD,
+                part_fingerprint=work.task.part_fingerprint,
+                exceptions=array.exceptions,
+                view_checks=array.view_checks,
                 numerics=self._numerics,
-                seconds={name: round(value, 3) for name, value in seconds.items() if name != "write"},
+                seconds={name: round(value, 3) for name, value in work.seconds.items() if name != "write"},
                 fence=self._settings.fence,
             )
-        return PartReport(task.modality, task.part.number, record.num_rows, len(record.bad), seconds)
+        return len(record.bad)
 
-    def _encode_images(self, work: "_PartInProgress", seconds: dict[str, float]) -> None:
+    def _pictures(self, work: PartInProgress, arrays: Sequence[ArrayInProgress]) -> Iterator[tuple[int, Prepared]]:
+        """Reads the originals of a part, adds its samples and yields (offset, views) of those that are pictures."""
+        views = tuple(array.output.rule for array in arrays)
         raws: list[RawSample] = []
         digests: list[bytes | None] = []
 
-        def payloads() -> Iterator[tuple[bytes, None]]:
-            for raw in self._read(work.task, seconds):
+        def payloads() -> Iterator[tuple[bytes, Wanted]]:
+            for raw in self._read(work):
                 # The pool holds the bytes for as long as it needs them; a whole part of them would not fit in memory.
-                digests.append(None if raw.payload is None else digest_of(raw.payload))
+                digest = None if raw.payload is None else digest_of(raw.payload)
+                digests.append(digest)
                 raws.append(replace(raw, payload=None))
-                yield raw.payload or b"", None
+                yield raw.payload or b"", Wanted(digest or b"", views)
 
-        batch: list[np.ndarray] = []
-        offsets: list[int] = []
-        with _measured(seconds, "decode", minus="read"):
+        with work.measured("decode", minus="read"):
             prepared_samples = self._pool.map(payloads())
         for offset in range(work.task.part.num_rows):
-            with _measured(seconds, "decode", minus="read"):
+            with work.measured("decode", minus="read"):
                 prepared = next(prepared_samples, None)
             if prepared is None:
-                raise _source_shrank(work.task, offset)
-            work.samples.append(_image_sample(work, offset, raws[offset], digests[offset], prepared))
-            if prepared.pixels is not None and work.samples[-1].status == OK:
-                batch.append(prepared.pixels)
-                offsets.append(offset)
-            if offsets and (len(offsets) == self._settings.batch_size or offset + 1 == work.task.part.num_rows):
-                with _measured(seconds, "forward"):
-                    work.store(offsets, self._teacher.encode_images(self._padded_pixels(batch)))
-                batch, offsets = [], []
-                self._show(offset + 1)
+                raise work.source_shrank(offset)
+            sample = work.add_image(raws[offset], digests[offset], prepared)
+            if prepared.pixels is not None and sample.status == OK:
+                yield offset, prepared
+
+    def _encode_images(
+        self, pictures: Iterable[tuple[int, Prepared]], work: PartInProgress, arrays: Sequence[ArrayInProgress]
+    ) -> None:
+        batch: list[tuple[int, Prepared]] = []
+        for picture in pictures:
+            batch.append(picture)
+            if len(batch) == self._settings.batch_size:
+                self._encode_batch(batch, work, arrays)
+                batch = []
+        if batch:
+            self._encode_batch(batch, work, arrays)
+
+    def _encode_batch(
+        self, batch: list[tuple[int, Prepared]], work: PartInProgress, arrays: Sequence[ArrayInProgress]
+    ) -> None:
+        offsets = [offset for offset, _ in batch]
+        for view, array in enumerate(arrays):
+            with work.measured("forward"):
+                pixels = [prepared.pixels[view] for _, prepared in batch if prepared.pixels is not None]
+                array.store(offsets, self._teacher.encode_images(self._padded_pixels(pixels)))
+        crops = [array for array in arrays if array.output.rule is not None]
+        for offset, prepared in batch:
+            for place, array in enumerate(crops):
+                start = place * VIEW_CHECK_BYTES
+                array.store_check(offset, prepared.checks[start : start + VIEW_CHECK_BYTES])
+        self._show(offsets[-1] + 1)
 
     def _show(self, num_rows: int) -> None:
         if self._progress is not None:
@@ -197,33 +217,33 @@ class PartWorker:
         padding = [np.zeros_like(batch[0])] * (self._settings.batch_size - len(batch))
         return normalise(np.stack(batch + padding), self._teacher.preprocess)
 
-    def _encode_texts(self, work: "_PartInProgress", seconds: dict[str, float]) -> None:
+    def _encode_texts(self, work: PartInProgress, array: ArrayInProgress) -> None:
         texts: list[str] = []
         offsets: list[int] = []
-        for offset, raw in enumerate(self._read(work.task, seconds)):
-            sample = _text_sample(work, offset, raw, self._settings.limits)
-            work.samples.append(sample)
+        num_rows = work.task.part.num_rows
+        for offset, raw in enumerate(self._read(work)):
+            sample = work.add_text(raw, self._settings.limits)
             if sample.text is not None:
                 texts.append(sample.text)
                 offsets.append(offset)
-            if offsets and (len(offsets) == self._settings.batch_size or offset + 1 == work.task.part.num_rows):
-                with _measured(seconds, "forward"):
-                    work.note_truncation(offsets, texts, self._teacher)
+            if offsets and (len(offsets) == self._settings.batch_size or offset + 1 == num_rows):
+                with work.measured("forward"):
+                    array.note_truncation(offsets, texts, self._teacher)
                     padding = [""] * (self._settings.batch_size - len(texts))
-                    work.store(offsets, self._teacher.encode_texts(texts + padding))
+                    array.store(offsets, self._teacher.encode_texts(texts + padding))
                 texts, offsets = [], []
                 self._show(offset + 1)
-        if len(work.samples) < work.task.part.num_rows:
-            raise _source_shrank(work.task, len(work.samples))
+        if len(work.samples) < num_rows:
+            raise work.source_shrank(len(work.samples))
 
-    def _read(self, task: PartTask, seconds: dict[str, float]) -> Iterator[RawSample]:
+    def _read(self, work: PartInProgress) -> Iterator[RawSample]:
         """Yields the part's raw samples in order, counting the time spent on reading."""
-        for span in task.part.spans:
-            samples = self._source(task.modality, span.source).read(
+        for span in work.task.part.spans:
+            samples = self._source(work.task.modality, span.source).read(
                 span.first_sample, span.num_samples, span.offset_bytes
             )
             for _ in range(span.num_samples):
-                with _measured(seconds, "read"):
+                with work.measured("read"):
                     raw = next(iter(samples), None)
                 if raw is None:
                     return
@@ -237,85 +257,8 @@ class PartWorker:
         return self._open_sources[modality, number]
 
 
-class _PartInProgress:
-    """The samples, features and exceptions of one part as they come in."""
-
-    def __init__(self, task: PartTask, dim: int) -> None:
-        self.task = task
-        self.samples: list[Sample] = []
-        self.features_BD = np.full((task.part.num_rows, dim), np.nan, np.float16)
-        self.exceptions: dict[int, RowException] = {}
-        self._source_of = [span.source for span in task.part.spans for _ in range(span.num_samples)]
-
-    def sample(self, offset: int, raw: RawSample, digest: bytes | None, **fields: object) -> Sample:
-        return Sample(
-            row=self.task.part.first_row + offset,
-            key=raw.key,
-            source=self._source_of[offset],
-            offset_bytes=raw.offset_bytes,
-            size_bytes=raw.size_bytes,
-            digest=digest,
-            **{"status": raw.status, "reason": raw.reason, **fields},  # type: ignore[arg-type]
-        )
-
-    def store(self, offsets: list[int], features_BD: np.ndarray) -> None:
-        """Keeps the features of the rows at `offsets`; rows beyond them are padding."""
-        stored, refused = storable(features_BD[: len(offsets)])
-        self.features_BD[offsets] = stored
-        for place, status in refused.items():
-            self.exceptions[offsets[place]] = RowException(offsets[place], status, "")
-
-    def note_truncation(self, offsets: list[int], texts: list[str], teacher: Teacher) -> None:
-        """Notes for every sentence that the teacher cuts how many tokens it has."""
-        counts = teacher.count_tokens(texts) if teacher.context_length is not None else None
-        for offset, count in zip(offsets, counts or (), strict=False):
-            if count > (teacher.context_length or 0):
-                self.exceptions[offset] = RowException(offset, OK, f"truncated: {count} tokens")
-
-
-def _image_sample(
-    work: _PartInProgress, offset: int, raw: RawSample, digest: bytes | None, prepared: Prepared
-) -> Sample:
-    if raw.status != OK:
-        return work.sample(offset, raw, digest)
-    size = {"width": prepared.width or None, "height": prepared.height or None}
-    return work.sample(
-        offset,
-        raw,
-        digest,
-        status=prepared.status,
-        reason=" ".join(filter(None, (raw.reason, prepared.reason))),
-        **size,
-    )
-
-
-def _text_sample(work: _PartInProgress, offset: int, raw: RawSample, limits: Limits) -> Sample:
-    if raw.status != OK or raw.payload is None:
-        return work.sample(offset, raw, None if raw.payload is None else digest_of(raw.payload))
-    clean = clean_text(raw.payload, limits)
-    return work.sample(offset, raw, digest_of(raw.payload), status=clean.status, reason=clean.reason, text=clean.text)
-
-
-def _source_shrank(task: PartTask, num_read: int) -> MismatchError:
-    return MismatchError(
-        f"part {task.part.number} of the {task.modality}s has {task.part.num_rows} planned rows, its sources gave "
-        f"{num_read}: a source changed after it was planned; restore it and run again"
-    )
-
-
 def _set_threads(num_threads: int) -> None:
     # A teacher that computes with torch has imported it by now; no other one is made to.
     torch = sys.modules.get("torch")
     if torch is not None and num_threads:
         torch.set_num_threads(num_threads)
-
-
-@contextmanager
-def _measured(seconds: dict[str, float], name: str, *, minus: str | None = None) -> Iterator[None]:
-    """Adds the time spent inside to `seconds[name]`, less what was meanwhile added to `seconds[minus]`."""
-    start, inner = time.perf_counter(), seconds[minus] if minus else 0.0
-    try:
-        yield
-    finally:
-        spent = seconds[minus] - inner if minus else 0.0
-        seconds[name] += time.perf_counter() - start - spent

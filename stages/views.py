@@ -20,6 +20,27 @@ class Crop:
     flip: bool = False
 
 
+@dataclass(frozen=True)
+class ViewRule:
+    """How view `view`, 1 or more, of any image is cropped. What a teacher saw once, a student can see again.
+
+    Attributes:
+        view: the number of the view.
+        seed: of all views of an array's teacher.
+        scale: least and greatest share of the picture's area.
+        ratio: least and greatest aspect (width over height).
+    """
+
+    view: int
+    seed: int = 0
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+
+    def crop(self, digest: bytes, *, width: int, height: int) -> Crop:
+        """Returns the crop of the image with that sample digest and upright size; see `crop_of`."""
+        return crop_of(self.seed, self.view, digest, width=width, height=height, scale=self.scale, ratio=self.ratio)
+
+
 def crop_of(
     seed: int,
     view: int,

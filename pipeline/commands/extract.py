@@ -13,15 +13,25 @@ from cache_schema.errors import PartsFailed, RefusedError, UsageError
 from pipeline.cache_summary import indexes
 from pipeline.config import refuse_stray_cluster
 from pipeline.executor import EXECUTORS, Executor, get_executor
-from pipeline.option_types import Choice, Count, FilePath, HostAndPort, Number, Text, option, shared_options
+from pipeline.option_types import (
+    Choice,
+    Count,
+    FilePath,
+    HostAndPort,
+    Number,
+    Text,
+    help_all_option,
+    option,
+    shared_options,
+)
 from pipeline.progress import Progress, open_progress
 from pipeline.report import print_result, table
-from stages.extract_config import ExtractConfig
+from stages.extract_config import MAX_VIEWS, ExtractConfig
 
 if TYPE_CHECKING:
     from stages.extract import ExtractJob
 
-ARRAY_COLUMNS = ("modality", "array", "rows", "ok", "bad", "pending", "dim", "fingerprint", "digest")
+ARRAY_COLUMNS = ("modality", "array", "rows", "ok", "bad", "pending", "dim", "bytes", "fingerprint", "digest")
 MAX_FAILURES_SHOWN = 5
 
 FailedPart = dict[str, Any]
@@ -49,11 +59,16 @@ A URI is a path, a glob or a {000..099} range; tar, folder, text and Parquet are
 @config_option("--num-threads", type=Count(0, 4096), help="CPU threads of one teacher; 0 is one per core.")
 @config_option("--decode-workers", type=Count(0, 4096), help="Processes that decode images, per teacher.")
 @config_option("--max-bad-fraction", type=Number(at_least=0, at_most=1), help="Stop when more rows are bad.")
+@config_option(
+    "--views", type=Count(1, MAX_VIEWS), help="Of every image, view 0 included. [default: the cache's, or 1]"
+)
+@config_option("--view-seed", type=Count(0, 2**63 - 1), rare=True, help="Of the crops. [default: the cache's, or 0]")
 @config_option("--index/--no-index", help="Build a FAISS index of every array at the end.")
 @config_option("--index-device", type=Choice(("cpu", "cuda")), help="Where indexes are built.")
 @click.option("--executor", type=Choice(tuple(EXECUTORS)), default="serial", show_default=True, help="Who runs parts.")
 @click.option("--workers", type=Count(1, 4096), help="Workers of the ray executor. [default: one per GPU; 2 on CPU]")
 @click.option("--ray-address", type=HostAndPort(), help="A running Ray cluster. [default: a private local one]")
+@help_all_option
 @shared_options
 def command(
     executor: str, workers: int | None, ray_address: str | None, as_json: bool, quiet: bool, **settings: Any

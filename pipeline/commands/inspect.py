@@ -10,7 +10,7 @@ from pipeline.cache_summary import bad_rows, description
 from pipeline.option_types import FilePath, shared_options
 from pipeline.report import print_result, table
 
-ARRAY_COLUMNS = ("array", "rows", "ok", "bad", "pending", "dim", "teacher", "fingerprint", "digest")
+ARRAY_COLUMNS = ("array", "rows", "ok", "bad", "pending", "dim", "bytes", "teacher", "fingerprint", "digest")
 
 
 @click.command(

@@ -1,0 +1,68 @@
+"""From one payload to everything that extract wants of it, decoded once. Runs in decode processes.
+
+V: views; H, W: height and width of the teacher's input; C: the three colours.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image
+
+from stages.decode import Limits, decode_image
+from stages.prepare import Prepared, over_resized_limit
+from stages.preprocess import Preprocess, crop_pixels, prepare_pixels
+from stages.view_check import check_of
+from stages.views import Crop, ViewRule
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is wanted of one payload.
+
+    Attributes:
+        digest: of the sample; together with a rule it says which box a view shows.
+        views: None stands for view 0, the teacher's own evaluation preprocessing.
+    """
+
+    digest: bytes
+    views: tuple[ViewRule | None, ...]
+
+
+@dataclass(frozen=True)
+class ViewsPlan:
+    """All wanted views of every payload; their pixels are VHWC.
+
+    Attributes:
+        preprocess: the values of the teacher.
+        num_views: the most views that one payload is asked for.
+        limits: what one payload may cost.
+    """
+
+    preprocess: Preprocess
+    num_views: int
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.num_views, *self.preprocess.size, 3)
+
+    def prepare(self, payload: bytes, wanted: Wanted) -> Prepared:
+        """Returns the pixels of the wanted views, and the checks of those that are crops, in the same order."""
+        decoded = decode_image(payload, self.limits)
+        if decoded.image is None:
+            return Prepared(None, decoded.status, decoded.reason, decoded.width, decoded.height)
+        # Asked whichever views are wanted, so that a sample has one status whatever was extracted of it first.
+        if too_long := over_resized_limit(decoded, self.preprocess, self.limits):
+            return Prepared(None, "img-too-many-pixels", too_long, decoded.width, decoded.height)
+        crops = [
+            None if rule is None else rule.crop(wanted.digest, width=decoded.width, height=decoded.height)
+            for rule in wanted.views
+        ]
+        pixels_VHWC = np.empty((len(crops), *self.shape[1:]), np.uint8)
+        for place, crop in enumerate(crops):
+            pixels_VHWC[place] = self._pixels(decoded.image, crop)
+        checks = b"".join(check_of(decoded.image, crop) for crop in crops if crop is not None)
+        return Prepared(pixels_VHWC, "ok", decoded.reason, decoded.width, decoded.height, checks)
+
+    def _pixels(self, image: Image.Image, crop: Crop | None) -> np.ndarray:
+        return prepare_pixels(image, self.preprocess) if crop is None else crop_pixels(image, crop, self.preprocess)

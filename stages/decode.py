@@ -23,6 +23,7 @@ from PIL import (  # noqa: F401  # noqa: F401
     WebPImagePlugin,
 )
 
+from stages import jpeg_completeness
 from stages.image_formats import ALLOWED_FORMATS, check_png, format_of, is_whole, tiff_has_second_page
 from stages.preprocess import crop_box
 from stages.views import Crop
@@ -181,6 +182,9 @@ def _decode_opened(
     if reduce_for is not None and image.format == "JPEG":
         _draft(image, *reduce_for)
     image.load()
+    # A reduced one was whole when the teacher saw it, and still has the bytes of then.
+    if image.format in ("JPEG", "MPO") and reduce_for is None and _lacks_data(image, payload):
+        return Decoded(None, "img-truncated", "jpeg", width, height)
     if image.format == "TIFF":
         # Pillow turns a TIFF upright while loading it.
         width, height = image.size
@@ -196,6 +200,10 @@ def _decode_opened(
     if transpose is not None:
         rgb = rgb.transpose(transpose)
     return Decoded(rgb, "ok", " ".join(notes), width, height)
+
+
+def _lacks_data(image: Image.Image, payload: bytes) -> bool:
+    return jpeg_completeness.lacks_scans(payload) or jpeg_completeness.ends_early(payload, image)
 
 
 def _has_more_frames(image: Image.Image, payload: bytes) -> bool:

@@ -7,6 +7,8 @@ versions, and the words derived here enter a digest.
 import struct
 import zlib
 
+from stages import jpeg_completeness
+
 ALLOWED_FORMATS = ("jpeg", "png", "webp", "bmp", "gif", "tiff")
 IMAGE_EXTENSIONS = {
     "jpg": "jpeg",
@@ -95,7 +97,7 @@ def is_misnamed(name: str, payload: bytes) -> bool:
 def is_whole(format_name: str, payload: bytes) -> bool:
     """Returns whether `payload`, of a known allowed format, holds its end mark (or all the bytes its header claims)."""
     if format_name == "jpeg":
-        return _jpeg_reaches_its_end(payload)
+        return jpeg_completeness.reaches_its_end(payload)
     if format_name == "png":
         return check_png(payload)[0] != "img-truncated"
     if format_name == "webp":
@@ -114,7 +116,7 @@ def check_png(payload: bytes) -> tuple[str, str]:
     `img-truncated`; a bad checksum or an impossible header `img-corrupt`; compressed metadata that would grow past
     `MAX_METADATA_CHUNK_BYTES` (or `MAX_METADATA_BYTES` in all) `img-metadata`.
     """
-    position, metadata_bytes = 8, 0
+    position, metadata_bytes, needs_palette = 8, 0, False
     while True:
         if position + 12 > len(payload):
             return "img-truncated", "png without its end chunk"
@@ -127,8 +129,13 @@ def check_png(payload: bytes) -> tuple[str, str]:
         body = memoryview(payload)[position + 8 : end - 4]
         if zlib.crc32(body, zlib.crc32(name)) != struct.unpack_from(">I", payload, end - 4)[0]:
             return "img-corrupt", "png chunk with a wrong checksum"
-        if name == b"IHDR" and 0 in struct.unpack_from(">II", body):
-            return "img-corrupt", "png without width or height"
+        if name == b"IHDR":
+            if 0 in struct.unpack_from(">II", body):
+                return "img-corrupt", "png without width or height"
+            needs_palette = body[9] == 3
+        needs_palette = needs_palette and name != b"PLTE"
+        if name == b"IDAT" and needs_palette:
+            return "img-corrupt", "png without its palette"
         if name in (b"zTXt", b"iTXt", b"iCCP"):
             grown = _inflated_bytes(bytes(body), name)
             metadata_bytes += grown
@@ -164,25 +171,6 @@ def _inflated_bytes(body: bytes, name: bytes) -> int:
         return len(zlib.decompressobj().decompress(compressed, MAX_METADATA_CHUNK_BYTES + 1))
     except zlib.error:
         return len(body)
-
-
-def _jpeg_reaches_its_end(payload: bytes) -> bool:
-    position = 2
-    while True:
-        position = payload.find(b"\xff", position)
-        if position < 0 or position + 1 >= len(payload):
-            return False
-        marker = payload[position + 1]
-        if marker == 0xD9:
-            return True
-        if marker == 0xFF:
-            position += 1
-        elif marker == 0x00 or 0xD0 <= marker <= 0xD8 or marker == 0x01:
-            position += 2
-        elif position + 4 > len(payload):
-            return False
-        else:
-            position += 2 + struct.unpack_from(">H", payload, position + 2)[0]
 
 
 def _tiff_reaches_its_end(payload: bytes) -> bool:

@@ -99,7 +99,7 @@ def build_index(
     recall = 1.0 if exact else _tune_probes(array, rows, index)
     path, sidecar = _paths(array)
     atomic.make_folder(path.parent)
-    atomic.publish_with(path, lambda partial: _faiss().write_index(index, str(partial)), fence=fence)
+    atomic.publish_with(path, lambda partial: load_faiss().write_index(index, str(partial)), fence=fence)
     info = IndexInfo(
         modality=array.modality,
         array=array.name,
@@ -112,7 +112,7 @@ def build_index(
         num_probes=0 if exact else index.nprobe,
         recall_at_10=recall,
         sha256=_sha256(path),
-        faiss=_faiss().__version__,
+        faiss=load_faiss().__version__,
     )
     atomic.publish_json(sidecar, seal(asdict(info)), fence=fence)
     return info
@@ -150,11 +150,11 @@ def load_index(array: CachedArray, *, device: str = "cpu") -> LoadedIndex:
         )
     if not path.exists() or _sha256(path) != info.sha256:
         raise DamagedError(f"index {path} is missing or not the file that was built: delete it and {rebuild}")
-    index = _faiss().read_index(str(path))
+    index = load_faiss().read_index(str(path))
     if device == "cpu":
         return LoadedIndex(info, index)
     require_gpu()
-    return LoadedIndex(info, _faiss().index_cpu_to_gpu(_faiss().StandardGpuResources(), 0, index), on_gpu=True)
+    return LoadedIndex(info, load_faiss().index_cpu_to_gpu(load_faiss().StandardGpuResources(), 0, index), on_gpu=True)
 
 
 def search(index: LoadedIndex, queries_QD: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -197,7 +197,7 @@ def _search_everywhere(index: LoadedIndex, queries: np.ndarray, k: int) -> tuple
 
 def require_gpu() -> None:
     """Raises `EnvironmentProblem` when FAISS sees no GPU here."""
-    faiss = _faiss()
+    faiss = load_faiss()
     num_gpus = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
     if not num_gpus:
         raise EnvironmentProblem(
@@ -207,14 +207,14 @@ def require_gpu() -> None:
 
 
 def _flat(array: CachedArray, rows: np.ndarray, progress: Progress | None) -> Any:
-    faiss = _faiss()
+    faiss = load_faiss()
     index = faiss.IndexIDMap2(faiss.IndexFlatIP(array.recipe.dim))
     _add(index, array, rows, progress)
     return index
 
 
 def _inverted_lists(array: CachedArray, rows: np.ndarray, device: str, progress: Progress | None) -> Any:
-    faiss = _faiss()
+    faiss = load_faiss()
     num_lists = 2 ** round(math.log2(4 * math.sqrt(len(rows))))
     quantizer = faiss.IndexFlatIP(array.recipe.dim)
     index = faiss.IndexIVFScalarQuantizer(
@@ -283,7 +283,8 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _faiss() -> Any:
+def load_faiss() -> Any:
+    """Returns the module; raises `EnvironmentProblem` when it cannot be imported."""
     try:
         import faiss
     except ImportError as error:

@@ -4,6 +4,7 @@ COMMANDS: dict[str, str] = {
     "demo": "run everything on real pictures and sentences, in about eight minutes",
     "extract": "encode images and sentences with a teacher, once, into a cache",
     "mine": "find the nearest sentences of every image in a cache",
+    "dedup": "choose the rows of a cache that repeat no other",
     "distill": "train a student from a cache",
     "evaluate": "measure a student or a teacher on labelled images",
     "inspect": "show what is in a cache",

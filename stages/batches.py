@@ -54,6 +54,7 @@ class BatchMaker:
         sequence: order of the image rows.
         pictures: where pixels come from.
         neighbours: mined sentences of every image; None draws all at random.
+        text_rows: eligible sentences, ascending.
         num_texts: sentences of a step.
         mined_share: at most this part of them are neighbours.
         seed: of crops and of drawn sentences.
@@ -67,6 +68,7 @@ class BatchMaker:
     sequence: EpochSequence
     pictures: Pictures
     neighbours: NeighboursReader | None
+    text_rows: Rows
     num_texts: int
     mined_share: float
     seed: int
@@ -74,12 +76,8 @@ class BatchMaker:
     flip: bool
 
     @cached_property
-    def _ok_texts(self) -> Rows:
-        return self.texts.ok_rows()
-
-    @cached_property
-    def _ok_texts_digest(self) -> bytes:
-        return digest_of_rows(self._ok_texts)
+    def _text_rows_digest(self) -> bytes:
+        return digest_of_rows(self.text_rows)
 
     def batch_of_step(self, step: int) -> Batch:
         """Returns the batch of global `step`, from 0.
@@ -115,8 +113,8 @@ class BatchMaker:
         return texts_of_step(
             image_rows,
             None if self.neighbours is None else self.neighbours.ids(image_rows),
-            self._ok_texts,
-            text_generator(self._ok_texts_digest, seed=self.seed, step=step),
+            self.text_rows,
+            text_generator(self._text_rows_digest, seed=self.seed, step=step),
             self.num_texts,
             mined_share=self.mined_share,
         )

@@ -61,7 +61,8 @@ def distill(
                 return dict(record.result)
             say(
                 f"{job.num_steps:,} steps of {job.sequence.batch_size:,} images and {job.num_texts:,} sentences; the "
-                f"cache has {len(job.sequence.rows):,} ok images and {job.texts.num_ok:,} ok sentences"
+                f"{_where(config.images)} has {len(job.sequence.rows):,} ok images and the {_where(config.texts)} "
+                f"{len(job.text_rows):,} ok sentences"
             )
             loop = TrainingLoop(
                 job,
@@ -73,6 +74,10 @@ def distill(
                 should_stop=should_stop or _never,
             )
             return loop.finish()
+
+
+def _where(selection: str | None) -> str:
+    return "cache" if selection is None else f"selection {selection!r}"
 
 
 def _begin(job: DistillJob, folder: RunFolder, fence: atomic.Fence) -> RunRecord:

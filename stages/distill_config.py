@@ -27,6 +27,8 @@ class DistillConfig:
         from_run: start from the final weights of this run instead of random ones.
         image_array: of the cache; None means its only one.
         text_array: likewise.
+        images: selection of image rows to train on; None means all ok ones.
+        texts: likewise of sentences.
         negatives: which sentences a step looks at: `random`, or `mined:NAME` for neighbours of its images.
         mined_share: at most this part of a step's sentences are mined ones.
         steps: of training; None means 100 epochs.
@@ -68,6 +70,8 @@ class DistillConfig:
     from_run: Path | None = None
     image_array: str | None = None
     text_array: str | None = None
+    images: str | None = None
+    texts: str | None = None
     negatives: str = "random"
     mined_share: float = 0.5
     steps: int | None = None

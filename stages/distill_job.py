@@ -4,17 +4,20 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from cache_schema.cache import Cache, CachedArray
 from cache_schema.errors import MismatchError, RefusedError, UsageError, unknown_name
 from cache_schema.json_file import Json, fingerprint_of
+from cache_schema.layout import Modality
 from cache_schema.neighbours import NeighboursReader
 from cache_schema.recipe import differences
+from cache_schema.selections import Selection, read_selection
 from stages.device import torch_device
 from stages.distill_config import DEFAULT_STUDENT, LARGEST_DEFAULT_BATCH, DistillConfig
 from stages.losses import LOSSES
-from stages.order import EpochSequence
+from stages.order import EpochSequence, Rows
 from stages.pictures import fit_in_memory
 from stages.run_folder import RunRecord
 from stages.students import Student, build_student, load_image_tower
@@ -36,7 +39,10 @@ class DistillJob:
         images: the teacher's complete image array.
         texts: the teacher's complete text array.
         neighbours: mined sentences, or None.
+        image_selection: rows that images are taken from, or None.
+        text_selection: rows that sentences are taken from, or None.
         sequence: order of the image rows.
+        text_rows: eligible sentences, ascending.
         num_texts: sentences of a step.
         num_steps: of the whole run.
         logit_scale: factor on cosines.
@@ -52,7 +58,10 @@ class DistillJob:
     images: CachedArray
     texts: CachedArray
     neighbours: NeighboursReader | None
+    image_selection: Selection | None
+    text_selection: Selection | None
     sequence: EpochSequence
+    text_rows: Rows
     num_texts: int
     num_steps: int
     logit_scale: float
@@ -70,6 +79,8 @@ class DistillJob:
             "from": self.start_sha256,
             "images": _identity_of(self.images),
             "texts": _identity_of(self.texts),
+            "image_selection": None if self.image_selection is None else self.image_selection.digest,
+            "text_selection": None if self.text_selection is None else self.text_selection.digest,
             "negatives": None if self.neighbours is None else fingerprint_of(self.neighbours.recipe.to_json()),
             "mined_share": None if self.neighbours is None else config.mined_share,
             "steps": self.num_steps,
@@ -95,6 +106,8 @@ class DistillJob:
             "cache": str(self.cache.path),
             "image_array": self.images.name,
             "text_array": self.texts.name,
+            "image_selection": config.images,
+            "text_selection": config.texts,
             "negatives": config.negatives,
             "from": None if config.from_run is None else str(config.from_run.absolute()),
             "teacher": {
@@ -128,7 +141,7 @@ def open_job(config: DistillConfig) -> DistillJob:
     """Returns the job of `config`. Writes nothing.
 
     Raises:
-        UsageError: unknown names, or a batch that the cache cannot fill; shows both numbers.
+        UsageError: unknown names, or a batch that the cache or the selection cannot fill; shows both numbers.
         UnfinishedError: the cache is not complete; shows the progress.
         MismatchError: the arrays are of different teachers, the neighbours of other arrays, or the student of
             `from_run` has another architecture.
@@ -140,8 +153,10 @@ def open_job(config: DistillConfig) -> DistillJob:
     device = torch_device(config.device)
     cache = Cache.open(config.cache)
     images, texts = _arrays_of(config, cache)
-    rows = images.ok_rows()
-    num_ok_texts = texts.num_ok
+    image_selection = None if config.images is None else _selection_of(cache, "image", config.images)
+    text_selection = None if config.texts is None else _selection_of(cache, "text", config.texts)
+    rows = _eligible(images, image_selection, config.batch_size)
+    text_rows = _eligible(texts, text_selection, config.text_batch_size)
     num_parts = images.plan.num_parts
     sequence = EpochSequence(
         rows=rows,
@@ -150,11 +165,11 @@ def open_job(config: DistillConfig) -> DistillJob:
         seed=config.seed,
         window_parts=config.window_parts or (None if num_parts <= _ALL_PARTS_UP_TO else _WINDOW_PARTS),
     )
-    num_texts = config.text_batch_size or min(num_ok_texts, LARGEST_DEFAULT_BATCH)
-    if not 1 <= num_texts <= num_ok_texts:
+    num_texts = config.text_batch_size or min(len(text_rows), LARGEST_DEFAULT_BATCH)
+    if not 1 <= num_texts <= len(text_rows):
         raise UsageError(
-            f"text batch size {num_texts:,} does not fit the {num_ok_texts:,} ok sentences of {cache.path}: "
-            + (f"use 1 to {num_ok_texts:,}" if num_ok_texts else "extract some sentences")
+            f"text batch size {num_texts:,} does not fit the {len(text_rows):,} ok sentences of {cache.path}: "
+            + (f"use 1 to {len(text_rows):,}" if len(text_rows) else "extract some sentences")
         )
     student, start_sha256 = _starting_student(config, images, texts)
     return DistillJob(
@@ -163,7 +178,10 @@ def open_job(config: DistillConfig) -> DistillJob:
         images=images,
         texts=texts,
         neighbours=_neighbours_of(config, cache, images, texts),
+        image_selection=image_selection,
+        text_selection=text_selection,
         sequence=sequence,
+        text_rows=text_rows,
         num_texts=num_texts,
         num_steps=config.steps or max(1, _EPOCHS * len(rows) // sequence.batch_size),
         logit_scale=config.logit_scale or texts.recipe.logit_scale,
@@ -188,6 +206,31 @@ def _arrays_of(config: DistillConfig, cache: Cache) -> tuple[CachedArray, Cached
             "name an image array and a text array of the same teacher"
         )
     return images, texts
+
+
+def _selection_of(cache: Cache, modality: Modality, name: str) -> Selection:
+    selection = read_selection(cache, name)
+    if selection.modality != modality:
+        raise UsageError(
+            f"selection {name!r} of {cache.path} is of {selection.modality} rows, --{modality}s needs {modality} rows: "
+            f"name it as --{selection.modality}s, or another selection here"
+        )
+    return selection
+
+
+def _eligible(array: CachedArray, selection: Selection | None, batch_size: int | None) -> Rows:
+    """Returns the ok rows of `array`, of `selection` alone where there is one; they must fill a batch."""
+    rows = array.ok_rows()
+    if selection is None:
+        return rows
+    selected = np.intersect1d(rows, selection.rows, assume_unique=True)
+    if (batch_size or 1) > len(selected):
+        raise UsageError(
+            f"a batch of {batch_size or 1:,} {array.modality}s does not fit selection {selection.name!r}, which has "
+            f"{len(selected):,} of the {len(rows):,} ok {array.modality}s: "
+            + (f"use a batch size from 1 to {len(selected):,}" if len(selected) else "name another selection")
+        )
+    return selected
 
 
 def _starting_student(config: DistillConfig, images: CachedArray, texts: CachedArray) -> tuple[Student, str | None]:

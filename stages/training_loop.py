@@ -236,6 +236,7 @@ class TrainingLoop:
             sequence=job.sequence,
             pictures=pictures,
             neighbours=job.neighbours,
+            text_rows=job.text_rows,
             num_texts=job.num_texts,
             mined_share=config.mined_share,
             seed=config.seed,

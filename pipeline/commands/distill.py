@@ -44,6 +44,8 @@ Stopped half-way? Run the same command again."""
 @config_option("--student", type=Text("NAME"), help=f"See `list students`. [default: {DEFAULT_STUDENT}]")
 @config_option("--out", type=FilePath("DIR"), required=True, help="Folder of the run; made when missing.")
 @config_option("--from", "from_run", field="from_run", type=FilePath("RUN"), help="Start from this run's weights.")
+@config_option("--images", type=Text("NAME"), help="Train on this selection of images. [default: all ok ones]")
+@config_option("--texts", type=Text("NAME"), help="Look at this selection of sentences. [default: all ok ones]")
 @config_option("--negatives", type=Text("random|mined:NAME"), help="Which sentences a step looks at.")
 @config_option("--steps", type=Count(), help="Steps of training. [default: 100 epochs]")
 @config_option("--batch-size", type=Count(), help=f"Images of a step. {_BATCH}")

@@ -33,6 +33,7 @@ def _maker(cache, pictures, **changes):
         sequence=EpochSequence(images.ok_rows(), 20, cache.part_rows, 3),
         pictures=pictures,
         neighbours=None,
+        text_rows=texts.ok_rows(),
         num_texts=30,
         mined_share=0.5,
         seed=3,

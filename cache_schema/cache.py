@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -14,31 +13,17 @@ from cache_schema import atomic
 from cache_schema.errors import DamagedError, MismatchError, RefusedError, UnfinishedError, UsageError, unknown_name
 from cache_schema.features import FeatureReader, feature_format
 from cache_schema.json_file import Json, read_sealed, seal
-from cache_schema.layout import MODALITIES, Layout, Modality
+from cache_schema.layout import MODALITIES, Layout, Modality, record_path, row_hashes_path
 from cache_schema.lock import WriterLock
 from cache_schema.plan import Part, Plan, read_plan
+from cache_schema.read_once import ReadOnce
 from cache_schema.recipe import Recipe
 from cache_schema.records import HASH_BYTES, Record, committed_parts, logical_digest, read_record
-from cache_schema.samples import read_table
+from cache_schema.samples import ImageLocation, read_table
 from cache_schema.shards import check_part_rows
 
 FORMAT = 1
 DEFAULT_PART_ROWS = 16_384
-
-
-@dataclass(frozen=True)
-class ImageLocation:
-    """Where the original bytes of an image row are, and what they must hash to."""
-
-    uri: str
-    kind: str
-    options: dict[str, str]
-    key: str
-    offset_bytes: int
-    size_bytes: int
-    digest: bytes
-    width: int
-    height: int
 
 
 def create_cache(path: Path, part_rows: int) -> "Cache":
@@ -69,6 +54,7 @@ class Cache:
         self.layout = layout
         self.part_rows = part_rows
         self._arrays: dict[tuple[Modality, str], CachedArray] = {}
+        self._read_once = ReadOnce()
 
     @staticmethod
     def open(path: str | Path) -> "Cache":
@@ -89,6 +75,15 @@ class Cache:
             )
         return Cache(layout, check_part_rows(value["part_rows"]))
 
+    def reopened(self) -> "Cache":
+        """Returns the cache as it is on disk now.
+
+        Plans and records that are still the files already read are not read again.
+        """
+        cache = Cache.open(self.path)
+        cache._read_once = self._read_once
+        return cache
+
     @property
     def path(self) -> Path:
         return self.layout.root
@@ -104,9 +99,10 @@ class Cache:
 
     def plan(self, modality: Modality) -> Plan:
         """Returns the plan of `modality`, an empty one where nothing was planned."""
-        if not self.layout.plan(modality).exists():
+        path = self.layout.plan(modality)
+        if not path.exists():
             return Plan(modality, self.part_rows)
-        return read_plan(self.layout.plan(modality), modality, self.part_rows)
+        return self._read_once.get(path, lambda path: read_plan(path, modality, self.part_rows))
 
     def arrays(self, modality: Modality) -> list[str]:
         """Returns the names of the arrays of `modality`, sorted."""
@@ -175,6 +171,10 @@ class Cache:
             found.append(ImageLocation(source.uri, source.kind, dict(source.options), **row))
         return found
 
+    def read_record(self, path: Path) -> Record:
+        """Returns the record at `path`, parsed once for as long as the file stays the same; errors as `read_record`."""
+        return self._read_once.get(path, read_record)
+
     @cached_property
     def _image_plan(self) -> Plan:
         return self.plan("image")
@@ -217,7 +217,11 @@ class CachedArray:
     @cached_property
     def committed(self) -> frozenset[int]:
         """Numbers of the parts that have a record."""
-        return frozenset(committed_parts(self.cache.layout.records(self.modality, self.name)))
+        return frozenset(committed_parts(self._records_folder))
+
+    @cached_property
+    def _records_folder(self) -> Path:
+        return self.cache.layout.records(self.modality, self.name)
 
     @cached_property
     def _records(self) -> dict[int, Record]:
@@ -235,8 +239,8 @@ class CachedArray:
         return self._records[part]
 
     def _checked_record(self, part: int) -> Record:
-        path = self.cache.layout.record(self.modality, self.name, part)
-        record = read_record(path)
+        path = record_path(self._records_folder, part)
+        record = self.cache.read_record(path)
         if record.fingerprint != self.recipe.fingerprint:
             raise MismatchError(
                 f"{path} was made with recipe {record.fingerprint[:12]}, the array's is "
@@ -323,9 +327,12 @@ class CachedArray:
 
     def row_hashes(self, part: int) -> bytes:
         """Returns 16 bytes per row of a committed part; raises `DamagedError` when they are not what was committed."""
-        path = self.cache.layout.row_hashes(self.modality, self.name, part)
+        path = row_hashes_path(self._records_folder, part)
         record = self.record(part)
-        data = path.read_bytes() if path.exists() else b""
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            data = b""
         if len(data) != HASH_BYTES * record.num_rows or hashlib.sha256(data).hexdigest() != record.files["rows"]:
             raise DamagedError(f"row hashes {path} are not those that were committed: run `pipeline verify`")
         return data
@@ -335,4 +342,8 @@ class CachedArray:
 
         It does not depend on paths, times, codecs, part boundaries, workers, or on how often the run was killed.
         """
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         return logical_digest([self.row_hashes(part) for part in sorted(self.committed)])

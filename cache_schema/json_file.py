@@ -13,7 +13,7 @@ Json = Any
 
 def canonical_json(value: Json) -> bytes:
     """Returns the one UTF-8 spelling of `value`: sorted keys, no spaces, no NaN. Equal values give equal bytes."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return _CANONICAL.encode(value).encode()
 
 
 def readable_json(value: Json) -> bytes:
@@ -32,35 +32,8 @@ def parse_json(data: bytes, where: str | Path) -> Json:
     Raises:
         DamagedError: `data` is not UTF-8 JSON, repeats a key, or holds NaN, an infinity or an integer beyond 64 bits.
     """
-
-    def refuse_constant(name: str) -> Json:
-        raise ValueError(f"holds {name}")
-
-    def bounded_integer(digits: str) -> int:
-        if len(digits) > 20 or not -(2**63) <= int(digits) < 2**64:
-            raise ValueError(f"holds an integer of {len(digits)} digits")
-        return int(digits)
-
-    def bounded_float(digits: str) -> float:
-        number = float(digits)
-        if number in (float("inf"), float("-inf")):
-            raise ValueError(f"holds a number out of range: {digits[:20]}")
-        return number
-
-    def unique_keys(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
-        result = dict(pairs)
-        if len(result) != len(pairs):
-            raise ValueError("repeats a key")
-        return result
-
     try:
-        return json.loads(
-            data.decode(),
-            parse_constant=refuse_constant,
-            parse_int=bounded_integer,
-            parse_float=bounded_float,
-            object_pairs_hook=unique_keys,
-        )
+        return _STRICT.decode(data.decode())
     except (ValueError, RecursionError) as error:
         raise DamagedError(
             f"{where} is damaged ({error}): restore it from a copy, or extract into a new cache"
@@ -101,3 +74,37 @@ def read_sealed(path: Path) -> dict[str, Json]:
             "or extract into a new cache"
         )
     return value
+
+
+def _refuse_constant(name: str) -> Json:
+    raise ValueError(f"holds {name}")
+
+
+def _bounded_integer(digits: str) -> int:
+    if len(digits) > 20 or not -(2**63) <= int(digits) < 2**64:
+        raise ValueError(f"holds an integer of {len(digits)} digits")
+    return int(digits)
+
+
+def _bounded_float(digits: str) -> float:
+    number = float(digits)
+    if number in (float("inf"), float("-inf")):
+        raise ValueError(f"holds a number out of range: {digits[:20]}")
+    return number
+
+
+def _unique_keys(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("repeats a key")
+    return result
+
+
+# Made once: a cache has thousands of records, and each is parsed and spelt again to check its seal.
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+_STRICT = json.JSONDecoder(
+    parse_constant=_refuse_constant,
+    parse_int=_bounded_integer,
+    parse_float=_bounded_float,
+    object_pairs_hook=_unique_keys,
+)

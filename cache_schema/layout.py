@@ -66,11 +66,10 @@ class Layout:
         return self.arrays(modality) / array / "records"
 
     def record(self, modality: Modality, array: str, part: int) -> Path:
-        return self.records(modality, array) / f"{part:05d}.json"
+        return record_path(self.records(modality, array), part)
 
     def row_hashes(self, modality: Modality, array: str, part: int) -> Path:
-        """16 bytes per planned row of the part, beside its record."""
-        return self.records(modality, array) / f"{part:05d}.rows"
+        return row_hashes_path(self.records(modality, array), part)
 
     def view_checks(self, modality: Modality, array: str, part: int) -> Path:
         """4 bytes per planned row of the part, beside the record of a view that is a crop."""
@@ -108,3 +107,13 @@ class Layout:
 def shard_path(array_folder: Path, part: int) -> Path:
     """Returns the file of the shard of `part` in the two-dimensional Zarr v3 array at `array_folder`."""
     return array_folder / "c" / str(part) / "0"
+
+
+def record_path(records: Path, part: int) -> Path:
+    """Returns the file of the record of `part` in the folder `records`."""
+    return records / f"{part:05d}.json"
+
+
+def row_hashes_path(records: Path, part: int) -> Path:
+    """Returns the file with 16 bytes per planned row of `part`, beside its record."""
+    return records / f"{part:05d}.rows"

@@ -131,8 +131,15 @@ class Plan:
 
     def part_fingerprint(self, part: Part) -> str:
         """Returns a SHA-256 that binds a record to what was planned for `part`, wherever the sources lie."""
+        # Spelt out, because dataclasses.asdict copies deeply and a plan has thousands of parts.
         spans = [
-            {**asdict(span), "source": self.sources[span.source].fingerprint, "kind": self.sources[span.source].kind}
+            {
+                "source": self.sources[span.source].fingerprint,
+                "kind": self.sources[span.source].kind,
+                "first_sample": span.first_sample,
+                "num_samples": span.num_samples,
+                "offset_bytes": span.offset_bytes,
+            }
             for span in part.spans
         ]
         return fingerprint_of({"part": part.number, "first_row": part.first_row, "spans": spans})

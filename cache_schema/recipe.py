@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any
 
 from cache_schema.errors import DamagedError
@@ -53,7 +54,7 @@ class Recipe:
         """Returns the fields that the fingerprint covers."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _BESIDE}
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Returns the SHA-256 over `identity`, as 64 hexadecimal digits."""
         return fingerprint_of(self.identity)

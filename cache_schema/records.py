@@ -1,6 +1,7 @@
 """The record: a worker's note that one part of one array is committed. Without it the part does not exist."""
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -10,6 +11,7 @@ from cache_schema.errors import DamagedError
 from cache_schema.json_file import Json, read_sealed
 
 HASH_BYTES = 16
+_RECORD_NAME = re.compile(r"\d{5,}\.json")
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def committed_parts(folder: Path) -> list[int]:
     """Returns the numbers of the parts that have a record in `folder`, ascending; no folder means none."""
     if not folder.is_dir():
         return []
-    return sorted(int(path.stem) for path in folder.iterdir() if re.fullmatch(r"\d{5,}\.json", path.name))
+    return sorted(int(name[:-5]) for name in os.listdir(folder) if _RECORD_NAME.fullmatch(name))
 
 
 def row_hash(key: str, status: str, reason: str, digest: bytes | None, feature: bytes) -> bytes:

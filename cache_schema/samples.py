@@ -63,6 +63,21 @@ class Sample:
     text: str | None = None
 
 
+@dataclass(frozen=True)
+class ImageLocation:
+    """Where the original bytes of an image row are, and what they must hash to."""
+
+    uri: str
+    kind: str
+    options: dict[str, str]
+    key: str
+    offset_bytes: int
+    size_bytes: int
+    digest: bytes
+    width: int
+    height: int
+
+
 def digest_of(payload: bytes) -> bytes:
     """Returns the 16-byte BLAKE2b of a sample's payload."""
     return hashlib.blake2b(payload, digest_size=DIGEST_BYTES).digest()

@@ -1,10 +1,11 @@
 """Rows of fixed width in an ordinary Zarr v3 array, one shard per part: written whole, read through a memory map.
 
 Shards are uncompressed (features do not compress), each inner chunk followed by its crc32c, so a row's bytes lie at a
-place that the shard's own index tells. zarr-python encodes a shard in memory; `atomic.py` publishes its bytes. Reading
-goes around zarr-python only for speed: any Zarr v3 reader sees the same rows.
+place that the shard's own index tells. A shard is encoded in memory and its bytes published by `atomic.py`. Writing and
+reading go around zarr-python only for speed: any Zarr v3 reader sees the same rows.
 """
 
+import json
 import os
 import resource
 from collections.abc import Mapping
@@ -65,40 +66,54 @@ class RowFormat:
     def fill(self) -> float | int:
         return float("nan") if np.dtype(self.dtype).kind == "f" else -1
 
-    def _zarr_array(self, store: Any, num_rows: int) -> Any:
-        import zarr
-        from zarr.codecs import Crc32cCodec
-
-        return zarr.create_array(
-            store,
-            shape=(num_rows, self.width),
-            shards=(self.part_rows, self.width),
-            chunks=(self.chunk_rows, self.width),
-            dtype=self.dtype,
-            fill_value=self.fill,
-            filters=None,
-            compressors=[Crc32cCodec()],
-            config={"write_empty_chunks": True},
-        )
-
     def array_metadata(self, num_rows: int) -> bytes:
-        """Returns the zarr.json of an array of `num_rows` rows."""
-        files: dict[str, Any] = {}
-        self._zarr_array(_memory_store(files), num_rows)
-        return bytes(files["zarr.json"].to_bytes())
+        """Returns the zarr.json of an array of `num_rows` rows, as zarr-python 3.1 spells it."""
+        little_endian = {"name": "bytes", "configuration": {"endian": "little"}}
+        with_crc = [little_endian, {"name": "crc32c"}]
+        sharding = {
+            "chunk_shape": [self.chunk_rows, self.width],
+            "codecs": with_crc,
+            "index_codecs": with_crc,
+            "index_location": "end",
+        }
+        grid = {"name": "regular", "configuration": {"chunk_shape": [self.part_rows, self.width]}}
+        metadata = {
+            "shape": [num_rows, self.width],
+            "data_type": self.dtype,
+            "chunk_grid": grid,
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "fill_value": "NaN" if np.isnan(self.fill) else self.fill,
+            "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+            "attributes": {},
+            "zarr_format": 3,
+            "node_type": "array",
+            "storage_transformers": [],
+        }
+        return json.dumps(metadata, indent=2).encode()
 
     def encode_shard(self, rows: np.ndarray) -> "EncodedShard":
-        """Returns the shard file that holds `rows`, shape (up to part_rows, width), padded with fill."""
+        """Returns the shard file that holds `rows`, shape (up to part_rows, width), padded with fill.
+
+        The same bytes as zarr-python 3.1 makes, without its detour through an event loop: chunk after chunk, each
+        followed by its crc32c, then the index (offset and length of every chunk) and the crc32c of the index.
+        """
         assert rows.ndim == 2 and rows.shape[1] == self.width and len(rows) <= self.part_rows, rows.shape
-        files: dict[str, Any] = {}
-        array = self._zarr_array(_memory_store(files), self.part_rows)
-        padded = np.full((self.part_rows, self.width), self.fill, self.dtype)
-        padded[: len(rows)] = rows
-        array[:] = padded
-        data = bytes(files["c/0/0"].to_bytes())
-        assert len(data) == self.shard_bytes, (len(data), self.shard_bytes)
-        offsets = _read_index(np.frombuffer(data, np.uint8), self, "a shard just encoded")
-        return EncodedShard(data, tuple(_stored_crc(data, int(offset), self) for offset in offsets))
+        stride = self.chunk_bytes + _CRC_BYTES
+        data = np.empty(self.shard_bytes, np.uint8)
+        chunks = data[: self.num_chunks * stride].reshape(self.num_chunks, stride)
+        values = chunks[:, : self.chunk_bytes].view(np.dtype(self.dtype).newbyteorder("<"))
+        values = values.reshape(self.num_chunks, self.chunk_rows, self.width)
+        crcs = []
+        for chunk in range(self.num_chunks):
+            some = rows[chunk * self.chunk_rows : (chunk + 1) * self.chunk_rows]
+            values[chunk, : len(some)] = some
+            values[chunk, len(some) :] = self.fill
+            crcs.append(google_crc32c.value(chunks[chunk, : self.chunk_bytes]))
+        chunks[:, self.chunk_bytes :].view("<u4")[:, 0] = crcs
+        index = np.array([[chunk * stride, stride] for chunk in range(self.num_chunks)], "<u8").tobytes()
+        end = index + google_crc32c.value(index).to_bytes(_CRC_BYTES, "little")
+        data[self.num_chunks * stride :] = np.frombuffer(end, np.uint8)
+        return EncodedShard(data.tobytes(), tuple(crcs))
 
 
 @dataclass(frozen=True)
@@ -275,12 +290,6 @@ def _read_index(data: np.ndarray, row_format: RowFormat, where: object) -> np.nd
 def _stored_crc(data: Any, offset: int, row_format: RowFormat) -> int:
     start = offset + row_format.chunk_bytes
     return int.from_bytes(bytes(data[start : start + _CRC_BYTES]), "little")
-
-
-def _memory_store(files: dict[str, Any]) -> Any:
-    from zarr.storage import MemoryStore
-
-    return MemoryStore(files)
 
 
 def _allow_open_files(num_files: int) -> None:

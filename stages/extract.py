@@ -77,8 +77,8 @@ class ExtractJob:
             )
 
     def finish(self, *, progress: Progress | None = None) -> list[CachedArray]:
-        """Builds the missing indexes of finished arrays of view 0 and returns all arrays, opened anew."""
-        cache = Cache.open(self.cache.path)
+        """Builds the missing indexes of finished arrays of view 0 and returns all arrays; `cache` is opened anew."""
+        cache = self.cache = self.cache.reopened()
         arrays = [cache.array(modality, name) for modality, names in self.arrays.items() for name in names]
         for array in arrays:
             if self.config.index and not array.recipe.view and not array.pending() and array.num_ok:
@@ -118,7 +118,7 @@ def open_job(
     cache = existing or create_cache(config.cache, config.part_rows or DEFAULT_PART_ROWS)
     with cache.lock() as lock:
         if existing is not None:
-            cache = Cache.open(config.cache)
+            cache = existing.reopened()
             if any(cache.plan(modality) != existing.plan(modality) for modality in MODALITIES):
                 plans = _grown_plans(config, cache, progress)
             described = _unchanged(cache, config, specification, plans) or _describe(specification, config, describe_on)

@@ -138,10 +138,7 @@ def _result(
     num_rows: int,
     start: float,
 ) -> dict[str, Any]:
-    from cache_schema.cache import Cache
-
-    # Opened anew: the job's own view of the cache is that of its beginning.
-    finished = Cache.open(job.cache.path)
+    finished = job.cache
     return {
         "cache": str(finished.path),
         "arrays": arrays,

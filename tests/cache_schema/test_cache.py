@@ -171,3 +171,18 @@ def test_stored_features_are_unit_and_what_cannot_be_stored_gets_a_status() -> N
     assert np.abs(np.linalg.norm(good.astype(np.float32), axis=1) - 1).max() < 1e-3
     assert np.abs(np.linalg.norm(unit_rows(good), axis=1) - 1).max() < 1e-6
     assert np.isnan(stored[[1, 2, 3]]).all()
+
+
+def test_a_reopened_cache_sees_what_was_replaced_or_withdrawn_meanwhile(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path / "cache", num_images=40, part_rows=16)
+    before = cache.array("image")
+    read = before.records()
+    path = cache.layout.record("image", before.name, 0)
+    atomic.publish_bytes(path, path.read_bytes().replace(b'"num_rows": 16', b'"num_rows": 15'))
+    atomic.remove_file(cache.layout.record("image", before.name, 1))
+    now = cache.reopened().array("image")
+    assert now.committed == {0, 2}
+    assert now.record(2) is read[2]
+    with pytest.raises(DamagedError, match="seal"):
+        now.record(0)
+    assert before.records() == read

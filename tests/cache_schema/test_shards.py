@@ -2,12 +2,15 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from zarr.codecs import Crc32cCodec
+from zarr.storage import MemoryStore
 
 from cache_schema.errors import DamagedError, UnfinishedError, UsageError
 from cache_schema.layout import shard_path
@@ -117,3 +120,27 @@ def test_rows_outside_and_rows_of_pending_parts_are_errors(tmp_path: Path) -> No
         reader.gather(np.array([8]))
     with pytest.raises(UnfinishedError, match=r"part 1 .* is not committed"):
         reader.gather(np.array([5]))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_a_shard_and_its_metadata_are_byte_for_byte_what_zarr_writes(data) -> None:
+    part_rows = data.draw(st.one_of(st.integers(1, 40), st.sampled_from([1023, 1024, 2048, 3072])))
+    dtype = data.draw(st.sampled_from(["float16", "float32", "int64"]))
+    rows = np.arange(data.draw(st.integers(0, part_rows)) * 3).reshape(-1, 3).astype(dtype)
+    row_format = RowFormat(part_rows, 3, dtype)
+    files: dict[str, Any] = {}
+    array = zarr.create_array(
+        MemoryStore(files),
+        shape=(part_rows, 3),
+        shards=(part_rows, 3),
+        chunks=(row_format.chunk_rows, 3),
+        dtype=dtype,
+        fill_value=row_format.fill,
+        filters=None,
+        compressors=[Crc32cCodec()],
+        config={"write_empty_chunks": True},
+    )
+    array[:] = np.concatenate([rows, np.full((part_rows - len(rows), 3), row_format.fill, dtype)])
+    assert row_format.encode_shard(rows).data == files["c/0/0"].to_bytes()
+    assert row_format.array_metadata(part_rows) == files["zarr.json"].to_bytes()

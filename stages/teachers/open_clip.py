@@ -5,7 +5,6 @@ Shape letters: B rows of a batch, C channels, H height, W width, D width of a fe
 
 import contextlib
 import logging
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +14,9 @@ from numpy.typing import NDArray
 
 from cache_schema.errors import EnvironmentProblem, MismatchError, RefusedError, UsageError
 from cache_schema.json_file import Json
-from stages.device import torch_device
+from stages.device import full_float32, torch_device
 from stages.preprocess import Preprocess
+from stages.teachers.activations import activations_in
 from stages.teachers.base import PRECISIONS, Teacher, states_of
 from stages.teachers.checkpoint_weights import load_all, logit_scale_and_bias, read_tensors
 from stages.teachers.open_clip_sources import ModelSource, find_source
@@ -67,7 +67,7 @@ class OpenClipTeacher(Teacher):
         import torch
 
         pixels = torch.from_numpy(np.ascontiguousarray(pixels_BCHW, np.float32))
-        with torch.inference_mode(), _full_float32():
+        with torch.inference_mode(), full_float32():
             features = self._model.encode_image(pixels.to(self._device, self._input_dtype))
         return self._checked(features, len(pixels_BCHW))
 
@@ -75,7 +75,7 @@ class OpenClipTeacher(Teacher):
         import torch
 
         tokens = torch.from_numpy(self._tokenizer.token_ids(texts))
-        with torch.inference_mode(), _full_float32():
+        with torch.inference_mode(), full_float32():
             features = self._model.encode_text(tokens.to(self._device))
         return self._checked(features, len(texts))
 
@@ -166,15 +166,6 @@ def _without_warnings_about_random_weights() -> Iterator[None]:
         root.removeFilter(keep)
 
 
-@contextlib.contextmanager
-def _full_float32() -> Iterator[None]:
-    # cuDNN would otherwise compute float32 convolutions (the patch embedding) in TF32 on recent GPUs.
-    import torch
-
-    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-        yield
-
-
 def _preprocess_of(values: dict[str, Any], source: ModelSource) -> Preprocess:
     size = values["size"]
     try:
@@ -208,9 +199,9 @@ def _architecture_of(model_cfg: dict[str, Any]) -> dict[str, Json]:
 
 def _checked_activations(model: Any, source: ModelSource) -> dict[str, Json]:
     """Returns the activations found in the built towers; refuses those that the checkpoint was not made for."""
-    image = _activations_in(model.visual)
+    image = activations_in(model.visual)
     text = sorted(
-        {found for name, tower in model.named_children() if name != "visual" for found in _activations_in(tower)}
+        {found for name, tower in model.named_children() if name != "visual" for found in activations_in(tower)}
     )
     wanted = "QuickGELU" if source.quick_gelu else "GELU"
     # timm and transformers towers bring their own activations, whatever quick_gelu says; so do ResNets.
@@ -225,14 +216,3 @@ def _checked_activations(model: Any, source: ModelSource) -> dict[str, Json]:
                 f"made for {wanted}: the features would be wrong; correct quick_gelu in its configuration"
             )
     return {"image": image, "text": text}
-
-
-def _activations_in(module: Any) -> list[str]:
-    """Returns the kinds of activation modules in `module`, sorted: "GELU", "QuickGELU", "GELU(tanh)", "ReLU" …"""
-    found = set()
-    for part in module.modules():
-        name = type(part).__name__
-        if re.search(r"GELU|SiLU|ReLU|Swish", name):
-            approximate = getattr(part, "approximate", "none")
-            found.add(name if approximate == "none" else f"{name}({approximate})")
-    return sorted(found)

@@ -86,7 +86,7 @@ def test_training_brings_the_student_closer_to_its_teacher(config):
 
 def test_features_recomputed_from_the_saved_run_equal_those_at_the_end_of_training(config):
     from stages.preprocess import normalise, prepare_pixels
-    from stages.probes import probe_images
+    from stages.probe_inputs import probe_images
 
     distill(config)
     student = load_image_tower(config.out)

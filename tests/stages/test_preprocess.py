@@ -97,3 +97,19 @@ def test_wrong_values_are_refused() -> None:
         Preprocess((8, 8), MEAN, (1.0, 0.0, 1.0))
     with pytest.raises(RefusedError, match="height, width"):
         Preprocess((0, 8), MEAN, STD)
+
+
+def test_fields_that_came_later_are_written_only_where_they_say_something() -> None:
+    plain, later = Preprocess((8, 8), MEAN, STD), Preprocess((8, 8), MEAN, STD, resize_to=(9, 9), crop_rounding="down")
+    assert not {"resize_to", "crop_rounding"} & set(plain.to_json())
+    assert later.to_json() == {**plain.to_json(), "resize_to": [9, 9], "crop_rounding": "down"}
+    assert Preprocess.from_json(plain.to_json()) == plain
+    assert Preprocess.from_json(later.to_json()) == later
+
+
+def test_the_centre_is_cropped_after_a_resize_to_another_size_half_a_pixel_up_or_down() -> None:
+    image = noise(11, 9)
+    for rounding, left in (("nearest", 2), ("down", 1)):
+        preprocess = Preprocess((8, 8), MEAN, STD, "bilinear", "squash", resize_to=(8, 11), crop_rounding=rounding)
+        expected = np.asarray(image.resize((11, 8), 2))[:, left : left + 8]
+        assert np.array_equal(prepare_pixels(image, preprocess), expected)

@@ -14,15 +14,8 @@ import torch
 
 from cache_schema.errors import DamagedError, MismatchError, RefusedError
 from cache_schema.layout import Modality
-from stages.probes import (
-    NUM_PROBES,
-    PROBE_TEXTS,
-    check_probes,
-    compute_probes,
-    probe_images,
-    probes_from_bytes,
-    probes_to_bytes,
-)
+from stages.probe_inputs import NUM_PROBES, PROBE_TEXTS, probe_images
+from stages.probes import check_probes, compute_probes, probes_from_bytes, probes_to_bytes
 from stages.teachers import Teacher, load_teacher
 from tests.tiny_open_clip import save_local_dir, tiny_config, tiny_weights
 

@@ -9,10 +9,12 @@ import pytest
 from cache_schema.errors import PipelineError, UsageError
 from cache_schema.json_file import canonical_json, parse_json
 from stages.teachers import TEACHERS, Teacher, load_teacher, load_text_tower, recipes_of
+from tests.tiny_hf import make_tiny_hf
 from tests.tiny_open_clip import make_tiny_open_clip
 
 SAMPLES: dict[str, Callable[[Path], str]] = {
     "open_clip": lambda folder: f"open_clip:local-dir:{make_tiny_open_clip(folder / 'tiny')}",
+    "hf": lambda folder: f"hf:{make_tiny_hf(folder / 'tiny')}",
     "python": lambda folder: "python:tests.stub_teacher:make?dim=8",
 }
 """Kind -> function(folder) that gives the specification of a tiny teacher, its files in `folder`."""
@@ -132,7 +134,7 @@ def test_an_unknown_precision_is_refused_with_the_known_ones(specification: str)
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("ViT-B-32/openai", "does not say its kind: write open_clip:…, python:…"),
+        ("ViT-B-32/openai", "does not say its kind: write open_clip:…, hf:…, python:…"),
         ("openclip:ViT-B-32/openai", r"unknown kind of teacher 'openclip' \(did you mean 'open_clip'\?\)"),
         ("", "does not say its kind"),
     ],

@@ -1,0 +1,323 @@
+"""Program: what a power cut may leave of an extract, at any instant, opened, verified and resumed.
+
+    python -m tests.faults.power_loss FOLDER --states 300 [--resume-every 5]
+    python -m tests.faults.power_loss FOLDER --without-each-sync
+
+A first and a growing extract run once with every file operation recorded. A state after a power cut is built from the
+operations up to some instant: what was written and not synced may be there, missing, cut, or zeros; a folder's new,
+renamed and removed names may each be lost as long as the folder was not synced. That is harsher than any journal.
+
+With --without-each-sync, every single sync of the trace is left out in turn, and some state must then fail: it proves
+that the model would notice, and that no sync is idle.
+
+Prints one JSON object.
+"""
+
+import argparse
+import builtins
+import hashlib
+import json
+import os
+import pathlib
+import random
+import shutil
+from base64 import b64decode, b64encode
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import zarr  # noqa: F401 - imported before forking, so that not every run has to
+
+import tests.stub_teacher  # noqa: F401 - likewise
+from cache_schema import atomic
+from cache_schema.errors import PipelineError
+from cache_schema.verify import verify_cache
+from stages.extract_config import ExtractConfig
+from stages.probes import probe_images
+from tests.faults.killed_extracts import config, digests, extract, in_child
+
+Operation = list[Any]
+"""["mkdir", path], ["create", path, inode], ["write", inode, base64], ["sync", inode], ["rename", from, to],
+["unlink", path] or ["sync folder", path]; paths are relative to the cache's parent."""
+
+
+class RecordingSystem:
+    """Stands for `os` where files are published, and notes what is done to them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.operations: list[Operation] = []
+        self._paths: dict[int, Path] = {}
+        self._inodes: dict[str, int] = {}
+
+    def install(self) -> None:
+        for module in (atomic, pathlib):
+            module.os = self  # type: ignore[attr-defined]
+        atomic.open = self.open_file  # type: ignore[attr-defined]
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(os, name)
+
+    def open_file(self, path: Path, mode: str = "r", **options: object) -> object:
+        file = builtins.open(path, mode, **options)  # type: ignore[call-overload]  # noqa: SIM115
+        inode = self._inodes[self._name(path)] = len(self.operations)
+        self.operations.append(["create", self._name(path), inode])
+        return _RecordingFile(file, self, inode)
+
+    def open(self, path: Path, flags: int, mode: int = 0o777) -> int:
+        descriptor = os.open(path, flags, mode)
+        self._paths[descriptor] = Path(path)
+        return descriptor
+
+    def fsync(self, descriptor: int) -> None:
+        os.fsync(descriptor)
+        path = self._paths[descriptor]
+        name = self._name(path)
+        self.operations.append(["sync folder", name] if path.is_dir() else ["sync", self._inodes[name]])
+
+    def replace(self, source: Path, target: Path) -> None:
+        os.replace(source, target)
+        self._inodes[self._name(target)] = self._inodes.pop(self._name(source))
+        self.operations.append(["rename", self._name(source), self._name(target)])
+
+    def mkdir(self, path: Path, mode: int = 0o777) -> None:
+        os.mkdir(path, mode)
+        self.operations.append(["mkdir", self._name(path)])
+
+    def unlink(self, path: Path) -> None:
+        os.unlink(path)
+        self.operations.append(["unlink", self._name(path)])
+
+    def _name(self, path: Path) -> str:
+        return str(Path(path).relative_to(self.root))
+
+
+class _RecordingFile:
+    def __init__(self, file, system: RecordingSystem, inode: int) -> None:
+        self._file, self._system, self._inode = file, system, inode
+
+    def write(self, data) -> int:
+        written = self._file.write(data)
+        self._system.operations.append(["write", self._inode, b64encode(bytes(data[:written])).decode()])
+        return written
+
+    def __enter__(self) -> "_RecordingFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+@dataclass
+class Disk:
+    """What is surely on the disk after some operations, and what perhaps."""
+
+    names: dict[str, int | None] = field(default_factory=dict)  # a folder's inode is None
+    written: dict[int, bytes] = field(default_factory=dict)
+    synced: dict[int, bytes] = field(default_factory=dict)
+    pending: list[Operation] = field(default_factory=list)
+    inode_of: dict[str, int] = field(default_factory=dict)
+
+    def do(self, operation: Operation) -> None:
+        kind, *rest = operation
+        if kind == "write":
+            self.written[rest[0]] += b64decode(rest[1])
+        elif kind == "sync":
+            self.synced[rest[0]] = self.written[rest[0]]
+        elif kind == "sync folder":
+            kept = [op for op in self.pending if str(PurePosixPath(op[1]).parent) == rest[0]]
+            self.pending = [op for op in self.pending if op not in kept]
+            for op in kept:
+                self._name(self.names, op)
+        else:
+            if kind == "create":
+                self.written[rest[1]] = self.synced[rest[1]] = b""
+                self.inode_of[rest[0]] = rest[1]
+            elif kind == "rename":
+                inode = self.inode_of[rest[1]] = self.inode_of.pop(rest[0])
+                operation = [*operation, inode]
+            self.pending.append(operation)
+
+    def state(self, lost: list[Operation], contents: dict[int, bytes]) -> dict[str, bytes | None]:
+        """Returns path -> bytes (None for a folder) when `lost` of the pending names do not survive."""
+        names = dict(self.names)
+        for op in self.pending:
+            if op not in lost:
+                self._name(names, op)
+        there = {name for name, inode in names.items() if inode is None} | {"."}
+        return {
+            name: None if inode is None else contents.get(inode, self.written[inode])
+            for name, inode in names.items()
+            if all(str(parent) in there for parent in PurePosixPath(name).parents)
+        }
+
+    @staticmethod
+    def _name(names: dict[str, int | None], operation: Operation) -> None:
+        kind, path, *rest = operation
+        if kind == "mkdir":
+            names[path] = None
+        elif kind == "create":
+            names[path] = rest[0]
+        elif kind == "rename":
+            names.pop(path, None)
+            names[rest[0]] = rest[1]
+        else:
+            names.pop(path, None)
+
+
+def settings_of(folder: Path, *, grown: bool) -> ExtractConfig:
+    more = (str(folder / "more.txt"),) if grown else ()
+    first = config(folder, folder / "recorded" / "cache")
+    return replace(first, texts=(*first.texts, *more))
+
+
+def record(folder: Path) -> None:
+    """Runs the two extracts with their operations recorded, into FOLDER/trace.json."""
+    root = folder / "recorded"
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir()
+    (folder / "more.txt").write_text("".join(f"another sentence {i}\n" for i in range(11)))
+    system = RecordingSystem(root)
+    system.install()
+    extract(settings_of(folder, grown=False))
+    extract(settings_of(folder, grown=True))
+    (folder / "trace.json").write_text(json.dumps(system.operations))
+
+
+class Judge:
+    """Opens, verifies and resumes states, each different one once."""
+
+    def __init__(self, folder: Path, trace: list[Operation]) -> None:
+        self.folder = folder
+        self.place = folder / "state"
+        self.expected = digests(folder / "recorded" / "cache")
+        self.seen: set[str] = set()
+        self.committed_at = list(_committed_at(trace))
+
+    def faults(self, state: dict[str, bytes | None], at: int, *, resume: bool) -> list[str]:
+        """Returns what is wrong with the state of instant `at`."""
+        shutil.rmtree(self.place, ignore_errors=True)
+        self.place.mkdir()
+        for name, content in sorted(state.items()):
+            if content is None:
+                (self.place / name).mkdir()
+            else:
+                (self.place / name).write_bytes(content)
+        faults = [f"committed and missing: {n}" for when, n in self.committed_at if when <= at and not state.get(n)]
+        cache = self.place / "cache"
+        if (cache / "cache.json").exists():
+            try:
+                faults += [f"{problem.where}: {problem.what}" for problem in verify_cache(cache)]
+            except PipelineError as error:
+                faults.append(str(error))
+        if resume and not faults:
+            settings = replace(settings_of(self.folder, grown=True), cache=cache)
+            if in_child(lambda: extract(settings) or 0) != 0:
+                faults.append("it cannot be resumed")
+            elif digests(cache) != self.expected or verify_cache(cache):
+                faults.append("resumed, it is another cache")
+        return faults
+
+    def is_new(self, state: dict[str, bytes | None]) -> bool:
+        digest = hashlib.sha256(repr(sorted(state.items())).encode()).hexdigest()
+        self.seen, was = self.seen | {digest}, len(self.seen)
+        return len(self.seen) > was
+
+
+def _committed_at(trace: list[Operation]) -> Iterator[tuple[int, str]]:
+    """Yields (operations done, path) for every record whose commit returned by then."""
+    for number, (kind, *rest) in enumerate(trace):
+        if kind == "rename" and PurePosixPath(rest[1]).parent.name == "records" and rest[1].endswith(".json"):
+            folder = str(PurePosixPath(rest[1]).parent)
+            yield trace.index(["sync folder", folder], number) + 1, rest[1]
+
+
+def random_state(trace: list[Operation], at: int, rng: random.Random) -> dict[str, bytes | None]:
+    disk = Disk()
+    for operation in trace[:at]:
+        disk.do(operation)
+    share = rng.choice((0.0, 0.3, 0.7, 1.0))
+    lost = [op for op in disk.pending if rng.random() < share]
+    contents = {}
+    for inode, data in disk.written.items():
+        if data != disk.synced[inode]:
+            contents[inode] = rng.choice((data, b"", data[: len(data) // 2], bytes(len(data)), disk.synced[inode]))
+    return disk.state(lost, contents)
+
+
+def states_without(trace: list[Operation], sync: int) -> Iterator[tuple[int, dict[str, bytes | None]]]:
+    """Yields (instant, state) in which just what operation `sync` would have saved is lost."""
+    disk = Disk()
+    for operation in trace[:sync]:
+        disk.do(operation)
+    kind, target = trace[sync]
+    lost = [op for op in disk.pending if kind == "sync folder" and str(PurePosixPath(op[1]).parent) == target]
+    contents = {target: b""} if kind == "sync" else {}
+    yield sync + 1, disk.state(lost, contents)
+    for number, operation in enumerate(trace[sync + 1 :], start=sync + 1):
+        if operation == trace[sync]:
+            return
+        disk.do(operation)
+        if operation[0] == "rename" or number + 1 == len(trace):
+            yield number + 1, disk.state(lost, contents)
+
+
+def try_random(judge: Judge, trace: list[Operation], args: argparse.Namespace) -> dict[str, Any]:
+    rng = random.Random(args.seed)
+    wrong: list[str] = []
+    built = different = resumed = 0
+    while built < args.states:
+        # Every instant in turn, then again with other losses.
+        at = built % len(trace) + 1 if args.states >= len(trace) else rng.randint(1, len(trace))
+        state = random_state(trace, at, rng)
+        built += 1
+        if judge.is_new(state):
+            different += 1
+            resume = different % args.resume_every == 0
+            resumed += resume
+            wrong += [f"after operation {at}: {fault}" for fault in judge.faults(state, at, resume=resume)]
+    return {"states": built, "different": different, "resumed": resumed, "wrong": wrong}
+
+
+def try_without(judge: Judge, trace: list[Operation]) -> dict[str, Any]:
+    syncs = [number for number, operation in enumerate(trace) if operation[0].startswith("sync")]
+    idle: list[str] = []
+    tried = 0
+    for sync in syncs:
+        what = _target_of(trace, sync)
+        if what.endswith("lock.json"):
+            continue  # A lock that is torn or comes back belongs to a process that has ended.
+        tried += 1
+        if not any(judge.faults(state, at, resume=False) for at, state in states_without(trace, sync)):
+            idle.append(f"operation {sync}: {trace[sync][0]} of {what}")
+    return {"syncs": tried, "idle": idle}
+
+
+def _target_of(trace: list[Operation], sync: int) -> str:
+    """Returns the final name of what was synced; for a folder, of what came into it last."""
+    kind, target = trace[sync]
+    before = [op for op in trace[:sync] if op[0] in ("rename", "mkdir", "unlink")]
+    if kind == "sync folder":
+        return str(next(op[-1] for op in reversed(before) if str(PurePosixPath(op[-1]).parent) == target))
+    return str(next(op[2] for op in trace[sync:] if op[0] == "rename"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--states", type=int, default=300)
+    parser.add_argument("--resume-every", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--without-each-sync", action="store_true")
+    args = parser.parse_args()
+    probe_images()
+    assert in_child(lambda: record(args.folder) or 0) == 0
+    trace = json.loads((args.folder / "trace.json").read_text())
+    judge = Judge(args.folder, trace)
+    result = try_without(judge, trace) if args.without_each_sync else try_random(judge, trace, args)
+    print(json.dumps({"operations": len(trace), **result}))
+
+
+if __name__ == "__main__":
+    main()

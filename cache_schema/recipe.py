@@ -10,7 +10,7 @@ from cache_schema.errors import DamagedError
 from cache_schema.json_file import Json, fingerprint_of
 from cache_schema.layout import Modality
 
-_BESIDE = ("specification", "files", "tools")
+_BESIDE = ("specification", "files", "tools", "probes_sha256")
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Recipe:
         files: absolute path -> {"size_bytes", "mtime_ns"} of the teacher's files when last hashed, so that a rerun with
             nothing to do need not load them. Outside the fingerprint.
         tools: versions of the programs that made the array. Outside the fingerprint.
+        probes_sha256: of the probes' file beside the recipe; empty where there is none. Outside the fingerprint.
     """
 
     modality: Modality
@@ -48,6 +49,7 @@ class Recipe:
     specification: str = ""
     files: Mapping[str, Json] = field(default_factory=dict)
     tools: Mapping[str, str] = field(default_factory=dict)
+    probes_sha256: str = ""
 
     @property
     def identity(self) -> dict[str, Json]:
@@ -72,7 +74,8 @@ class Recipe:
             DamagedError: a field is missing or unknown, or the fingerprint is not that of the fields.
         """
         try:
-            recipe = Recipe(**value["recipe"], **{name: value[name] for name in _BESIDE})
+            beside = {"probes_sha256": "", **value}  # the first caches do not have it
+            recipe = Recipe(**value["recipe"], **{name: beside[name] for name in _BESIDE})
             stored = value["fingerprint"]
         except (KeyError, TypeError) as error:
             raise DamagedError(f"{where} is not a recipe ({error}): restore it from a copy") from error

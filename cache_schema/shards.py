@@ -19,11 +19,15 @@ import numpy as np
 
 from cache_schema import atomic
 from cache_schema.errors import DamagedError, EnvironmentProblem, UnfinishedError, UsageError
+from cache_schema.json_file import readable_json
 from cache_schema.layout import shard_path
 
 MAX_CHUNK_ROWS = 1024
 _CRC_BYTES = 4
 _INDEX_ENTRY_BYTES = 16
+
+GROUP_METADATA = readable_json({"zarr_format": 3, "node_type": "group", "attributes": {}})
+"""The zarr.json of the group around an array."""
 
 
 def check_part_rows(part_rows: int) -> int:
@@ -127,13 +131,12 @@ class EncodedShard:
 def publish_array(folder: Path, row_format: RowFormat, num_rows: int, *, fence: atomic.Fence | None = None) -> None:
     """Publishes the zarr.json of the array at `folder`, and that of the group around it, for `num_rows` rows."""
     atomic.make_folder(folder / "c")
-    group = folder.parent / "zarr.json"
-    if not group.exists():
-        atomic.publish_json(group, {"zarr_format": 3, "node_type": "group", "attributes": {}}, fence=fence)
-    metadata = row_format.array_metadata(num_rows)
-    path = folder / "zarr.json"
-    if not path.exists() or path.read_bytes() != metadata:
-        atomic.publish_bytes(path, metadata, fence=fence)
+    for path, metadata in (
+        (folder.parent / "zarr.json", GROUP_METADATA),
+        (folder / "zarr.json", row_format.array_metadata(num_rows)),
+    ):
+        if not path.exists() or path.read_bytes() != metadata:
+            atomic.publish_bytes(path, metadata, fence=fence)
 
 
 def publish_shard(folder: Path, part: int, shard: EncodedShard, *, fence: atomic.Fence | None = None) -> None:

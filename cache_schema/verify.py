@@ -18,6 +18,7 @@ from cache_schema.plan import Part
 from cache_schema.records import logical_digest, row_hash
 from cache_schema.samples import OK
 from cache_schema.selections import verify_selections
+from cache_schema.shards import GROUP_METADATA
 from cache_schema.view_checks import read_checks
 
 Progress = Callable[[int, int, str], None]
@@ -46,6 +47,7 @@ class Problem:
 
 
 RESTORE = "restore it from a copy"
+REPAIR = "run `pipeline repair` to write it again"
 REEXTRACT = "run `pipeline repair` to extract the part again, or restore it from a copy"
 
 
@@ -77,6 +79,7 @@ def _verify_array(cache: Cache, modality: Modality, name: str, found: list[Probl
     with _problems_of(found, cache.layout.recipe(modality, name), RESTORE):
         array = cache.array(modality, name)
         _verify_metadata(array, found)
+        _verify_probes(array, found)
         hashes: list[bytes] = []
         for done, part in enumerate(sorted(array.committed), start=1):
             at = PartOfArray(modality, name, part)
@@ -93,14 +96,24 @@ def _verify_array(cache: Cache, modality: Modality, name: str, found: list[Probl
 
 
 def _verify_metadata(array: CachedArray, found: list[Problem]) -> None:
-    path = array.cache.layout.features(array.modality) / array.name / "zarr.json"
+    group = array.cache.layout.features(array.modality)
+    path = group / array.name / "zarr.json"
     row_format = feature_format(array.cache.part_rows, array.recipe.dim)
     # A crash between a longer plan and the longer arrays leaves them shorter: long enough for all that is committed.
     last = max((part for part in array.committed if part < array.plan.num_parts), default=0)
     parts = [segment.parts[-1] for segment in reversed(array.plan.segments) if segment.parts[-1].number >= last]
     metadata = path.read_bytes() if path.exists() else b""
     if not any(metadata == row_format.array_metadata(part.first_row + part.num_rows) for part in parts):
-        found.append(Problem(str(path), "is missing or not the metadata of this array", "run `pipeline extract` again"))
+        found.append(Problem(str(path), "is missing or not the metadata of this array", REPAIR))
+    if not (group / "zarr.json").exists() or (group / "zarr.json").read_bytes() != GROUP_METADATA:
+        found.append(Problem(str(group / "zarr.json"), "is missing or not the metadata of a group", REPAIR))
+
+
+def _verify_probes(array: CachedArray, found: list[Problem]) -> None:
+    path = array.cache.layout.probes(array.modality, array.name)
+    expected = array.recipe.probes_sha256
+    if expected and (not path.exists() or _sha256(path) != expected):
+        found.append(Problem(str(path), "is missing or not what the teacher made of the probes", RESTORE))
 
 
 def _verify_part(array: CachedArray, part: Part, found: list[Problem]) -> bytes:

@@ -1,5 +1,8 @@
 """Makes durable what every writer of an array must agree on: the plan, and the array's metadata, probes and recipe."""
 
+import hashlib
+from dataclasses import replace
+
 from cache_schema import atomic, shards
 from cache_schema.cache import Cache, CachedArray
 from cache_schema.commit import ArrayTarget
@@ -32,6 +35,7 @@ def publish_recipe(cache: Cache, name: str, recipe: Recipe, probes: bytes | None
     atomic.make_folder(path.parent)
     if probes is not None:
         atomic.publish_bytes(cache.layout.probes(recipe.modality, name), probes, fence=fence)
+        recipe = replace(recipe, probes_sha256=hashlib.sha256(probes).hexdigest())
     atomic.publish_json(path, seal(recipe.to_json()), fence=fence)
 
 

@@ -6,10 +6,13 @@ from cache_schema import atomic
 from cache_schema.cache import Cache
 from cache_schema.errors import DamagedError
 from cache_schema.verify import PartOfArray, Problem
+from stages.publication import publish_metadata
 
 
 def withdraw(cache: Cache, problems: Sequence[Problem]) -> list[PartOfArray]:
     """Removes the record of every part that one of `problems` is about, and returns those parts.
+
+    Also writes the Zarr metadata again where it is not what plan and recipe say.
 
     A part whose sample table is damaged is withdrawn from every array, because all of them rest on that table.
     After an interruption the rest is withdrawn by calling it again with the problems that `verify_cache` then finds.
@@ -26,9 +29,12 @@ def withdraw(cache: Cache, problems: Sequence[Problem]) -> list[PartOfArray]:
     for part in shared:
         damaged |= {PartOfArray(part.modality, name, part.part) for name in cache.arrays(part.modality)}
     withdrawn = sorted(damaged, key=lambda part: (part.modality, part.array, part.part))
-    with cache.lock():
+    with cache.lock() as lock:
         for part in withdrawn:
             atomic.remove_file(cache.layout.record(part.modality, part.array, part.part))
+        for array in (cache.array(modality, name) for modality in cache.modalities for name in cache.arrays(modality)):
+            # Follows from plan and recipe; untouched where it is right.
+            publish_metadata(cache, array.name, array.recipe, array.plan, lock.fence)
     return withdrawn
 
 

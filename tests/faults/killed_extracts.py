@@ -243,7 +243,11 @@ def main() -> None:
                 break
             trial.rerun(f"operation {number}")
             number += args.step
-    print(json.dumps({"operations": number - 1, "runs": trial.runs, "survived": trial.survived, "wrong": trial.wrong}))
+    print(
+        json.dumps(
+            {"operations": number - 1, "runs": trial.runs, "survived": trial.survived, "wrong": trial.wrong[:20]}
+        )
+    )
 
 
 if __name__ == "__main__":

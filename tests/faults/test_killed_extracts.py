@@ -6,27 +6,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from tests.faults.processes import ROOT, environment
+from tests.faults.small_corpus import write_small_corpus
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("corpus")
-    (folder / "pictures").mkdir()
-    rng = np.random.default_rng(0)
-    for i in range(6):
-        Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(folder / "pictures" / f"{i}.png")
-    (folder / "pictures" / "3.png").write_bytes(b"")
-    (folder / "sentences.txt").write_text("".join(f"sentence {i}\n" if i % 7 else "\n" for i in range(10)))
-    return folder
+    return write_small_corpus(tmp_path_factory.mktemp("small") / "corpus")
 
 
-def trial(corpus: Path, *args: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "tests.faults.killed_extracts", str(corpus), *args]
+def trial(corpus: Path, *args: str, program: str = "killed_extracts") -> dict[str, Any]:
+    command = [sys.executable, "-m", f"tests.faults.{program}", str(corpus), *args]
     done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout)

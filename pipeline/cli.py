@@ -16,12 +16,12 @@ from click.core import ParameterSource
 
 from cache_schema.errors import PipelineError, nearest, unknown_name
 from pipeline import signals
-from pipeline.commands import COMMANDS
+from pipeline.commands import COMMANDS, module_of
 from pipeline.config import DEBUG_VARIABLE, key_of, variable_of
 from pipeline.report import OutputClosed, print_error, print_note, printable
 
 # These keep what they did so far and go on from there.
-RESUMABLE = ("extract", "mine", "distill", "demo")
+RESUMABLE = ("extract", "import", "mine", "distill", "demo")
 
 
 class LazyGroup(click.Group):
@@ -33,7 +33,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"pipeline.commands.{name}").command
+        command: click.Command = importlib.import_module(module_of(name)).command
         for param in command.params:
             if isinstance(param, click.Option):
                 param.envvar = variable_of(name, key_of(param))

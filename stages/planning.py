@@ -15,7 +15,18 @@ Progress = Callable[[int, int, str], None]
 
 
 def grown_plan(plan: Plan, uris: Sequence[str], *, progress: Progress | None = None) -> Plan:
-    """Returns `plan` with a segment for those samples of `uris` that it does not have; `plan` itself if it has all.
+    """Returns `plan` grown by the sources that `uris` name, as `grown_by`; raises also what `expand` does."""
+    return grown_by(plan, [(uri, expand(uri, plan.modality)) for uri in uris], progress=progress)
+
+
+def grown_by(
+    plan: Plan,
+    groups: Sequence[tuple[str, Sequence[Source]]],
+    *,
+    progress: Progress | None = None,
+    scanned: Callable[[Source, ScannedSource], None] | None = None,
+) -> Plan:
+    """Returns `plan` with a segment for those samples that it does not have; `plan` itself if it has all.
 
     A source is known by its fingerprint, so one that moved or was named differently is not planned twice; where it is
     no longer at its old place, the plan gets the new one. Only names and headers are read; where every file of a URI
@@ -23,15 +34,15 @@ def grown_plan(plan: Plan, uris: Sequence[str], *, progress: Progress | None = N
 
     Args:
         plan: so far, perhaps empty.
-        uris: as typed; each names one or more files or folders of the plan's modality.
+        groups: what was typed and the sources of the plan's modality behind it; keys are unique within a group.
         progress: called with (sources scanned, sources, unit).
+        scanned: called with every source that had to be scanned.
 
     Raises:
         UsageError: a path is missing, a kind or option unknown, a folder without samples.
         MismatchError: a source that was planned has changed.
         RefusedError: a source is damaged or repeats a key.
     """
-    groups = [(uri, expand(uri, plan.modality)) for uri in uris]
     total = sum(len(sources) for _, sources in groups)
     known = {entry.fingerprint: number for number, entry in enumerate(plan.sources)}
     new: list[tuple[SourceEntry, ScannedSource]] = []
@@ -43,6 +54,8 @@ def grown_plan(plan: Plan, uris: Sequence[str], *, progress: Progress | None = N
         scans = []
         for source in sources:
             scans.append(source.scan())
+            if scanned is not None:
+                scanned(source, scans[-1])
             done += 1
             if progress is not None:
                 progress(done, total, f"{plan.modality} sources")
@@ -54,8 +67,9 @@ def grown_plan(plan: Plan, uris: Sequence[str], *, progress: Progress | None = N
             elif entry.num_samples:
                 known[entry.fingerprint] = len(plan.sources) + len(new)
                 new.append((entry, scan))
-    if uris and not plan.sources and not new:
-        raise UsageError(f"no {plan.modality}s in {', '.join(uris)}: point at a source that has some")
+    if groups and not plan.sources and not new:
+        named = ", ".join(uri for uri, _ in groups)
+        raise UsageError(f"no {plan.modality}s in {named}: point at a source that has some")
     starts = part_starts([entry.num_samples for entry, _ in new], plan.part_rows)
     offsets = [{at: scan.offset_bytes(at) for at in places} for (_, scan), places in zip(new, starts, strict=True)]
     return plan.extended([entry for entry, _ in new], offsets) if new else plan

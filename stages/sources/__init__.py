@@ -8,6 +8,7 @@ import os
 from cache_schema.errors import UsageError, unknown_name
 from stages.sources.base import Modality, RawSample, ScannedSource, Source
 from stages.sources.dime_fm import DimeFmSource
+from stages.sources.features import FeaturesSource
 from stages.sources.files import is_remote
 from stages.sources.folder import FolderSource
 from stages.sources.parquet import ParquetSource
@@ -19,6 +20,7 @@ __all__ = ["SOURCES", "Modality", "RawSample", "ScannedSource", "Source", "expan
 
 SOURCES: dict[str, type[Source]] = {
     "dime-fm": DimeFmSource,
+    "features": FeaturesSource,
     "folder": FolderSource,
     "parquet": ParquetSource,
     "tar": TarSource,

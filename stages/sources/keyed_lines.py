@@ -25,15 +25,15 @@ class KeyedLine:
     value_bytes: int
 
 
-def keyed_lines(uri: str, file: SourceFile, *, offset_bytes: int = 0) -> Iterator[KeyedLine]:
-    """Yields every line from `offset_bytes` on, where one must start.
+def keyed_lines(uri: str, file: SourceFile, *, offset_bytes: int = 0, chunk_bytes: int = 0) -> Iterator[KeyedLine]:
+    """Yields every line from `offset_bytes` on, where one must start, reading 4 MiB or `chunk_bytes` at a time.
 
     Raises:
         DamagedError: a line has no key, or one of more than 64 KiB, or the last line has no end: the file is cut.
     """
     line = _LineSoFar(offset_bytes)
     position = offset_bytes
-    while chunk := file.read_at(position, _CHUNK_BYTES):
+    while chunk := file.read_at(position, chunk_bytes or _CHUNK_BYTES):
         at = 0
         while at < len(chunk):
             end = chunk.find(b"\n", at)

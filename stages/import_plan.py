@@ -73,7 +73,7 @@ def import_plan(
     scans: dict[tuple[str, str], ScannedSource] = {}
     plan = grown_by(
         plan,
-        _samples(config, plan, then, new),
+        _samples(config, plan, then, given, new),
         progress=progress,
         scanned=lambda source, scan: scans.update({(source.uri, source.kind): scan}),
     )
@@ -134,13 +134,13 @@ def _known_and_new(
 
 
 def _samples(
-    config: ImportConfig, plan: Plan, then: Recipe | None, new: Sequence[FeatureFile]
+    config: ImportConfig, plan: Plan, then: Recipe | None, given: Sequence[FeatureFile], new: Sequence[FeatureFile]
 ) -> list[tuple[str, Sequence[Source]]]:
     """Returns the sources of samples, as groups for `grown_by`."""
     modality = plan.modality
     uris = config.images if modality == "image" else config.texts
     if uris:
-        is_dime_fm = any(file.format == "dime-fm" for file in new)
+        is_dime_fm = any(file.format == "dime-fm" for file in given)
         return [(uri, expand(_with_kind(uri) if is_dime_fm else uri, modality)) for uri in uris]
     if plan.sources and then is None and config.add_teacher:
         return []

@@ -1,6 +1,7 @@
 """A matrix of floats in a .npy file: its header is judged before anything is read, and rows are read one by one."""
 
 import io
+import tokenize
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from stages.imports.base import MAX_DIM
 from stages.sources.files import SourceFile, read_range
 
 _MAX_HEADER_BYTES = 10_000
+# What NumPy raises for damaged headers, which it reads as Python literals.
+_HEADER_ERRORS = (ValueError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError, tokenize.TokenError)
 _FLOATS = ("<f2", "<f4", "<f8")
 _AGAIN = "load it where it was made and save it again as np.ascontiguousarray(features, '<f4')"
 
@@ -48,7 +51,7 @@ def matrix_of(uri: str, file: SourceFile) -> Matrix:
         shape, fortran_order, dtype = read(head, max_header_size=_MAX_HEADER_BYTES)
     except RefusedError:
         raise
-    except (ValueError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError) as error:
+    except _HEADER_ERRORS as error:
         raise DamagedError(f"{uri} has no readable .npy header: it is cut or another format; fetch it again") from error
     if dtype.hasobject:
         raise RefusedError(f"{uri} holds Python objects, which only unpickling could read: {_AGAIN}")

@@ -36,7 +36,7 @@ class FeaturesSource:
         from stages.imports import open_features
 
         options = {name: value for name, value in self.options.items() if name != "format"}
-        return open_features(self.uri, self.options.get("format", ""), self.modality, options)
+        return open_features(self.uri, self.options.get("format", "npy"), self.modality, options)
 
     def read(self, first_sample: int, num_samples: int, offset_bytes: int) -> Iterator[RawSample]:
         """Yields rows from the place `offset_bytes` on; raises `MismatchError` when the file ends early."""

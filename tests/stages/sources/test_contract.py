@@ -16,6 +16,7 @@ import pytest
 from cache_schema.errors import RefusedError, UsageError
 from stages.sources import SOURCES, Modality, Source, expand, open_source
 from stages.sources.base import hash_of_key
+from tests.stages.imports.foreign_features import keys_of, sentences_of, vectors, write_npy
 from tests.stages.pictures import jpeg
 from tests.webdataset import write_tar
 
@@ -68,9 +69,14 @@ def write_text_tsv(path: Path, num_samples: int) -> Path:
     return path
 
 
+def write_features(path: Path, num_samples: int) -> Path:
+    return write_npy(path, keys_of(num_samples), sentences_of(num_samples), vectors(num_samples))
+
+
 EXAMPLES: dict[str, tuple[Callable[[Path, int], Path], str, str, Modality]] = {
     "dime-fm": (write_image_tsv, "dime-fm:images.tsv", "", "image"),
     "dime-fm of texts": (write_text_tsv, "dime-fm:texts.tsv", "", "text"),
+    "features": (write_features, "features:features.npy", "?format=npy", "image"),
     "folder": (write_folder, "images", "", "image"),
     "tar": (write_images_tar, "images.tar", "", "image"),
     "text": (write_text, "lines.txt", "", "text"),

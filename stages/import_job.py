@@ -16,10 +16,9 @@ from cache_schema.json_file import Json
 from cache_schema.layout import MODALITIES, Modality
 from cache_schema.plan import Plan
 from cache_schema.recipe import Recipe, array_name, differences
-from stages.extract_worker import PartTask
 from stages.import_config import DEFAULT_LOGIT_SCALE, ImportConfig
 from stages.import_plan import ImportPlan, import_plan
-from stages.import_worker import ImportSettings, KnownFeatures, PartImporter
+from stages.import_worker import ImportSettings, ImportTask, KnownFeatures, PartImporter
 from stages.imports import open_features
 from stages.publication import publish_metadata, publish_plan, publish_recipe, target_of
 
@@ -49,7 +48,7 @@ class ImportJob:
     config: ImportConfig
     cache: Cache
     settings: ImportSettings
-    tasks: list[PartTask]
+    tasks: list[ImportTask]
     arrays: dict[Modality, str]
     num_planned: dict[Modality, int]
     num_unused: dict[Modality, int | None]
@@ -82,7 +81,7 @@ class ImportJob:
 
     def finish(self, *, progress: Progress | None = None) -> list[CachedArray]:
         """Builds the missing indexes of finished arrays and returns the arrays, opened anew."""
-        cache = Cache.open(self.cache.path)
+        cache = self.cache = self.cache.reopened()
         arrays = [cache.array(modality, name) for modality, name in self.arrays.items()]
         for array in arrays:
             if self.config.index and not array.pending() and array.num_ok:
@@ -119,14 +118,14 @@ def open_import(config: ImportConfig, *, progress: Progress | None = None) -> It
         cache = Cache.open(config.cache)
     with cache.lock() as lock:
         if existing:
-            cache = Cache.open(config.cache)
+            cache = cache.reopened()
             prepared = _prepare(config, cache, progress)
         for modality, (planned, recipe, name) in prepared.items():
             publish_plan(cache, planned.plan, lock.fence)
             publish_metadata(cache, name, recipe, planned.plan, lock.fence)
             if name not in cache.arrays(modality) or cache.array(modality, name).recipe != recipe:
                 publish_recipe(cache, name, recipe, None, lock.fence)
-        cache = Cache.open(config.cache)
+        cache = cache.reopened()
         arrays = {modality: cache.array(modality, name) for modality, (_, _, name) in prepared.items()}
         settings = ImportSettings(
             fence=lock.fence,
@@ -136,7 +135,7 @@ def open_import(config: ImportConfig, *, progress: Progress | None = None) -> It
             features={modality: features_of_parts(array) for modality, array in arrays.items()},
         )
         tasks = [
-            PartTask(modality, part, array.plan.part_fingerprint(part))
+            ImportTask(modality, part, array.plan.part_fingerprint(part))
             for modality, array in arrays.items()
             for part in array.pending()
         ]

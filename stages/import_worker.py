@@ -18,12 +18,11 @@ from cache_schema.commit import ArrayTarget, commit_part
 from cache_schema.errors import MismatchError
 from cache_schema.features import storable
 from cache_schema.layout import Modality
-from cache_schema.plan import SourceEntry, Span
+from cache_schema.plan import Part, SourceEntry, Span
 from cache_schema.records import RowException
 from cache_schema.samples import OK, Sample, digest_of
 from stages.decode import Limits, clean_text
 from stages.decode_pool import DecodePool
-from stages.extract_worker import PartReport, PartTask
 from stages.imports import FeatureFile, FeatureRow, scan_once, states_of
 from stages.imports.index import FeatureIndex
 from stages.prepare import Prepared, PreparePlan
@@ -38,6 +37,26 @@ WRONG_WIDTH = "feature-wrong-width"
 _SHOWN_EVERY_ROWS = 256
 # Pictures are decoded only to know their size and that they can be: the smallest resize will do.
 _LOOK_ONLY = Preprocess((1, 1), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), interpolation="nearest")
+
+
+@dataclass(frozen=True)
+class ImportTask:
+    """One pending part of the array of a modality."""
+
+    modality: Modality
+    part: Part
+    part_fingerprint: str
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What became of a part: its rows are committed. `seconds` per stage: read, decode, write."""
+
+    modality: Modality
+    part: int
+    num_rows: int
+    num_bad: int
+    seconds: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -102,7 +121,7 @@ class PartImporter:
         """Stops the decode processes."""
         self._pool.close()
 
-    def __call__(self, task: PartTask) -> PartReport:
+    def __call__(self, task: ImportTask) -> ImportReport:
         """Imports and commits one part.
 
         Raises:
@@ -137,9 +156,9 @@ class PartImporter:
                 seconds={name: round(value, 3) for name, value in seconds.items() if name != "write"},
                 fence=self._settings.fence,
             )
-        return PartReport(task.modality, task.part.number, record.num_rows, len(record.bad), seconds)
+        return ImportReport(task.modality, task.part.number, record.num_rows, len(record.bad), seconds)
 
-    def _samples_of(self, task: PartTask, span: Span, offset: int, seconds: dict[str, float]) -> list[Sample]:
+    def _samples_of(self, task: ImportTask, span: Span, offset: int, seconds: dict[str, float]) -> list[Sample]:
         """Returns the samples of one span, in order, judged as extract judges them."""
         source = self._source(task.modality, span.source)
         raws = source.read(span.first_sample, span.num_samples, span.offset_bytes)

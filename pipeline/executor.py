@@ -10,18 +10,15 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from itertools import chain
+from typing import Any, Generic, Protocol, TypeVar
 
-from cache_schema.errors import EnvironmentProblem, LockedError, PipelineError, unknown_name
+from cache_schema.errors import EnvironmentProblem, LockedError, PipelineError
+from pipeline.executor_config import ExecutorConfig
+from pipeline.watchdog import watched
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-ExecutorName = Literal["serial", "ray"]
-
-EXECUTORS: dict[str, str] = {
-    "serial": "in this process; opens no socket",
-    "ray": "a pool of Ray actors, on this machine unless --ray-address names a cluster",
-}
 
 # With these the next task would fail in the same way, or would do harm.
 STOPS_THE_RUN = (LockedError, EnvironmentProblem)
@@ -74,7 +71,9 @@ class Executor(Protocol):
 
         Args:
             make_worker: called once per process, at its first task; without tasks it is never called. Its worker is
-                called with one task at a time, and `close()`d at the end when it has that method.
+                called with one task at a time, and `close()`d at the end when it has that method. It may keep a
+                number `pulse` that changes as it goes on within a task, and a word `kind` that must be the same for
+                all workers of a run.
             tasks: read as workers become free.
 
         Raises:
@@ -117,17 +116,48 @@ def start(make_worker: Callable[[], Callable[[Task], Result]]) -> Callable[[Task
 class SerialExecutor:
     """Runs every task in this process, in order."""
 
+    def __init__(self, config: ExecutorConfig | None = None) -> None:
+        self._stall_seconds = (config or ExecutorConfig()).stall_seconds
+
     def map(
         self, make_worker: Callable[[], Callable[[Task], Result]], tasks: Iterable[Task]
     ) -> Iterator[Outcome[Task, Result]]:
-        """See `Executor.map`; outcomes come in the order of the tasks."""
+        """See `Executor.map`; outcomes come in the order of the tasks.
+
+        Raises:
+            EnvironmentProblem: also when there is no progress for the configured time.
+        """
+        state = _Progress()
         remaining = iter(tasks)
         for first in remaining:
-            worker = start(make_worker)
-            with closing_if_closable(worker):
-                yield attempt(worker, first)
-                for task in remaining:
-                    yield attempt(worker, task)
+            with watched(self._stall_seconds, state.pulse, state.describe):
+                worker = state.worker = start(make_worker)
+                with closing_if_closable(worker):
+                    for task in chain([first], remaining):
+                        state.task = task
+                        outcome = attempt(worker, task)
+                        state.num_done += 1
+                        yield outcome
+
+
+class _Progress:
+    """What the serial executor is doing, for whoever watches it."""
+
+    def __init__(self) -> None:
+        self.worker: Any = None
+        self.task: Any = None
+        self.num_done = 0
+
+    def pulse(self) -> tuple[bool, int, int]:
+        return self.worker is not None, self.num_done, pulse_of(self.worker)
+
+    def describe(self) -> str:
+        return "the loading of the worker" if self.worker is None else str(self.task)
+
+
+def pulse_of(worker: Any) -> int:
+    """Returns a number that changes when `worker` makes progress within a task, if it keeps one in `pulse`."""
+    return int(getattr(worker, "pulse", 0))
 
 
 def closing_if_closable(worker: Any) -> Any:
@@ -135,28 +165,10 @@ def closing_if_closable(worker: Any) -> Any:
     return closing(worker) if callable(getattr(worker, "close", None)) else nullcontext(worker)
 
 
-def get_executor(
-    name: str,
-    *,
-    num_workers: int | None = None,
-    device: str = "cpu",
-    address: str | None = None,
-) -> Executor:
-    """Returns the executor called `name`.
+def get_executor(config: ExecutorConfig) -> Executor:
+    """Returns the executor that `config` names."""
+    if config.name == "serial":
+        return SerialExecutor(config)
+    from pipeline.ray_executor import RayExecutor
 
-    Args:
-        name: one of `EXECUTORS`.
-        num_workers: processes of the ray executor; None chooses: one per GPU, or up to two on CPU.
-        device: where each worker computes; "cuda" asks for one GPU per worker.
-        address: of a running Ray cluster; None starts a private one on this machine.
-
-    Raises:
-        UsageError: no such executor.
-    """
-    if name == "serial":
-        return SerialExecutor()
-    if name == "ray":
-        from pipeline.ray_executor import RayExecutor
-
-        return RayExecutor(num_workers=num_workers, device=device, address=address)
-    raise unknown_name("executor", name, EXECUTORS)
+    return RayExecutor(config)

@@ -12,6 +12,7 @@ import click
 
 from cache_schema.errors import nearest
 from pipeline.config import ConfigFile
+from pipeline.executor_config import WorkerRange
 from pipeline.report import only_results_on_stdout
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -43,6 +44,25 @@ class Count(click.ParamType):
 
     def _rule(self) -> str:
         return f"give a number from {self.at_least} to {self.at_most}, such as {max(self.at_least, 64)}"
+
+
+class WorkerCount(click.ParamType):
+    """`N`, or `MIN:MAX` for a number of workers that may change during a run."""
+
+    name = "N|MIN:MAX"
+    most = 4096
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> WorkerRange:
+        if isinstance(value, WorkerRange):
+            return value
+        given = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+        rule = f"give a number from 1 to {self.most}, or MIN:MAX such as 1:8"
+        if not isinstance(given, str) or not (found := re.fullmatch(r"([0-9]{1,20})(?::([0-9]{1,20}))?", given)):
+            self.fail(f"{_shown(value)} is no number of workers: {rule}", param, ctx)
+        least, most = int(found[1]), int(found[2] or found[1])
+        if not 1 <= least <= most <= self.most:
+            self.fail(f"{_shown(value)} is out of range: {rule}, the smaller first", param, ctx)
+        return WorkerRange(least, most)
 
 
 class Number(click.ParamType):

@@ -4,6 +4,7 @@ import os
 import secrets
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +20,11 @@ OBJECT_STORE_BYTES = 80 * 1024 * 1024
 # A Unix socket's path has at most 107 bytes, and Ray puts about 65 behind its folder.
 MAX_TEMP_PATH_CHARS = 32
 CONNECT_SECONDS = 10
+# Of a process that does nothing but ask the head for the cluster's name; much of it is the import of Ray.
+ASK_SECONDS = 60
+# Ray itself ends the process, without a word, when the head was silent for 60 s.
+SECONDS_BETWEEN_HEAD_CHECKS = 5.0
+MAX_SILENT_CHECKS = 6
 
 
 @contextmanager
@@ -53,6 +59,7 @@ def connected(address: str | None, *, num_cpus: int, threads_per_worker: int = 1
         with _temporary_folder() as folder:
             if address is not None:
                 _require_answer(address)
+                _require_token(address)
             try:
                 # Ray puts its own handler of SIGTERM in place of ours.
                 with signals.kept():
@@ -101,6 +108,97 @@ def _require_answer(address: str) -> None:
             f"no Ray cluster answers at {address} within {CONNECT_SECONDS} s ({error}): check the address and that the "
             "cluster is up"
         ) from error
+
+
+_ASK = "import sys, ray; ray._raylet.GcsClient(address=sys.argv[1])"
+
+
+def _require_token(address: str) -> None:
+    """Raises `EnvironmentProblem` unless the head at `address` lets in whoever has our token, and nobody else.
+
+    Two processes ask it, one without a token and one with ours: a process decides once whether it uses tokens.
+    """
+    without = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_")}
+    asked = {
+        variables["RAY_AUTH_MODE"]: subprocess.Popen(
+            [sys.executable, "-c", _ASK, address],
+            env={**variables, "RAY_ADDRESS": ""},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for variables in ({**without, "RAY_AUTH_MODE": "disabled"}, dict(os.environ))
+    }
+    answers = {}
+    try:
+        for mode, process in asked.items():
+            answers[mode] = process.communicate(timeout=ASK_SECONDS)[1]
+    except subprocess.TimeoutExpired:
+        raise EnvironmentProblem(
+            f"the head at {address} accepts connections but does not answer within {ASK_SECONDS} s: see that it is a "
+            "Ray head, of the same Ray release, and not overloaded"
+        ) from None
+    finally:
+        for process in asked.values():
+            process.kill()
+            process.wait()
+    if asked["disabled"].returncode == 0:
+        raise EnvironmentProblem(
+            f"the Ray cluster at {address} lets anybody in who reaches it: start all its nodes with "
+            "RAY_AUTH_MODE=token and one token (docs/cluster.md)"
+        )
+    if asked["token"].returncode != 0:
+        last_line = (answers["token"].strip().splitlines() or ["no answer"])[-1][:300]
+        raise EnvironmentProblem(
+            f"the Ray cluster at {address} does not let this process in ({last_line}): put the cluster's token into "
+            "RAY_AUTH_TOKEN, or its file into RAY_AUTH_TOKEN_PATH"
+        )
+
+
+class HeadWatch:
+    """Notices that the head of the cluster is gone, before Ray ends this process for it."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._checked_at = 0.0
+        self._num_silent = 0
+        self.is_lost = False
+
+    def check(self, now: float) -> None:
+        """Tries to reach the head now and then; `now` are seconds on any clock.
+
+        Raises:
+            EnvironmentProblem: it did not answer for about half a minute.
+        """
+        if now - self._checked_at < SECONDS_BETWEEN_HEAD_CHECKS:
+            return
+        self._checked_at = now
+        host, _, port = self._address.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
+            self._num_silent = 0
+        except OSError as error:
+            self._num_silent += 1
+            if self._num_silent >= MAX_SILENT_CHECKS:
+                self.is_lost = True
+                raise EnvironmentProblem(
+                    f"the head of the Ray cluster, {self._address}, no longer answers ({error}): start it again and "
+                    "run again to resume"
+                ) from error
+
+
+def num_gpus_of(ray: ModuleType) -> int:
+    """Returns how many GPUs the cluster has now."""
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
+def resources(ray: ModuleType) -> str:
+    """Returns what the cluster has now, for messages: `2 GPUs and 16 CPUs on 2 nodes`."""
+    there = ray.cluster_resources()
+    num_nodes = sum(1 for node in ray.nodes() if node["Alive"])
+    nodes = "1 node" if num_nodes == 1 else f"{num_nodes} nodes"
+    return f"{int(there.get('GPU', 0))} GPUs and {int(there.get('CPU', 0))} CPUs on {nodes}"
 
 
 def import_folders() -> list[str]:

@@ -17,6 +17,7 @@ from cache_schema.json_file import Json
 from cache_schema.layout import MODALITIES, Modality
 from cache_schema.plan import Plan
 from cache_schema.recipe import Recipe
+from stages.admission import package_versions
 from stages.described_teacher import load_and_describe
 from stages.extract_config import ExtractConfig
 from stages.extract_worker import PartWorker, WorkerSettings
@@ -142,6 +143,7 @@ def open_job(
             decode_workers=config.decode_workers,
             fence=lock.fence,
             outputs={modality: tuple(map(_output_of, arrays)) for modality, arrays in opened.items()},
+            versions=package_versions(),
             sources={modality: plan.sources for modality, plan in plans.items()},
         )
         job = ExtractJob(

@@ -23,7 +23,7 @@ class ExtractConfig:
         part_rows: rows of one part; None means those of the cache, or 16,384 for a new one.
         precision: of the forward pass: float32, bfloat16 or float16.
         device: cpu, cuda or cuda:N.
-        num_threads: CPU threads of one teacher; 0 means as many as the machine has cores.
+        num_threads: CPU threads of one teacher; 0 means the cores of the machine, shared by its workers.
         decode_workers: processes that decode images; 0 decodes in the worker itself.
         index: build a FAISS index of every finished array.
         index_device: where indexes are built: cpu or cuda.

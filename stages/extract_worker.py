@@ -22,6 +22,7 @@ from cache_schema.layout import Modality
 from cache_schema.plan import SourceEntry
 from cache_schema.samples import OK, digest_of
 from cache_schema.view_checks import VIEW_CHECK_BYTES
+from stages.admission import check_admission
 from stages.decode import Limits
 from stages.decode_pool import DecodePool
 from stages.described_teacher import loaded_teacher, numerics_of
@@ -45,6 +46,7 @@ class WorkerSettings:
         num_threads: CPU threads of the teacher; 0 means one per core.
         decode_workers: processes that decode images; 0 decodes inline.
         fence: of the cache's lock.
+        versions: of the packages that decide what a feature is; every worker must have the same.
         outputs: the arrays of each modality, view 0 first.
         sources: the plan's sources of each modality.
         limits: what one input may cost.
@@ -57,6 +59,7 @@ class WorkerSettings:
     num_threads: int
     decode_workers: int
     fence: Fence
+    versions: Mapping[str, str]
     outputs: Mapping[Modality, tuple[ArrayOutput, ...]]
     sources: Mapping[Modality, tuple[SourceEntry, ...]]
     limits: Limits = field(default_factory=Limits)
@@ -65,17 +68,23 @@ class WorkerSettings:
 class PartWorker:
     """Callable that commits one part after the other. A context manager; `close` stops its decode processes.
 
+    Attributes:
+        pulse: a number that changes as it goes on within a part.
+
     Args:
         settings: plain values, the same for all workers.
         progress: called with the rows of the part under way that are encoded so far; for a worker in the process that
             shows it.
 
     Raises, when it is made:
+        EnvironmentProblem: this machine does not see the cache that the run writes.
         MismatchError: the teacher loaded here does not reproduce the probes of an array, or its device computes
-            otherwise than the one that made the parts already there.
+            otherwise than the one that made the parts already there; or its packages are not those of the run.
     """
 
     def __init__(self, settings: WorkerSettings, *, progress: Callable[[int], None] | None = None) -> None:
+        check_admission(settings.fence, settings.versions)
+        self.pulse = 0
         self._settings = settings
         self._progress = progress
         self._teacher = loaded_teacher(settings.specification, settings.device, settings.precision)
@@ -113,6 +122,11 @@ class PartWorker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def kind(self) -> str:
+        """The kind of arithmetic it computes with, which the workers of one run must share."""
+        return self._numerics
 
     def close(self) -> None:
         """Stops the decode processes."""
@@ -155,6 +169,7 @@ class PartWorker:
                 seconds={name: round(value, 3) for name, value in work.seconds.items() if name != "write"},
                 fence=self._settings.fence,
             )
+        self.pulse += 1
         return len(record.bad)
 
     def _pictures(self, work: PartInProgress, arrays: Sequence[ArrayInProgress]) -> Iterator[tuple[int, Prepared]]:
@@ -210,6 +225,7 @@ class PartWorker:
         self._show(offsets[-1] + 1)
 
     def _show(self, num_rows: int) -> None:
+        self.pulse += 1
         if self._progress is not None:
             self._progress(num_rows)
 

@@ -38,6 +38,9 @@ class PartTask:
     part_fingerprint: str
     arrays: tuple[str, ...]
 
+    def __str__(self) -> str:
+        return f"{self.modality} part {self.part.number}"
+
 
 @dataclass(frozen=True)
 class PartReport:

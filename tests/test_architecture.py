@@ -22,7 +22,7 @@ FORBIDDEN = {
     "stages": {"ray", "click", "rich", "pipeline"},
     "pipeline": set(),
 }
-RAY_FILES = {"pipeline/ray_cluster.py", "pipeline/ray_executor.py", "pipeline/ray_train.py"}
+RAY_FILES = {"pipeline/ray_cluster.py", "pipeline/ray_host.py", "pipeline/ray_train.py"}
 # Decode workers and fault tests import these, and must stay small and fast.
 WITHOUT_TORCH = tuple(f"stages/{name}" for name in ("sources/", "decode", "prepare", "preprocess", "views", "extract"))
 HEAVY = ("torch", "ray", "faiss", "zarr", "pyarrow", "open_clip", "timm")

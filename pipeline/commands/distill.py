@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from pipeline.config import refuse_stray_cluster
-from pipeline.executor import EXECUTORS
+from pipeline.executor_config import EXECUTORS
 from pipeline.option_types import (
     Choice,
     Count,

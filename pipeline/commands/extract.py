@@ -9,23 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cache_schema.errors import PartsFailed, RefusedError, UsageError
+from cache_schema.errors import PartsFailed, RefusedError
 from pipeline.cache_summary import indexes
-from pipeline.config import refuse_stray_cluster
-from pipeline.executor import EXECUTORS, Executor, get_executor
-from pipeline.option_types import (
-    Choice,
-    Count,
-    FilePath,
-    HostAndPort,
-    Number,
-    Text,
-    help_all_option,
-    option,
-    shared_options,
-)
+from pipeline.executor import Executor, get_executor
+from pipeline.executor_config import ExecutorConfig
+from pipeline.executor_options import executor_options
+from pipeline.gpus import idle_gpus, num_gpus_here
+from pipeline.option_types import Choice, Count, FilePath, Number, Text, help_all_option, option, shared_options
 from pipeline.progress import Progress, open_progress
-from pipeline.report import print_result, table
+from pipeline.report import print_note, print_result, table
 from stages.extract_config import MAX_VIEWS, ExtractConfig
 
 if TYPE_CHECKING:
@@ -56,7 +48,7 @@ A URI is a path, a glob or a {000..099} range; tar, folder, text and Parquet are
 @config_option("--part-rows", type=Count(), help="Rows of one part; fixed with the cache. [default: 16384]")
 @config_option("--precision", type=Choice(("float32", "bfloat16", "float16")), help="Of the forward pass.")
 @config_option("--device", type=Text("cpu|cuda"), help="Where the teacher runs.")
-@config_option("--num-threads", type=Count(0, 4096), help="CPU threads of one teacher; 0 is one per core.")
+@config_option("--num-threads", type=Count(0, 4096), help="CPU threads of one teacher; 0 shares the cores.")
 @config_option("--decode-workers", type=Count(0, 4096), help="Processes that decode images, per teacher.")
 @config_option("--max-bad-fraction", type=Number(at_least=0, at_most=1), help="Stop when more rows are bad.")
 @config_option(
@@ -65,22 +57,16 @@ A URI is a path, a glob or a {000..099} range; tar, folder, text and Parquet are
 @config_option("--view-seed", type=Count(0, 2**63 - 1), rare=True, help="Of the crops. [default: the cache's, or 0]")
 @config_option("--index/--no-index", help="Build a FAISS index of every array at the end.")
 @config_option("--index-device", type=Choice(("cpu", "cuda")), help="Where indexes are built.")
-@click.option("--executor", type=Choice(tuple(EXECUTORS)), default="serial", show_default=True, help="Who runs parts.")
-@click.option("--workers", type=Count(1, 4096), help="Workers of the ray executor. [default: one per GPU; 2 on CPU]")
-@click.option("--ray-address", type=HostAndPort(), help="A running Ray cluster. [default: a private local one]")
+@executor_options
 @help_all_option
 @shared_options
-def command(
-    executor: str, workers: int | None, ray_address: str | None, as_json: bool, quiet: bool, **settings: Any
-) -> None:
+def command(executor: ExecutorConfig, as_json: bool, quiet: bool, **settings: Any) -> None:
     """Encode images and sentences with a teacher, once, into a cache that students train from."""
-    refuse_stray_cluster(executor, ray_address)
-    if workers is not None and executor == "serial":
-        raise UsageError(f"--workers {workers} is for --executor ray; the serial executor has one: add or drop it")
     config = ExtractConfig(**settings)
-    runner = get_executor(executor, num_workers=workers, device=config.device, address=ray_address)
+    runner = get_executor(executor)
+    elsewhere = executor.name == "ray"
     with open_progress("extract", quiet=quiet) as progress:
-        result, failures = _extract(config, runner, progress, elsewhere=executor == "ray")
+        result, failures = _extract(config, runner, progress, elsewhere=elsewhere)
     arrays = list(result["arrays"].values())
     shown = [{**array, "fingerprint": array["fingerprint"][:12], "digest": array["digest"][:12]} for array in arrays]
     print_result(
@@ -109,6 +95,8 @@ def _extract(
     with open_job(config, describe_on="cpu" if elsewhere else None, progress=progress) as job:
         total = sum(job.cache.plan(modality).num_rows for modality in job.arrays)
         done = total - job.num_pending_rows
+        if job.tasks and not elsewhere and (remark := idle_gpus(config.device, num_gpus_here())):
+            print_note(remark)
         progress(done, total, "rows")
 
         def show(rows_of_part: int) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from cache_schema.errors import EnvironmentProblem, LockedError, MismatchError, UsageError
 from pipeline.executor import SerialExecutor, get_executor
+from pipeline.executor_config import ExecutorConfig
 from tests.pipeline import workers
 
 
@@ -84,9 +85,9 @@ def test_worker_is_closed_also_when_the_caller_stops_early(tmp_path: Path) -> No
 
 def test_unknown_executor_names_the_nearest() -> None:
     with pytest.raises(UsageError, match="did you mean 'serial'"):
-        get_executor("seriel")
+        get_executor(ExecutorConfig(name="seriel"))
 
 
 def test_ray_executor_refuses_one_certain_gpu() -> None:
     with pytest.raises(UsageError, match="use --device cuda"):
-        get_executor("ray", device="cuda:1")
+        get_executor(ExecutorConfig(name="ray", device="cuda:1"))

@@ -19,9 +19,7 @@ def executor_options(command: Command) -> Command:
     for add in reversed(
         (
             executor_option("--executor", field="name", type=Choice(tuple(EXECUTORS)), help="Who runs parts."),
-            executor_option(
-                "--ray-address", type=HostAndPort(), help="A running Ray cluster. [default: its own]"
-            ),
+            executor_option("--ray-address", type=HostAndPort(), help="A running Ray cluster. [default: its own]"),
             executor_option("--workers", type=WorkerCount(), help="Of Ray. [default: one per GPU; 2 on CPU]"),
             executor_option(
                 "--gpus-per-worker",

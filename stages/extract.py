@@ -14,11 +14,12 @@ from cache_schema import atomic
 from cache_schema.cache import DEFAULT_PART_ROWS, Cache, CachedArray, create_cache
 from cache_schema.errors import MismatchError, RefusedError, TooManyBadRows, UsageError
 from cache_schema.json_file import Json
-from cache_schema.layout import MODALITIES, Modality
+from cache_schema.layout import MODALITIES, Layout, Modality
 from cache_schema.plan import Plan
 from cache_schema.recipe import Recipe
 from stages.admission import package_versions
 from stages.described_teacher import load_and_describe
+from stages.estimate import disk_estimate, pending_work, require_free_disk
 from stages.extract_config import ExtractConfig
 from stages.extract_worker import PartWorker, WorkerSettings
 from stages.part_in_progress import ArrayOutput, PartTask
@@ -109,23 +110,25 @@ def open_job(
         UsageError: nothing to extract from, or a source, teacher or option that cannot be.
         MismatchError: the cache was made with another teacher, part rows, or other versions of the sources.
         LockedError: another extract is running on this cache.
-        EnvironmentProblem: the cache cannot be written, or the device is absent.
+        EnvironmentProblem: the cache cannot be written, the disk has no room for it, or the device is absent.
     """
     existing = Cache.open(config.cache) if (config.cache / "cache.json").exists() else None
-    specification = config.teacher or _teacher_of(config, existing)
+    specification = config.teacher or teacher_of(config, existing)
     # Before a new cache is made, so that a teacher that cannot be loaded leaves nothing behind.
     described = None if existing else _describe(specification, config, describe_on)
-    plans = _grown_plans(config, existing, progress)
+    plans = grown_plans(config, existing, progress)
+    if described is not None:
+        _require_room(planned_cache(config), config, described, plans)
     cache = existing or create_cache(config.cache, config.part_rows or DEFAULT_PART_ROWS)
     with cache.lock() as lock:
         if existing is not None:
             cache = existing.reopened()
             if any(cache.plan(modality) != existing.plan(modality) for modality in MODALITIES):
-                plans = _grown_plans(config, cache, progress)
+                plans = grown_plans(config, cache, progress)
             described = _unchanged(cache, config, specification, plans) or _describe(specification, config, describe_on)
         assert described is not None
-        recipes, probes = described
-        wanted = wanted_arrays(cache, config, {modality: recipes[modality] for modality in plans})
+        probes = described[1]
+        wanted = _require_room(cache, config, described, plans)
         for plan in plans.values():
             publish_plan(cache, plan, lock.fence)
         for array in wanted:
@@ -159,7 +162,21 @@ def open_job(
         yield job
 
 
-def _grown_plans(config: ExtractConfig, cache: Cache | None, progress: Progress | None) -> dict[Modality, Plan]:
+def planned_cache(config: ExtractConfig) -> Cache:
+    """Returns the cache that `config` would make, of which nothing is on disk."""
+    return Cache(Layout(config.cache.absolute()), config.part_rows or DEFAULT_PART_ROWS)
+
+
+def _require_room(
+    cache: Cache, config: ExtractConfig, described: Described, plans: dict[Modality, Plan]
+) -> list[WantedArray]:
+    """Returns the arrays that `config` asks for; raises `EnvironmentProblem` when the disk has no room for them."""
+    wanted = wanted_arrays(cache, config, {modality: described[0][modality] for modality in plans})
+    require_free_disk(config.cache, disk_estimate(pending_work(cache, config, wanted, plans)))
+    return wanted
+
+
+def grown_plans(config: ExtractConfig, cache: Cache | None, progress: Progress | None) -> dict[Modality, Plan]:
     """Returns the non-empty plan of every modality, with what `config` adds. Writes nothing."""
     part_rows = cache.part_rows if cache is not None else config.part_rows or DEFAULT_PART_ROWS
     if config.part_rows not in (None, part_rows):
@@ -179,7 +196,8 @@ def _grown_plans(config: ExtractConfig, cache: Cache | None, progress: Progress 
     return plans
 
 
-def _teacher_of(config: ExtractConfig, cache: Cache | None) -> str:
+def teacher_of(config: ExtractConfig, cache: Cache | None) -> str:
+    """Returns the specification of the only teacher of `cache`; raises `UsageError` where there is none or several."""
     if cache is None:
         raise UsageError(f"cache {config.cache} does not exist yet: name the --teacher that is to fill it")
     named = {cache.array(m, name).recipe.specification for m in cache.modalities for name in cache.arrays(m)}

@@ -118,6 +118,14 @@ def build_index(
     return info
 
 
+def index_bytes(num_rows: int, dim: int) -> int:
+    """Returns about how many bytes the file of an index of `num_rows` vectors has."""
+    id_bytes = 8
+    if num_rows < EXACT_BELOW_ROWS:
+        return num_rows * (4 * dim + id_bytes)
+    return num_rows * (2 * dim + id_bytes) + num_lists_for(num_rows) * (4 * dim + id_bytes)
+
+
 def index_is_current(array: CachedArray) -> bool:
     """Whether `array` has an index that was built from what it holds now. Reads the sidecar and the file's bytes."""
     path, sidecar = _paths(array)
@@ -215,7 +223,7 @@ def _flat(array: CachedArray, rows: np.ndarray, progress: Progress | None) -> An
 
 def _inverted_lists(array: CachedArray, rows: np.ndarray, device: str, progress: Progress | None) -> Any:
     faiss = load_faiss()
-    num_lists = 2 ** round(math.log2(4 * math.sqrt(len(rows))))
+    num_lists = num_lists_for(len(rows))
     quantizer = faiss.IndexFlatIP(array.recipe.dim)
     index = faiss.IndexIVFScalarQuantizer(
         quantizer, array.recipe.dim, num_lists, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
@@ -227,6 +235,11 @@ def _inverted_lists(array: CachedArray, rows: np.ndarray, device: str, progress:
     index.train(array.features.gather_unit(np.sort(sample)))
     _add(index, array, rows, progress)
     return index if device == "cpu" else faiss.index_gpu_to_cpu(index)
+
+
+def num_lists_for(num_rows: int) -> int:
+    """Returns how many inverted lists so many vectors are divided among."""
+    return 2 ** round(math.log2(4 * math.sqrt(num_rows)))
 
 
 def _add(index: Any, array: CachedArray, rows: np.ndarray, progress: Progress | None) -> None:

@@ -8,7 +8,6 @@ float64, and float32 matrix products, whose last bits differ between machines, o
 Shape letters: A, B rows of two blocks, D width of a feature.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from cache_schema.features import FeatureReader, unit_rows
-from stages.index import load_faiss
+from stages.index import load_faiss, num_lists_for
 
 Progress = Callable[[int, int, str], None]
 
@@ -131,7 +130,7 @@ class _InvertedLists:
         self._features = features
         self._threshold = threshold
         dim = features.shape[1]
-        num_lists = 2 ** round(math.log2(4 * math.sqrt(len(rows))))
+        num_lists = num_lists_for(len(rows))
         # The index keeps a pointer to its quantizer, not a reference.
         self._quantizer = faiss.IndexFlatIP(dim)
         self._index = faiss.IndexIVFScalarQuantizer(

@@ -136,6 +136,7 @@ def _result(
         "extracted_rows": num_rows,
         "seconds": round(time.monotonic() - start, 3),
         "stage_seconds": {stage: round(value, 3) for stage, value in seconds.items()},
+        "seconds_per_1000_rows": {stage: round(1000 * value / max(num_rows, 1), 4) for stage, value in seconds.items()},
     }
 
 
@@ -151,9 +152,10 @@ def _speed(result: dict[str, Any]) -> str:
     if not result["num_parts"]:
         return "nothing was pending: the cache has all of it"
     rows, seconds = result["extracted_rows"], result["seconds"]
-    slowest = _bottleneck(Counter(result["stage_seconds"]))
     said = f"{rows:,} rows in {seconds:.1f} s ({rows / max(seconds, 1e-9):.1f} rows/s)"
-    return ", ".join(filter(None, (said, slowest)))
+    meter = ", ".join(f"{stage} {value:.3g}" for stage, value in result["seconds_per_1000_rows"].items())
+    slowest = _bottleneck(Counter(result["stage_seconds"]))
+    return "; ".join(filter(None, (said, f"seconds per 1,000 rows: {meter}" if meter else "", slowest)))
 
 
 def _index_line(index: dict[str, Any]) -> str:

@@ -3,27 +3,22 @@
 import hashlib
 import os
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import BinaryIO, ClassVar
 
 import numpy as np
 
 from cache_schema.errors import MismatchError, RefusedError, UsageError, unknown_name
 from stages.sources.base import Modality, RawSample, ScannedSource
-from stages.sources.files import SourceFile, planned_file, read_range
+from stages.sources.compressed import content_of, with_compressions
+from stages.sources.lines import ENCODINGS, MAX_LINE_BYTES, SIGNATURE, read_ahead, read_line
 
-ENCODINGS = ("utf-8", "latin-1", "iso-8859-15", "cp1252")
-"""All have the line feed as the byte 10, so that lines are found without decoding."""
-
-MAX_LINE_BYTES = 1 << 20
-"""A longer line is set aside unread, as `text-too-long`."""
-
-_SIGNATURE = b"\xef\xbb\xbf"
+_HEAD_BYTES = 4096
 _CHUNK_BYTES = 4 << 20
 _LINE_FEED = 10
 
 
 class TextSource:
-    """Lines of a text file. Options: `encoding` (default utf-8).
+    """Lines of a text file, plain or compressed (`.gz`, `.zst`). Options: `encoding` (default utf-8).
 
     Every line is a row, empty ones too; a line feed at the very end opens no further line. A carriage return before
     the line feed, and a UTF-8 signature at the start of the file, belong to the file and not to the text.
@@ -31,7 +26,7 @@ class TextSource:
 
     kind: ClassVar[str] = "text"
     modalities: ClassVar[tuple[Modality, ...]] = ("text",)
-    extensions: ClassVar[tuple[str, ...]] = (".txt", ".text")
+    extensions: ClassVar[tuple[str, ...]] = with_compressions(".txt", ".text")
     option_names: ClassVar[tuple[str, ...]] = ("encoding",)
 
     def __init__(self, uri: str, modality: Modality, options: dict[str, str], *, fingerprint: str = "") -> None:
@@ -51,17 +46,13 @@ class TextSource:
         """
         digest = hashlib.sha256(f"{self._encoding}\n".encode())
         validity = _Utf8Lines()
+        first, position = 0, 0
         starts: list[np.ndarray] = []
-        position = 0
-        with planned_file(self.uri) as file:
-            file_bytes = file.size_bytes
-            first = _start_of_text(file) if self._encoding == "utf-8" else 0
-            while position < file_bytes:
-                chunk = file.read_at(position, _CHUNK_BYTES)
-                if not chunk:
-                    break
+        with content_of(self.uri) as content:
+            for chunk in _chunks(content):
                 if position == 0:
-                    self._refuse_wide_characters(chunk[:4096])
+                    refuse_wide_characters(self.uri, chunk)
+                    first = len(SIGNATURE) if self._encoding == "utf-8" and chunk.startswith(SIGNATURE) else 0
                 digest.update(chunk)
                 if self._encoding == "utf-8":
                     validity.add(chunk)
@@ -82,32 +73,31 @@ class TextSource:
 
     def read(self, first_sample: int, num_samples: int, offset_bytes: int) -> Iterator[RawSample]:
         """Yields lines from `offset_bytes` on; raises `MismatchError` when the file ends early."""
-        with planned_file(self.uri) as planned, planned.stream(offset_bytes) as file:
+        return read_ahead(self._samples(first_sample, num_samples, offset_bytes))
+
+    def read_one(self, key: str, offset_bytes: int, size_bytes: int) -> bytes:
+        """Returns one line as UTF-8; raises `RefusedError` when the file ends before."""
+        with content_of(self.uri, offset_bytes) as content:
+            line = content.read(min(size_bytes, MAX_LINE_BYTES + 1))
+        payload = self._as_utf8(line) if len(line) == size_bytes else None
+        if payload is None:
+            raise MismatchError(
+                f"line {key} of {self.uri} is not {size_bytes:,} bytes of {self._encoding} at offset {offset_bytes:,} "
+                "any more: it changed; restore it"
+            )
+        return payload
+
+    def _samples(self, first_sample: int, num_samples: int, offset_bytes: int) -> Iterator[RawSample]:
+        with content_of(self.uri, offset_bytes) as content:
             position = offset_bytes
             for number in range(first_sample + 1, first_sample + num_samples + 1):
-                line = file.readline(MAX_LINE_BYTES + 2)
+                line, line_bytes = read_line(content, MAX_LINE_BYTES + 2)
                 if not line:
                     raise MismatchError(
                         f"{self.uri} ends after {number - 1:,} lines, the plan has more: it changed; restore it"
                     )
-                line_bytes = len(line)
-                while not line.endswith(b"\n"):
-                    rest = file.readline(_CHUNK_BYTES)
-                    if not rest:
-                        break
-                    line_bytes += len(rest)
-                    if rest.endswith(b"\n"):
-                        break
                 yield self._sample(str(number), line, position, line_bytes)
                 position += line_bytes
-
-    def read_one(self, key: str, offset_bytes: int, size_bytes: int) -> bytes:
-        """Returns one line as UTF-8; raises `RefusedError` when the file ends before."""
-        with planned_file(self.uri) as file:
-            payload = self._as_utf8(read_range(self.uri, file, offset_bytes, size_bytes))
-        if payload is None:
-            raise MismatchError(f"line {key} of {self.uri} is no longer in {self._encoding}: it changed; restore it")
-        return payload
 
     def _sample(self, key: str, line: bytes, position: int, line_bytes: int) -> RawSample:
         text = line.removesuffix(b"\n").removesuffix(b"\r")
@@ -127,12 +117,21 @@ class TextSource:
         except UnicodeDecodeError:
             return None
 
-    def _refuse_wide_characters(self, head: bytes) -> None:
-        if head.startswith((b"\xff\xfe", b"\xfe\xff")) or head.count(0) * 4 > len(head):
-            raise RefusedError(
-                f"{self.uri} is not UTF-8 text (every other byte is zero, as in UTF-16): convert it with "
-                "'iconv -f UTF-16 -t UTF-8'"
-            )
+
+def refuse_wide_characters(uri: str, head: bytes) -> None:
+    """Raises `RefusedError` when the first bytes of a text file look like UTF-16 or UTF-32."""
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")) or head.count(0) * 4 > len(head):
+        raise RefusedError(
+            f"{uri} is not UTF-8 text (every other byte is zero, as in UTF-16): convert it with "
+            "'iconv -f UTF-16 -t UTF-8'"
+        )
+
+
+def _chunks(content: BinaryIO) -> Iterator[bytes]:
+    chunk = content.read(_HEAD_BYTES)
+    while chunk:
+        yield chunk
+        chunk = content.read(_CHUNK_BYTES)
 
 
 class _Utf8Lines:
@@ -184,7 +183,3 @@ def _is_utf8(data: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _start_of_text(file: SourceFile) -> int:
-    return len(_SIGNATURE) if file.read_at(0, len(_SIGNATURE)) == _SIGNATURE else 0

@@ -14,6 +14,8 @@ def leftovers_of(cache: Cache) -> list[Path]:
     found = set(layout.root.rglob(f"*{atomic.PARTIAL_SUFFIX}"))
     for modality in cache.modalities:
         found |= _part_files(layout, modality) - _named(cache, modality)
+        indexes = layout.indexes(modality).glob("*.faiss")
+        found |= {path for path in indexes if not path.with_suffix(".json").exists()}
     selections = layout.all_selections.glob("*.parquet")
     found |= {path for path in selections if not layout.selection_sidecar(path.stem).exists()}
     return sorted(found)

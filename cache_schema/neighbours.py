@@ -219,6 +219,8 @@ def verify_neighbours(cache: Cache, report: Callable[[Path, str, str], None]) ->
     """Calls `report(where, what, remedy)` for everything wrong with any neighbours of `cache`."""
     remedy = "run `pipeline mine` again under a new name"
     for folder in sorted(cache.layout.all_neighbours.glob("*/")):
+        if not (folder / "recipe.json").exists() and not committed_parts(folder / "records"):
+            continue  # Interrupted before anything was mined.
         try:
             reader = NeighboursReader(cache, folder.name)
         except PipelineError as error:
@@ -229,6 +231,12 @@ def verify_neighbours(cache: Cache, report: Callable[[Path, str, str], None]) ->
                 path = shard_path(folder / "neighbours.zarr" / array, part)
                 if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
                     report(path, "is missing or not the shard that was committed", remedy)
+        formats = _formats(cache.part_rows, reader.k)
+        expected = {name: shape.array_metadata(reader._from.plan.row_end) for name, shape in formats.items()}
+        for array, metadata in {**expected, ".": shards.GROUP_METADATA}.items():
+            path = folder / "neighbours.zarr" / array / "zarr.json"
+            if not path.exists() or path.read_bytes() != metadata:
+                report(path, "is missing or not the metadata of these neighbours", remedy)
 
 
 def _formats(part_rows: int, k: int) -> dict[str, shards.RowFormat]:

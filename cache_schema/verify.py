@@ -78,6 +78,9 @@ def verify_cache(path: Path, *, progress: Progress | None = None) -> list[Proble
 def _verify_array(cache: Cache, modality: Modality, name: str, found: list[Problem], progress: Progress | None) -> None:
     with _problems_of(found, cache.layout.recipe(modality, name), RESTORE):
         array = cache.array(modality, name)
+        if array.recipe.modality != modality:
+            what = f"is the recipe of an array of {array.recipe.modality}s"
+            found.append(Problem(str(cache.layout.recipe(modality, name)), what, RESTORE))
         _verify_metadata(array, found)
         _verify_probes(array, found)
         hashes: list[bytes] = []

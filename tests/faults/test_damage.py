@@ -1,0 +1,36 @@
+"""Damage is found, named and refused by whoever reads it; repair extracts the damaged parts again and no others."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.processes import ROOT, environment
+
+
+def trial(folder: Path, *args: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "tests.faults.damage", str(folder), *args]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
+    assert result["wrong"] == [] and result["false_alarms"] == 0, result
+    assert result["planted"] == result["found"] == result["named"]
+    assert result["of files that are read"] == result["refused"]
+    assert result["repairs"] == result["restored"]
+    assert result["damaged parts"] == result["parts extracted again"]
+    return result
+
+
+@pytest.mark.slow
+def test_every_fault_of_every_kind_of_file_is_named_and_refused_and_repair_is_minimal(tmp_path: Path) -> None:
+    result = trial(tmp_path / "cache", "--faults", "600", "--repairs", "20", "--clean-opens", "100")
+    assert result["planted"] >= 600 and result["kinds"] == 18 and result["repairs"] >= 10
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(7200)
+def test_ten_thousand_faults_are_named_and_refused(tmp_path: Path) -> None:
+    trial(tmp_path / "cache", "--faults", "10000", "--repairs", "66", "--clean-opens", "1000")

@@ -4,6 +4,7 @@ import keyword
 
 COMMANDS: dict[str, str] = {
     "demo": "run everything on real pictures and sentences, in about eight minutes",
+    "plan": "say what an extract would do, write and take, before it runs",
     "extract": "encode images and sentences with a teacher, once, into a cache",
     "import": "read features that others already computed into a cache",
     "mine": "find the nearest sentences of every image in a cache",

@@ -1,0 +1,117 @@
+"""`pipeline plan`: what an extract would do, write and take, before anything runs."""
+
+import copy
+import dataclasses
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import click
+
+from pipeline.commands.extract import command as extract
+from pipeline.option_types import Count, Number, help_all_option, option, shared_options
+from pipeline.progress import duration, open_progress
+from pipeline.report import print_result, table
+from stages.extract_config import ExtractConfig
+
+# What extract is asked about its cache, plan is asked too, in the same words. Bad rows and the place of the index's
+# building change nothing of a plan.
+_FIELDS = {field.name for field in dataclasses.fields(ExtractConfig)} - {"max_bad_fraction", "index_device"}
+_ASKED = [copy.copy(param) for param in extract.params if isinstance(param, click.Option) and param.name in _FIELDS]
+ARRAY_COLUMNS = ("array", "view", "dim", "rows", "pending_rows", "feature_bytes", "index_bytes")
+MODALITY_COLUMNS = ("modality", "sources", "rows", "parts", "pending_rows", "pending_parts")
+_BYTES = ("features", "indexes", "sample_tables", "row_hashes", "pixels", "other", "total")
+
+
+@click.command(
+    epilog="""\b
+Example:
+  pipeline plan --images 'photos/{000..099}.tar' --texts captions.txt \\
+                --teacher open_clip:ViT-L-14/openai --cache cache --workers 8
+Takes the options of `pipeline extract`. Nothing is written into the cache's folder."""
+)
+@option(
+    "--calibrate-seconds",
+    type=Number(at_least=0, at_most=86_400),
+    default=30,
+    show_default=True,
+    help="Time the real input and teacher so long; 0 does not.",
+)
+@option("--workers", type=Count(1, 4096), default=1, show_default=True, help="Foresee the time on so many like this.")
+@help_all_option
+@shared_options
+def command(calibrate_seconds: float, workers: int, as_json: bool, quiet: bool, **settings: Any) -> None:
+    """Say what an extract would do: rows, bytes, free disk, and hours after timing a little of it."""
+    config = ExtractConfig(**settings)
+    from stages.extract_plan import plan_extract
+
+    with open_progress("plan", quiet=quiet) as progress:
+        result = plan_extract(config, calibrate_seconds=calibrate_seconds, num_workers=workers, progress=progress)
+    print_result(result, as_json=as_json, lines=_lines(result), next_step=_next_step(result, settings))
+
+
+command.params[:0] = _ASKED
+
+
+def _lines(result: Mapping[str, Any]) -> list[str]:
+    state = "exists, only what is pending counts" if result["exists"] else "does not exist yet"
+    lines = [f"cache {result['cache']}: {state}; parts of {result['part_rows']:,} rows", ""]
+    lines += table(result["modalities"], MODALITY_COLUMNS)
+    lines += ["", *table(result["arrays"], ARRAY_COLUMNS), ""]
+    lines += table(
+        [{"what": name.replace("_", " "), "bytes": result["bytes"][name]} for name in _BYTES], ("what", "bytes")
+    )
+    rows = ", ".join(
+        f"{modality} {row['bytes']:.0f} bytes a row ({'measured' if row['measured'] else 'assumed'})"
+        for modality, row in result["row_bytes"].items()
+    )
+    fits = "enough" if result["fits"] else "NOT ENOUGH: extract will refuse to start"
+    lines += [f"sample tables: {rows}", f"free disk: {result['free_bytes']:,} bytes, {fits}"]
+    if result["time"]:
+        lines += ["", *map(_speed, result["calibration"]), *_hours(result["time"])]
+    elif any(modality["pending_rows"] for modality in result["modalities"]):
+        lines += ["", "nothing was timed (--calibrate-seconds 0)"]
+    else:
+        lines += ["", "nothing is pending: the cache has all of it"]
+    return lines
+
+
+def _speed(speed: Mapping[str, Any]) -> str:
+    return (
+        f"{speed['modality']}s: {speed['rows_per_s']:,.4g} rows/s (from {speed['slowest_rows_per_s']:,.4g} to "
+        f"{speed['fastest_rows_per_s']:,.4g} in {speed['timed_parts']} parts), slowest stage: {speed['bottleneck']}; "
+        f"timed: {speed['timed_rows']:,} rows, {speed['bad_rows']:,} of them bad"
+    )
+
+
+def _hours(foreseen: Mapping[str, Any]) -> list[str]:
+    def shown(seconds: Mapping[str, float]) -> str:
+        ends = f"from {duration(seconds['fastest'])} to {duration(seconds['slowest'])}"
+        return f"{duration(seconds['expected'])} ({ends} as the timed parts differ)"
+
+    lines = [
+        f"start of a worker: {duration(foreseen['start_seconds'])}",
+        f"one worker like this: {shown(foreseen['seconds_here'])}",
+    ]
+    if foreseen["workers"] > 1:
+        lines.append(f"{foreseen['workers']} workers like this: {shown(foreseen['seconds_on_workers'])}")
+    return [*lines, "h:mm:ss, beside the start; building indexes and waiting for shared disks come on top"]
+
+
+def _next_step(result: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    if not any(modality["pending_rows"] for modality in result["modalities"]):
+        return f"pipeline inspect {shlex.quote(result['cache'])}"
+    return shlex.join(["pipeline", "extract", *_given(settings)]) if result["fits"] else ""
+
+
+def _given(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the options that were given, as words of a command line."""
+    for param in _ASKED:
+        value = settings[param.name or ""]
+        if value == param.default or (value in (None, (), False) and not param.secondary_opts):
+            continue
+        if param.is_flag:
+            yield (param.opts if value else param.secondary_opts)[0]
+            continue
+        for one in value if param.multiple else (value,):
+            yield from (param.opts[0], str(one))

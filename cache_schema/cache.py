@@ -269,9 +269,10 @@ class CachedArray:
         pending = self.pending()
         if pending or not self.committed:
             missing = ", ".join(str(part.number) for part in pending[:10])
+            again = "import" if self.recipe.is_imported else "extract"
             raise UnfinishedError(
                 f"{self} is unfinished: {len(self.committed)} of {self.plan.num_parts} parts are committed "
-                f"(missing: {missing or 'all'}): run `pipeline extract` again to finish it"
+                f"(missing: {missing or 'all'}): run `pipeline {again}` again to finish it"
             )
 
     @property

@@ -12,6 +12,9 @@ from cache_schema.layout import Modality
 
 _BESIDE = ("specification", "files", "tools", "probes_sha256")
 
+IMPORTED = "imported"
+"""Kind of a teacher that is known only by features that others computed with it."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -50,6 +53,11 @@ class Recipe:
     files: Mapping[str, Json] = field(default_factory=dict)
     tools: Mapping[str, str] = field(default_factory=dict)
     probes_sha256: str = ""
+
+    @property
+    def is_imported(self) -> bool:
+        """Returns whether others computed the features: their teacher cannot be loaded, and there are no probes."""
+        return self.teacher.get("kind") == IMPORTED
 
     @property
     def identity(self) -> dict[str, Json]:

@@ -20,6 +20,7 @@ from stages.losses import LOSSES
 from stages.order import EpochSequence, Rows
 from stages.pictures import fit_in_memory
 from stages.run_folder import RunRecord
+from stages.sources.features import require_pictures
 from stages.students import Student, build_student, load_image_tower
 from stages.students.saved import read_weights_sha256
 
@@ -197,6 +198,7 @@ def _arrays_of(config: DistillConfig, cache: Cache) -> tuple[CachedArray, Cached
     images, texts = cache.array("image", config.image_array), cache.array("text", config.text_array)
     for array in (images, texts):
         array.require_complete()
+    require_pictures(images.plan, cache.path)
     found = differences(dict(images.recipe.teacher), dict(texts.recipe.teacher))
     found += differences({"dim": images.recipe.dim}, {"dim": texts.recipe.dim})
     if found:

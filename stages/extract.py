@@ -25,6 +25,7 @@ from stages.extract_worker import PartWorker, WorkerSettings
 from stages.part_in_progress import ArrayOutput, PartTask
 from stages.planning import grown_plan
 from stages.publication import publish_metadata, publish_plan, publish_recipe, target_of
+from stages.sources.features import require_pictures
 from stages.view_recipe import rule_of
 from stages.wanted_arrays import WantedArray, wanted_arrays
 
@@ -191,6 +192,7 @@ def grown_plans(config: ExtractConfig, cache: Cache | None, progress: Progress |
         plan = grown_plan(plan, uris[modality], progress=progress)
         if plan.num_parts:
             plans[modality] = plan
+            require_pictures(plan, config.cache)
     if not plans:
         raise UsageError("nothing to extract: give --images, --texts or both")
     return plans
@@ -200,7 +202,9 @@ def teacher_of(config: ExtractConfig, cache: Cache | None) -> str:
     """Returns the specification of the only teacher of `cache`; raises `UsageError` where there is none or several."""
     if cache is None:
         raise UsageError(f"cache {config.cache} does not exist yet: name the --teacher that is to fill it")
-    named = {cache.array(m, name).recipe.specification for m in cache.modalities for name in cache.arrays(m)}
+    recipes = [cache.array(m, name).recipe for m in cache.modalities for name in cache.arrays(m)]
+    # Where there are real teachers, features that others computed beside them are nobody's to extend.
+    named = {r.specification for r in recipes if not r.is_imported} or {r.specification for r in recipes}
     if len(named) != 1:
         raise UsageError(f"cache {config.cache} has {len(named)} teachers ({', '.join(sorted(named))}): name --teacher")
     return named.pop()

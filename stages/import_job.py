@@ -15,7 +15,7 @@ from cache_schema.errors import MismatchError, TooManyBadRows, UsageError
 from cache_schema.json_file import Json
 from cache_schema.layout import MODALITIES, Modality
 from cache_schema.plan import Plan
-from cache_schema.recipe import Recipe, array_name, differences
+from cache_schema.recipe import IMPORTED, Recipe, array_name, differences
 from stages.import_config import DEFAULT_LOGIT_SCALE, ImportConfig
 from stages.import_plan import ImportPlan, import_plan
 from stages.import_worker import ImportSettings, ImportTask, KnownFeatures, PartImporter
@@ -23,9 +23,6 @@ from stages.imports import open_features
 from stages.publication import publish_metadata, publish_plan, publish_recipe, target_of
 
 Progress = Callable[[int, int, str], None]
-
-KIND = "imported"
-"""Before the colon of the specification that imported features have in place of a teacher's."""
 
 _UNKNOWN = ("weights", "architecture", "preprocessing", "tokenizer", "precision", "logit bias", "probes")
 _SHOWN_DIFFERENCES = 6
@@ -154,11 +151,6 @@ def open_import(config: ImportConfig, *, progress: Progress | None = None) -> It
         yield job
 
 
-def is_imported(recipe: Recipe) -> bool:
-    """Returns whether the features were computed by others and imported."""
-    return recipe.teacher.get("kind") == KIND
-
-
 def features_of_parts(array: CachedArray) -> dict[int, tuple[KnownFeatures, ...]]:
     """Returns number of a part -> the files of features for it and the parts after it, from an imported recipe."""
     found: dict[int, list[KnownFeatures]] = {}
@@ -197,7 +189,7 @@ def _prepare(config: ImportConfig, cache: Cache | None, progress: Progress | Non
             logit_scale=logit_scale,
             logit_bias=None,
             precision="unknown",
-            specification=f"{KIND}:{name}",
+            specification=f"{IMPORTED}:{name}",
             files=planned.files,
             tools={tool: version(tool) for tool in ("numpy", "pyarrow", "pillow")},
         )
@@ -211,7 +203,7 @@ def _only_name(config: ImportConfig, cache: Cache | None) -> str:
     names: set[str] = set()
     if cache is not None:
         arrays = [cache.array(modality, name) for modality in cache.modalities for name in cache.arrays(modality)]
-        names = {array.recipe.teacher["name"] for array in arrays if is_imported(array.recipe)}
+        names = {array.recipe.teacher["name"] for array in arrays if array.recipe.is_imported}
     if len(names) != 1:
         found = f"has imported features of {', '.join(sorted(names))}" if names else "has no imported features yet"
         raise UsageError(
@@ -224,7 +216,7 @@ def _recipe_of(cache: Cache | None, modality: Modality, name: str) -> Recipe | N
     for array in cache.arrays(modality) if cache is not None else ():
         assert cache is not None
         recipe = cache.array(modality, array).recipe
-        if is_imported(recipe) and recipe.teacher["name"] == name:
+        if recipe.is_imported and recipe.teacher["name"] == name:
             return recipe
     return None
 
@@ -235,7 +227,7 @@ def _teacher(config: ImportConfig, name: str, then: Mapping[Modality, Recipe | N
     if known is not None and config.logit_scale in (None, known.logit_scale):
         return dict(known.teacher), known.logit_scale
     unknown = [*_UNKNOWN, *(["logit scale"] if config.logit_scale is None else [])]
-    return {"kind": KIND, "name": name, "unknown": unknown}, config.logit_scale or DEFAULT_LOGIT_SCALE
+    return {"kind": IMPORTED, "name": name, "unknown": unknown}, config.logit_scale or DEFAULT_LOGIT_SCALE
 
 
 def _array_for(cache: Cache | None, config: ImportConfig, recipe: Recipe) -> tuple[Recipe, str]:

@@ -20,7 +20,7 @@ from stages.imports import FeatureFile, expand_features, scan_once, states_of
 from stages.imports.index import FeatureIndex
 from stages.planning import grown_by
 from stages.sources import ScannedSource, Source, expand, open_source
-from stages.sources.features import FeaturesSource
+from stages.sources.features import FeaturesSource, require_pictures
 
 Progress = Callable[[int, int, str], None]
 
@@ -140,6 +140,7 @@ def _samples(
     modality = plan.modality
     uris = config.images if modality == "image" else config.texts
     if uris:
+        require_pictures(plan, config.cache)
         is_dime_fm = any(file.format == "dime-fm" for file in given)
         return [(uri, expand(_with_kind(uri) if is_dime_fm else uri, modality)) for uri in uris]
     if plan.sources and then is None and config.add_teacher:
@@ -147,7 +148,7 @@ def _samples(
     if modality == "image" and new and any(entry.kind != FeaturesSource.kind for entry in plan.sources):
         raise UsageError(
             f"the images of cache {config.cache} have pictures, {new[0].uri} comes without: name the originals of its "
-            "features with --images, or import into another cache"
+            "features with --images, put them beside another teacher's with --add-teacher, or use another --cache"
         )
     sources = [_sentences_of(file) if modality == "text" else _features_alone(file) for file in new]
     return [(", ".join(file.uri for file in new[:3]), sources)] if new else []

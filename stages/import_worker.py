@@ -72,7 +72,7 @@ class KnownFeatures:
         now = states_of(self.file)
         for path, state in self.states.items():
             if now.get(path) != state:
-                raise MismatchError(f"{path} changed since it was planned: restore it and run again")
+                raise MismatchError(f"{path} changed since it was planned, or is gone: restore it and run again")
 
 
 @dataclass(frozen=True)

@@ -59,8 +59,10 @@ def _lines(result: dict[str, Any]) -> list[str]:
 def _next_step(cache: Path, result: dict[str, Any]) -> str:
     where = shlex.quote(str(cache))
     arrays = result["arrays"].values()
-    if any(array["pending"] for array in arrays):
-        return f"pipeline extract --cache {where}"
+    pending = [array["teacher"] for array in arrays if array["pending"]]
+    if pending:
+        verb = "import" if all(teacher.startswith("imported:") for teacher in pending) else "extract"
+        return f"pipeline {verb} --cache {where}"
     if any(array["bad"] for array in arrays) and "bad_rows" not in result:
         return f"pipeline inspect {where} --bad"
     return f"pipeline verify {where}"

@@ -3,23 +3,29 @@
 import shlex
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from cache_schema.errors import PartsFailed, RefusedError
+from pipeline.commands.import_ import failed_parts, import_features
 from pipeline.executor import SerialExecutor
 from pipeline.option_types import Count, FilePath, Text, shared_options
 from pipeline.progress import Progress, open_progress
 from pipeline.report import print_result
 from stages.extract_config import ExtractConfig
+from stages.import_config import ImportConfig
+
+if TYPE_CHECKING:
+    from cache_schema.cache import Cache
+    from cache_schema.recipe import Recipe
 
 
 @click.command(
     epilog="""\b
 Example:
   pipeline repair cache
-Needs the teacher and the originals. Stopped half-way? Run the same command again."""
+Needs the teacher (or the imported features) and the originals. Stopped half-way? Run the same command again."""
 )
 @click.argument("cache", type=FilePath("DIR"))
 @click.option("--batch-size", type=Count(), default=ExtractConfig.batch_size, show_default=True, help="As in extract.")
@@ -34,8 +40,11 @@ def command(cache: Path, batch_size: int, device: str, as_json: bool, quiet: boo
     with open_progress("repair", quiet=quiet) as progress:
         withdrawn = withdraw(Cache.open(cache), verify_cache(cache, progress=progress))
         config = ExtractConfig(cache=cache, batch_size=batch_size, device=device)
-        for teacher, precision in _unfinished_teachers(Cache.open(cache)):
-            _extract(config, teacher, precision, progress)
+        for recipe in _unfinished(Cache.open(cache)):
+            if recipe.is_imported:
+                _import(cache, recipe.teacher["name"], progress)
+            else:
+                _extract(config, recipe.specification, recipe.precision, progress)
         remaining = verify_cache(cache, progress=progress)
     result = {
         "cache": str(cache),
@@ -54,14 +63,21 @@ def command(cache: Path, batch_size: int, device: str, as_json: bool, quiet: boo
         raise RefusedError(f"{len(remaining)} problems remain, first {problem.where}: {problem.what}: {problem.remedy}")
 
 
-def _unfinished_teachers(cache: Any) -> list[tuple[str, str]]:
-    """Returns specification and precision of every teacher with a pending part."""
-    found: dict[tuple[str, str], None] = {}
+def _unfinished(cache: "Cache") -> list["Recipe"]:
+    """Returns a recipe of every teacher, and precision, with a pending part."""
+    found: dict[tuple[str, str], Recipe] = {}
     for modality in cache.modalities:
         for array in (cache.array(modality, name) for name in cache.arrays(modality)):
             if array.pending():
-                found[array.recipe.specification, array.recipe.precision] = None
-    return list(found)
+                found[array.recipe.specification, array.recipe.precision] = array.recipe
+    return list(found.values())
+
+
+def _import(cache: Path, teacher_name: str, progress: Progress) -> None:
+    """Imports the pending parts from the files that the cache remembers."""
+    result, failures = import_features(ImportConfig(cache=cache, teacher_name=teacher_name), progress)
+    if failures:
+        raise failed_parts(failures, result["num_parts"])
 
 
 def _extract(config: ExtractConfig, teacher: str, precision: str, progress: Progress) -> None:

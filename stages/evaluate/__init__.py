@@ -82,7 +82,9 @@ def evaluate_model(
     say = notice or _ignore
     seen_teachers = {} if seen_teachers is None else seen_teachers
     data = open_evaluation_set(config.data)
-    model = load_model(config.model, device=config.device)
+    model = load_model(config.model, device=config.device, teacher=config.teacher)
+    if model.folder is not None and model.learnt_from is None:
+        say(f"{config.model} learnt from imported features: that {config.teacher} made them is taken on your word")
     encoded = _encode(model.images, data, config, progress, "pictures")
     class_KD = class_vectors(model.texts, data, batch_size=config.batch_size)
     if cut := count_cut_prompts(model.texts, data):

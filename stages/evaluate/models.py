@@ -7,7 +7,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cache_schema.errors import UsageError
+from cache_schema.errors import MismatchError, UsageError
+from cache_schema.recipe import IMPORTED
 from stages.device import torch_device
 from stages.export import CONFIG_NAME, require_probes
 from stages.preprocess import Preprocess
@@ -47,14 +48,16 @@ class EvaluatedModel:
     folder: Path | None = None
 
 
-def load_model(name: str, *, device: str) -> EvaluatedModel:
+def load_model(name: str, *, device: str, teacher: str | None = None) -> EvaluatedModel:
     """Returns the model called `name`: a folder of a run or export, or else a teacher specification.
 
     The teacher's text tower comes from the exported pair where there is one, else from the specification that the run
-    recorded; either way it must reproduce the probes of the cache that the student learnt from.
+    recorded; either way it must reproduce the probes of the cache that the student learnt from. A student of imported
+    features has neither: the text tower of `teacher`, when given, is taken on the caller's word.
 
     Raises:
-        UsageError: there is neither such a folder nor such a kind of teacher.
+        UsageError: there is neither such a folder nor such a kind of teacher, or a student of imported features comes
+            without a `teacher`.
         MismatchError: the teacher found is not the one that the student learnt from.
         PipelineError: it cannot be loaded.
     """
@@ -65,15 +68,33 @@ def load_model(name: str, *, device: str) -> EvaluatedModel:
                 f"model {name!r} is neither a folder nor a teacher ({', '.join(f'{kind}:…' for kind in TEACHERS)}): "
                 "name a run, an exported folder or a teacher"
             )
-        teacher = load_teacher(name, device=device)
-        return EvaluatedModel(name, teacher, teacher)
+        whole = load_teacher(name, device=device)
+        return EvaluatedModel(name, whole, whole)
     if (path / CONFIG_NAME).exists() and not (path / "image_tower.json").exists():
-        teacher = load_teacher(f"open_clip:local-dir:{path.absolute()}", device=device)
-        return EvaluatedModel(name, teacher, teacher)
+        whole = load_teacher(f"open_clip:local-dir:{path.absolute()}", device=device)
+        return EvaluatedModel(name, whole, whole)
     folder = find_image_tower(path)
     images = StudentEncoder(load_image_tower(folder), device=torch_device(device))
     learnt_from = read_about(folder)["teacher"]["specification"]
+    if learnt_from.startswith(f"{IMPORTED}:"):
+        return EvaluatedModel(name, images, _trusted_texts(name, learnt_from, teacher, images, device), None, folder)
     has_pair = (folder / CONFIG_NAME).exists()
     texts = load_text_tower(f"open_clip:local-dir:{folder.absolute()}" if has_pair else learnt_from, device=device)
     require_probes(texts, "text", folder)
     return EvaluatedModel(name, images, texts, learnt_from, folder)
+
+
+def _trusted_texts(name: str, learnt_from: str, teacher: str | None, images: StudentEncoder, device: str) -> Teacher:
+    """Returns the text tower of `teacher` for a student of imported features, which no probes can tell from another."""
+    if teacher is None:
+        raise UsageError(
+            f"model {name} learnt from features that were imported ({learnt_from}), whose text tower nobody recorded: "
+            "name the model that made them with --teacher"
+        )
+    texts = load_text_tower(teacher, device=device)
+    if texts.dim != images.student.description.dim:
+        raise MismatchError(
+            f"teacher {teacher} has features of width {texts.dim}, model {name} learnt from ones of width "
+            f"{images.student.description.dim}: name the model that made them with --teacher"
+        )
+    return texts

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar
 
-from cache_schema.errors import MismatchError
+from cache_schema.errors import MismatchError, UsageError
+from cache_schema.plan import Plan
 from stages.sources.base import Modality, RawSample, ScannedSource
 
 if TYPE_CHECKING:
@@ -56,6 +57,17 @@ class FeaturesSource:
         if payload is None or row.key != key or len(payload) != size_bytes:
             raise MismatchError(f"{key!r} in {self.uri} is not the planned feature: it changed; restore it")
         return payload
+
+
+def require_pictures(plan: Plan, cache: object) -> None:
+    """Raises `UsageError` when images of the plan of `cache` are known by their features alone."""
+    alone = [entry for entry in plan.sources if entry.kind == FeaturesSource.kind]
+    if alone:
+        raise UsageError(
+            f"{sum(entry.num_samples for entry in alone):,} images of {cache} were imported as features without "
+            f"pictures ({alone[0].uri}), so there is nothing to look at: import them into a new cache with --images "
+            "naming their originals"
+        )
 
 
 def raw_sample_of(row: "FeatureRow") -> RawSample:

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from cache_schema.errors import UsageError, unknown_name
+from cache_schema.recipe import IMPORTED
 from stages.teachers import hf, open_clip, python_factory
 from stages.teachers.base import PRECISIONS, Teacher, recipes_of
 
@@ -50,6 +51,11 @@ def _load(specification: str, base_folder: Path | None) -> Callable[..., Teacher
         raise UsageError(
             f"teacher {specification!r} does not say its kind: write {', '.join(f'{kind}:…' for kind in TEACHERS)}, "
             "for example open_clip:ViT-L-14/openai"
+        )
+    if kind == IMPORTED:
+        raise UsageError(
+            f"teacher {rest!r} is known only by features that `pipeline import` read, so nothing can be encoded with "
+            "it: name with --teacher a model that can be loaded, or bring more features with `pipeline import`"
         )
     if kind not in TEACHERS:
         raise unknown_name("kind of teacher", kind, TEACHERS)

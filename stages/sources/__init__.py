@@ -7,10 +7,12 @@ import os
 
 from cache_schema.errors import UsageError, unknown_name
 from stages.sources.base import Modality, RawSample, ScannedSource, Source
+from stages.sources.csv import CsvSource
 from stages.sources.dime_fm import DimeFmSource
 from stages.sources.features import FeaturesSource
 from stages.sources.files import is_remote
 from stages.sources.folder import FolderSource
+from stages.sources.jsonl import JsonlSource
 from stages.sources.parquet import ParquetSource
 from stages.sources.tar import TarSource
 from stages.sources.text import TextSource
@@ -19,9 +21,11 @@ from stages.sources.uris import parse_uri, paths_of
 __all__ = ["SOURCES", "Modality", "RawSample", "ScannedSource", "Source", "expand", "open_source"]
 
 SOURCES: dict[str, type[Source]] = {
+    "csv": CsvSource,
     "dime-fm": DimeFmSource,
     "features": FeaturesSource,
     "folder": FolderSource,
+    "jsonl": JsonlSource,
     "parquet": ParquetSource,
     "tar": TarSource,
     "text": TextSource,

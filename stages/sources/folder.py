@@ -14,7 +14,7 @@ import numpy as np
 from cache_schema.errors import MismatchError, RefusedError, UsageError
 from stages.image_formats import IMAGE_EXTENSIONS, is_misnamed
 from stages.sources.base import MAX_PAYLOAD_BYTES, Modality, RawSample, ScannedSource, hash_of_key
-from stages.sources.files import NotRegular, open_regular
+from stages.sources.image_files import SizeChanged, read_regular, word_of
 
 _NO_SIZE = -1
 
@@ -72,12 +72,12 @@ class FolderSource:
     def read_one(self, key: str, offset_bytes: int, size_bytes: int) -> bytes:
         """Returns the bytes of one file; raises `RefusedError` when it is gone or has another size."""
         try:
-            return _read_file(self._path_of(key), size_bytes)
+            return read_regular(self._path_of(key), size_bytes)
         except OSError as error:
             raise MismatchError(
                 f"{key!r} in {self.uri} cannot be read any more ({error.strerror}): restore it"
             ) from error
-        except _SizeChanged as error:
+        except SizeChanged as error:
             raise MismatchError(f"{key!r} in {self.uri} changed since it was planned: restore it") from error
 
     def _sample(self, key: str, size: int) -> RawSample:
@@ -86,13 +86,11 @@ class FolderSource:
         if size > MAX_PAYLOAD_BYTES:
             return RawSample(key, None, 0, size, "img-too-many-bytes", f"over {MAX_PAYLOAD_BYTES} bytes")
         try:
-            payload = _read_file(self._path_of(key), size)
-        except NotRegular:
-            return RawSample(key, None, 0, size, "src-unreadable", "not a regular file")
-        except _SizeChanged:
+            payload = read_regular(self._path_of(key), size)
+        except SizeChanged:
             return RawSample(key, None, 0, size, "src-changed", "another size than when listed")
         except OSError as error:
-            return RawSample(key, None, 0, size, "src-unreadable", _word_of(error))
+            return RawSample(key, None, 0, size, "src-unreadable", word_of(error))
         return RawSample(key, payload, 0, size, "ok", "misnamed" if is_misnamed(key, payload) else "")
 
     def _path_of(self, key: str) -> str:
@@ -148,32 +146,9 @@ def _digest_of(names: list[str], sizes: "array[int]") -> str:
     return digest.hexdigest()
 
 
-class _SizeChanged(Exception):
-    pass
-
-
 def _size_of(entry: "os.DirEntry[str]") -> int:
     try:
         status = entry.stat()
     except OSError:
         return _NO_SIZE
     return status.st_size if stat.S_ISREG(status.st_mode) else _NO_SIZE
-
-
-def _read_file(path: str, size: int) -> bytes:
-    with os.fdopen(open_regular(path), "rb") as file:
-        if os.fstat(file.fileno()).st_size != size:
-            raise _SizeChanged
-        # One byte more than listed, so that a file that grows meanwhile is seen.
-        payload = file.read(size + 1)
-    if len(payload) != size:
-        raise _SizeChanged
-    return payload
-
-
-def _word_of(error: OSError) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "gone"
-    if isinstance(error, PermissionError):
-        return "no permission"
-    return "cannot be read"

@@ -1,5 +1,7 @@
 """What every kind of source promises; a new line in `SOURCES` needs an example here and is then tested too."""
 
+import csv
+import io
 import json
 import os
 import subprocess
@@ -18,6 +20,7 @@ from stages.sources import SOURCES, Modality, Source, expand, open_source
 from stages.sources.base import hash_of_key
 from tests.stages.imports.foreign_features import keys_of, sentences_of, vectors, write_npy
 from tests.stages.pictures import jpeg
+from tests.stages.sources.compressing import write_compressed
 from tests.webdataset import write_tar
 
 NUM_SAMPLES = 7
@@ -39,8 +42,7 @@ def write_images_tar(path: Path, num_samples: int) -> Path:
 
 
 def write_text(path: Path, num_samples: int) -> Path:
-    path.write_text("".join(f"sentence number {number}\n" for number in range(num_samples)))
-    return path
+    return write_compressed(path, b"".join(b"sentence number %d\n" % number for number in range(num_samples)))
 
 
 def write_image_table(path: Path, num_samples: int) -> Path:
@@ -73,13 +75,48 @@ def write_features(path: Path, num_samples: int) -> Path:
     return write_npy(path, keys_of(num_samples), sentences_of(num_samples), vectors(num_samples))
 
 
+def write_json_lines(path: Path, num_samples: int) -> Path:
+    lines = [
+        json.dumps({"id": f"k{n}", "text": f"sentence № {n}"}, ensure_ascii=n % 2 == 0) for n in range(num_samples)
+    ]
+    return write_compressed(path, "".join(f"{line}\n" for line in lines).encode())
+
+
+def write_json_images(path: Path, num_samples: int) -> Path:
+    images = [b64encode(jpeg(8 + number, 8, number)).decode() for number in range(num_samples)]
+    return write_compressed(path, "".join(json.dumps({"image": image}) + "\n" for image in images).encode())
+
+
+def write_csv(path: Path, num_samples: int) -> Path:
+    buffer = io.StringIO(newline="")
+    rows = [
+        (f"k{number}", f'sentence "{number}",\nin two lines' * (number % 2) or "plain") for number in range(num_samples)
+    ]
+    csv.writer(buffer, delimiter="\t" if ".tsv" in path.name else ",").writerows([("id", "text"), *rows])
+    return write_compressed(path, buffer.getvalue().encode())
+
+
+def write_csv_of_paths(path: Path, num_samples: int) -> Path:
+    write_folder(path.with_name("pictures"), num_samples)
+    names = sorted(str(file.relative_to(path.parent)) for file in path.with_name("pictures").rglob("*.jpg"))
+    path.write_text("".join(f"{number};{name}\n" for number, name in enumerate(names)))
+    return path
+
+
 EXAMPLES: dict[str, tuple[Callable[[Path, int], Path], str, str, Modality]] = {
+    "csv": (write_csv, "texts.csv", "", "text"),
+    "csv with tabs, compressed": (write_csv, "texts.tsv.gz", "?key_column=id", "text"),
+    "csv of paths": (write_csv_of_paths, "paths.csv", "?header=no&path_column=2&key_column=1&delimiter=;", "image"),
     "dime-fm": (write_image_tsv, "dime-fm:images.tsv", "", "image"),
     "dime-fm of texts": (write_text_tsv, "dime-fm:texts.tsv", "", "text"),
     "features": (write_features, "features:features.npy", "?format=npy", "image"),
     "folder": (write_folder, "images", "", "image"),
+    "jsonl": (write_json_lines, "texts.jsonl", "?key_column=id", "text"),
+    "jsonl compressed": (write_json_lines, "texts.jsonl.zst", "", "text"),
+    "jsonl of images": (write_json_images, "images.ndjson", "", "image"),
     "tar": (write_images_tar, "images.tar", "", "image"),
     "text": (write_text, "lines.txt", "", "text"),
+    "text compressed": (write_text, "lines.txt.zst", "", "text"),
     "parquet": (write_image_table, "images.parquet", "", "image"),
     "parquet of texts with keys": (write_text_table, "texts.parquet", "?key_column=id", "text"),
 }

@@ -1,0 +1,126 @@
+"""Image files that a folder holds or that a column of paths names; nothing outside the given root is ever opened."""
+
+import os
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from cache_schema.errors import MismatchError, UsageError
+from stages.image_formats import is_misnamed
+from stages.sources.base import MAX_PAYLOAD_BYTES
+from stages.sources.files import NotRegular, is_remote, open_regular, planned_file
+from stages.sources.remote import check_address
+
+
+class SizeChanged(Exception):
+    """A file has another size than when it was listed."""
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """What a path led to: `payload` is None exactly when `status` is not `ok`."""
+
+    payload: bytes | None
+    size_bytes: int
+    status: str = "ok"
+    reason: str = ""
+
+
+def root_of(uri: str, options: dict[str, str]) -> str:
+    """Returns the folder below which the paths in table `uri` lie: its option `root`, else the table's own folder.
+
+    A relative root is resolved now.
+    """
+    if "root" not in options:
+        return os.path.dirname(uri)
+    root = options["root"]
+    return root.rstrip("/") if is_remote(root) else os.path.abspath(root)
+
+
+def require_root(root: str) -> None:
+    """Raises `UsageError` when `root` is no folder, or an address that is never read."""
+    if is_remote(root):
+        check_address(root)
+    elif not os.path.isdir(root):
+        raise UsageError(f"root {root} is not a folder: name the one that the paths in the table start from")
+
+
+def read_image_file(root: str, path: str) -> ImageFile:
+    """Returns the image file at `path`, relative to `root` or absolute and below it.
+
+    A path that leads out of the root (`..`, a link, an absolute one), and anything but a regular file, is
+    `src-unreadable` and not opened.
+
+    Raises:
+        EnvironmentProblem: the network fails.
+    """
+    inside = path.removeprefix(root.rstrip("/") + "/")
+    if not inside or "\x00" in path:
+        return _unreadable("not a path")
+    if inside.startswith("/") or ".." in unquote(inside).split("/"):
+        return _unreadable("leads out of the root")
+    return _read_remote(f"{root}/{inside}", inside) if is_remote(root) else _read_local(root, inside)
+
+
+def read_regular(path: str, size_bytes: int) -> bytes:
+    """Returns the bytes of a regular file; raises `SizeChanged` when they are not `size_bytes`, or `OSError`."""
+    with os.fdopen(open_regular(path), "rb") as file:
+        if os.fstat(file.fileno()).st_size != size_bytes:
+            raise SizeChanged
+        # One byte more than listed, so that a file that grows meanwhile is seen.
+        payload = file.read(size_bytes + 1)
+    if len(payload) != size_bytes:
+        raise SizeChanged
+    return payload
+
+
+def word_of(error: OSError) -> str:
+    """Returns why a file cannot be read, in fixed words."""
+    if isinstance(error, NotRegular):
+        return "not a regular file"
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return "gone"
+    if isinstance(error, PermissionError):
+        return "no permission"
+    return "cannot be read"
+
+
+def _read_local(root: str, inside: str) -> ImageFile:
+    try:
+        real_root = os.path.realpath(root)
+        path = os.path.realpath(os.path.join(real_root, inside))
+        if os.path.commonpath([path, real_root]) != real_root:
+            return _unreadable("leads out of the root")
+        size_bytes = os.stat(path).st_size
+        if size_bytes > MAX_PAYLOAD_BYTES:
+            return _too_large(size_bytes)
+        payload = read_regular(path, size_bytes)
+    except SizeChanged:
+        return ImageFile(None, 0, "src-changed", "another size than when opened")
+    except OSError as error:
+        return _unreadable(word_of(error))
+    except ValueError:
+        return _unreadable("not a path")
+    return ImageFile(payload, size_bytes, "ok", "misnamed" if is_misnamed(inside, payload) else "")
+
+
+def _read_remote(address: str, inside: str) -> ImageFile:
+    if set(inside) & set("?#"):
+        return _unreadable("not a path")
+    try:
+        with planned_file(address) as file:
+            if file.size_bytes > MAX_PAYLOAD_BYTES:
+                return _too_large(file.size_bytes)
+            payload = file.read_at(0, file.size_bytes)
+    except MismatchError:
+        return _unreadable("gone")
+    except UsageError:
+        return _unreadable("not a regular file")
+    return ImageFile(payload, len(payload), "ok", "misnamed" if is_misnamed(inside, payload) else "")
+
+
+def _too_large(size_bytes: int) -> ImageFile:
+    return ImageFile(None, size_bytes, "img-too-many-bytes", f"over {MAX_PAYLOAD_BYTES} bytes")
+
+
+def _unreadable(reason: str) -> ImageFile:
+    return ImageFile(None, 0, "src-unreadable", reason)

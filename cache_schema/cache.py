@@ -27,7 +27,7 @@ DEFAULT_PART_ROWS = 16_384
 
 
 def create_cache(path: Path, part_rows: int) -> "Cache":
-    """Creates an empty cache in the missing or empty folder `path`, and returns it open.
+    """Creates an empty cache in the missing or empty folder `path`, and returns it, or one just made there, open.
 
     Raises:
         UsageError: `part_rows` breaks the rule of `check_part_rows`.
@@ -36,7 +36,10 @@ def create_cache(path: Path, part_rows: int) -> "Cache":
     """
     check_part_rows(part_rows)
     layout = Layout(path.absolute())
-    if path.exists() and (not path.is_dir() or any(not p.name.startswith(".") for p in path.iterdir())):
+    is_taken = path.exists() and (not path.is_dir() or any(not p.name.startswith(".") for p in path.iterdir()))
+    if layout.cache_json.exists():
+        return Cache.open(path)
+    if is_taken:
         raise RefusedError(f"{path} exists and is not a feature cache: choose another --cache, or empty it yourself")
     atomic.make_folder(layout.root)
     tools = {name: version(name) for name in ("zarr", "pyarrow", "numpy")}
@@ -76,10 +79,7 @@ class Cache:
         return Cache(layout, check_part_rows(value["part_rows"]))
 
     def reopened(self) -> "Cache":
-        """Returns the cache as it is on disk now.
-
-        Plans and records that are still the files already read are not read again.
-        """
+        """Returns the cache as it is on disk now; plans and records that have not changed are not read again."""
         cache = Cache.open(self.path)
         cache._read_once = self._read_once
         return cache

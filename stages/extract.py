@@ -114,6 +114,8 @@ def open_job(
         EnvironmentProblem: the cache cannot be written, the disk has no room for it, or the device is absent.
     """
     existing = Cache.open(config.cache) if (config.cache / "cache.json").exists() else None
+    before = existing or planned_cache(config)
+    known = {modality: before.plan(modality) for modality in MODALITIES}
     specification = config.teacher or teacher_of(config, existing)
     # Before a new cache is made, so that a teacher that cannot be loaded leaves nothing behind.
     described = None if existing else _describe(specification, config, describe_on)
@@ -122,10 +124,11 @@ def open_job(
         _require_room(planned_cache(config), config, described, plans)
     cache = existing or create_cache(config.cache, config.part_rows or DEFAULT_PART_ROWS)
     with cache.lock() as lock:
+        # Before the lock was ours, another process may have planned more, or have made the same new cache.
+        cache = cache.reopened()
+        if cache.part_rows != before.part_rows or any(cache.plan(modality) != known[modality] for modality in known):
+            plans = grown_plans(config, cache, progress)
         if existing is not None:
-            cache = existing.reopened()
-            if any(cache.plan(modality) != existing.plan(modality) for modality in MODALITIES):
-                plans = grown_plans(config, cache, progress)
             described = _unchanged(cache, config, specification, plans) or _describe(specification, config, describe_on)
         assert described is not None
         probes = described[1]

@@ -114,8 +114,8 @@ def open_import(config: ImportConfig, *, progress: Progress | None = None) -> It
     else:
         cache = Cache.open(config.cache)
     with cache.lock() as lock:
-        if existing:
-            cache = cache.reopened()
+        cache = cache.reopened()
+        if existing or cache.modalities:  # another process may have made the same new cache
             prepared = _prepare(config, cache, progress)
         for modality, (planned, recipe, name) in prepared.items():
             publish_plan(cache, planned.plan, lock.fence)

@@ -1,0 +1,33 @@
+"""Two extracts on one cache cannot both write, a dead holder's lock is no hurdle, and readers never see half a part."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.processes import ROOT, environment
+
+
+def trial(folder: Path, num_rounds: int) -> dict[str, Any]:
+    command = [sys.executable, "-m", "tests.faults.rivals", str(folder), "--rounds", str(num_rounds)]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
+    assert result["wrong"] == []
+    assert (result["double commits"], result["violations"], result["slower than 30 s"]) == (0, 0, 0)
+    assert result["rounds"] == num_rounds and result["observations"] > 0
+    return result
+
+
+@pytest.mark.slow
+def test_rivals_killed_stopped_and_continued_never_commit_twice_nor_need_help(tmp_path: Path) -> None:
+    trial(tmp_path / "rivals", 12)
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(7200)
+def test_in_six_hundred_rounds_no_rival_commits_twice_or_needs_help(tmp_path: Path) -> None:
+    assert trial(tmp_path / "rivals", 600)["zombies fenced off"] > 0

@@ -65,7 +65,7 @@ class Speed:
         num_rows: timed.
         num_parts: that they are the first rows of.
         num_bad: of the rows without a feature.
-        seconds_per_row: of all heads together.
+        seconds_per_row: the mean over the heads, long or short: each stands for a part.
         fastest_seconds_per_row: of one head.
         slowest_seconds_per_row: of one head.
         stage_seconds: read, decode, forward, write.
@@ -249,7 +249,7 @@ def _speed(heads: Sequence[TimedHead], layout: Layout, parts: Sequence[int]) -> 
         num_rows=num_rows,
         num_parts=len(heads),
         num_bad=sum(head.num_bad for head in heads),
-        seconds_per_row=sum(head.seconds for head in heads) / num_rows,
+        seconds_per_row=sum(each) / len(each),
         fastest_seconds_per_row=min(each),
         slowest_seconds_per_row=max(each),
         stage_seconds=dict(stages),

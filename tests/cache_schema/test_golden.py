@@ -7,6 +7,7 @@ import pytest
 
 from cache_schema.cache import Cache
 from cache_schema.neighbours import NeighboursReader
+from cache_schema.selections import read_selection
 from cache_schema.verify import verify_cache
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -31,7 +32,7 @@ def test_a_golden_cache_has_its_digests_and_no_problems(name: str) -> None:
     assert verify_cache(cache.path) == []
 
 
-def test_format_1_holds_the_features_and_neighbours_it_was_made_of() -> None:
+def test_format_1_holds_the_features_neighbours_and_selection_it_was_made_of() -> None:
     cache = Cache.open(GOLDEN / "format-1")
     drawn = np.random.default_rng(0).standard_normal((6, 4))
     expected = (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float16)
@@ -40,3 +41,4 @@ def test_format_1_holds_the_features_and_neighbours_it_was_made_of() -> None:
     assert np.array_equal(cache.array("image").features.gather(rows), expected[rows])
     assert cache.texts(np.array([6, 0])) == ["sentence 6", "sentence 0"]
     assert NeighboursReader(cache, "near").ids(np.array([0, 5])).tolist() == [[5, 2], [1, 2]]
+    assert read_selection(cache, "some").rows.tolist() == [0, 3, 5]

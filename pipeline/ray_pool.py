@@ -257,6 +257,7 @@ class Pool(Generic[Task, Result]):
             most = max(1, len(self._actors) - 1)
             self._workers = replace(self._workers, least=min(self._workers.least, most), most=most)
             self._config.notice(f"a node ran out of memory, so the run goes on with at most {most} workers")
+        self._config.notice(f"the worker on {actor.place or 'a node'} died, what it had is done again ({reason[:120]})")
         self._dismiss(actor)
         outcomes: list[Outcome[Task, Result]] = []
         for item in actor.in_flight.values():

@@ -110,3 +110,109 @@ class ImportsFromHere:
         from local_teacher import VALUE  # type: ignore[import-not-found]
 
         return VALUE + number
+
+
+class ExitsWell:
+    """Ends its process as if nothing were wrong, the first time that any process meets task 3."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __call__(self, number: int) -> int:
+        marker = self._folder / "ended"
+        if number == 3 and not marker.exists():
+            marker.touch()
+            os._exit(0)
+        return double(number)
+
+
+class Hangs:
+    """Hangs at some tasks for ever."""
+
+    def __init__(self, tasks: tuple[int, ...]) -> None:
+        self._tasks = tasks
+
+    def __call__(self, number: int) -> int:
+        if number in self._tasks:
+            hang()
+        return double(number)
+
+
+class HangsOrWaits(Hangs):
+    """Hangs at some tasks for ever; at the others it waits for a file, with progress all along."""
+
+    def __init__(self, tasks: tuple[int, ...], file: Path) -> None:
+        super().__init__(tasks)
+        self.pulse = 0
+        self._file = file
+
+    def __call__(self, number: int) -> int:
+        value = super().__call__(number)
+        while not self._file.exists():
+            time.sleep(0.1)
+            self.pulse += 1
+        return value
+
+
+def hang() -> None:
+    while True:
+        time.sleep(0.1)
+
+
+class SlowWithPulse:
+    """Takes long for every task, but shows that it goes on."""
+
+    def __init__(self, seconds: float) -> None:
+        self.pulse = 0
+        self._seconds = seconds
+
+    def __call__(self, number: int) -> int:
+        for _ in range(10):
+            time.sleep(self._seconds / 10)
+            self.pulse += 1
+        return double(number)
+
+
+class SlowNode:
+    """Ten times slower in the first process that takes part; notes every task that is begun."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        try:
+            (folder / "slow").touch(exist_ok=False)
+            self._seconds = 2.0
+        except FileExistsError:
+            self._seconds = 0.2
+
+    def __call__(self, number: int) -> int:
+        (self._folder / f"begun-{number}-{os.getpid()}").touch()
+        time.sleep(self._seconds)
+        return double(number)
+
+
+class OfTwoKinds:
+    """Is of another kind in every process."""
+
+    def __init__(self) -> None:
+        self.kind = f"device {os.getpid()}"
+
+    def __call__(self, number: int) -> int:
+        time.sleep(0.2)
+        return double(number)
+
+
+class SaysThreads:
+    """Says how many threads its numeric libraries have."""
+
+    def __call__(self, number: int) -> str | None:
+        return os.environ.get("OMP_NUM_THREADS")
+
+
+class HoldsTheInterpreter:
+    """Computes in foreign code that lets no other thread run."""
+
+    def __call__(self, number: int) -> int:
+        import re
+
+        re.match(r"(a+)+$", "a" * 60 + "b")
+        return double(number)

@@ -35,6 +35,7 @@ MISSING = "feature-missing"
 WRONG_WIDTH = "feature-wrong-width"
 
 _SHOWN_EVERY_ROWS = 256
+_STORED_AT_ONCE = 1024
 # Pictures are decoded only to know their size and that they can be: the smallest resize will do.
 _LOOK_ONLY = Preprocess((1, 1), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), interpolation="nearest")
 
@@ -270,23 +271,27 @@ def _stored(
     samples: Sequence[Sample], rows: Sequence[FeatureRow | None], dim: int
 ) -> tuple[np.ndarray, dict[int, RowException]]:
     """Returns float16 unit rows, NaN where there is none, and why an ok sample has none."""
-    wide_BD = np.zeros((len(samples), dim), np.float64)
+    stored_BD = np.full((len(samples), dim), np.nan, np.float16)
     exceptions: dict[int, RowException] = {}
-    bad: list[int] = []
-    for offset, (sample, row) in enumerate(zip(samples, rows, strict=True)):
-        problem = _problem_of(row, dim)
-        if sample.status != OK or problem is not None:
-            bad.append(offset)
-        if sample.status == OK and problem is not None:
-            exceptions[offset] = RowException(offset, *problem)
-        if problem is None and row is not None and row.values is not None:
-            wide_BD[offset] = row.values
-    stored_BD, refused = storable(wide_BD)
-    for offset, status in refused.items():
-        if offset not in bad:
-            exceptions[offset] = RowException(offset, status, "")
-    stored_BD[bad] = np.nan
+    # A few rows at a time, because they are widened to float64 on the way.
+    for first in range(0, len(samples), _STORED_AT_ONCE):
+        good: list[int] = []
+        for offset in range(first, min(first + _STORED_AT_ONCE, len(samples))):
+            problem = _problem_of(rows[offset], dim)
+            if samples[offset].status == OK and problem is not None:
+                exceptions[offset] = RowException(offset, *problem)
+            elif samples[offset].status == OK:
+                good.append(offset)
+        if good:
+            stored_BD[good], refused = storable(np.stack([_values_of(rows[offset]) for offset in good]))
+            for place, status in refused.items():
+                exceptions[good[place]] = RowException(good[place], status, "")
     return stored_BD, exceptions
+
+
+def _values_of(row: FeatureRow | None) -> np.ndarray:
+    assert row is not None and row.values is not None
+    return row.values
 
 
 def _problem_of(row: FeatureRow | None, dim: int) -> tuple[str, str] | None:

@@ -6,6 +6,7 @@
       image/                               and text/ alike
         plan.json                          sources and the ordered parts cut from them
         samples/00000.parquet              row, key, source, digest, status, reason, width, height | text
+        pixels/00000.arrow                 small JPEGs of the images, with 00000.json; made as pixels.json says
         features.zarr/<array>/             Zarr v3, (rows, dim) float16, NaN where a sample is bad, one shard per part
         arrays/<array>/recipe.json         what made the features
         arrays/<array>/probes.npz          16 inputs and their features

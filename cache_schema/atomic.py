@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from cache_schema.errors import EnvironmentProblem, LockedError, PipelineError
 from cache_schema.json_file import Json, parse_json, readable_json
@@ -80,6 +81,16 @@ def publish_with(
         raise _environment_problem(path, error, num_bytes) from error
     finally:
         _discard(partial)
+
+
+def publish_stream(path: Path, write: Callable[[BinaryIO], None], *, fence: Fence | None = None) -> None:
+    """Publishes the file whose bytes `write` writes one after the other; errors as `publish_bytes`."""
+
+    def fill(partial: Path) -> None:
+        with open(partial, "wb") as file:
+            write(file)
+
+    publish_with(path, fill, fence=fence)
 
 
 def make_folder(path: Path) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cache_schema import atomic, shards
-from cache_schema.errors import MismatchError
+from cache_schema.errors import DamagedError, MismatchError, UnfinishedError
 from cache_schema.json_file import seal
 from cache_schema.layout import Layout, Modality
 from cache_schema.records import Record, RowException, read_record, row_hash
@@ -100,7 +100,7 @@ def commit_part(
 def _publish_samples(target: ArrayTarget, part: int, samples: Sequence[Sample], fence: atomic.Fence | None) -> str:
     """Publishes the sample table unless another array already did; then checks against it. Returns its SHA-256."""
     path = target.layout.samples(target.modality, part)
-    other = _record_of_other_array(target, part)
+    other = _record_of_part(target.layout, target.modality, part, besides=target.array)
     if other is None:
         data = encode_table(table_of(samples, target.modality))
         atomic.make_folder(path.parent)
@@ -118,10 +118,26 @@ def _publish_samples(target: ArrayTarget, part: int, samples: Sequence[Sample], 
     return other.files["samples"]
 
 
-def _record_of_other_array(target: ArrayTarget, part: int) -> Record | None:
-    for folder in sorted(target.layout.arrays(target.modality).iterdir()):
-        path = target.layout.record(target.modality, folder.name, part)
-        if folder.name != target.array and path.exists():
+def committed_samples(layout: Layout, modality: Modality, part: int) -> list[Sample]:
+    """Returns the samples of a part that some array has committed.
+
+    Raises:
+        UnfinishedError: none has.
+        DamagedError: the sample table is not the one that was committed.
+    """
+    record = _record_of_part(layout, modality, part)
+    path = layout.samples(modality, part)
+    if record is None:
+        raise UnfinishedError(f"part {part} of the {modality}s in {layout.root} is not committed: finish extract")
+    if not path.exists() or _sha256(path.read_bytes()) != record.files["samples"]:
+        raise DamagedError(f"sample table {path} is not the one that was committed: run `pipeline verify`")
+    return [Sample(**row) for row in read_table(path, modality).to_pylist()]
+
+
+def _record_of_part(layout: Layout, modality: Modality, part: int, besides: str | None = None) -> Record | None:
+    for folder in sorted(layout.arrays(modality).iterdir()):
+        path = layout.record(modality, folder.name, part)
+        if folder.name != besides and path.exists():
             return read_record(path)
     return None
 

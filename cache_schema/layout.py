@@ -46,6 +46,21 @@ class Layout:
     def plan(self, modality: Modality) -> Path:
         return self.root / modality / "plan.json"
 
+    @property
+    def pixels_json(self) -> Path:
+        """How the images are stored once more as small JPEGs."""
+        return self.root / "image" / "pixels.json"
+
+    @property
+    def all_pixels(self) -> Path:
+        return self.root / "image" / "pixels"
+
+    def pixels(self, part: int) -> Path:
+        return self.all_pixels / f"{part:05d}.arrow"
+
+    def pixels_record(self, part: int) -> Path:
+        return self.all_pixels / f"{part:05d}.json"
+
     def samples(self, modality: Modality, part: int) -> Path:
         return self.root / modality / "samples" / f"{part:05d}.parquet"
 

@@ -45,9 +45,12 @@ def _named(cache: Cache, modality: Modality) -> set[Path]:
             named.add(layout.samples(modality, part))
             named.add(layout.row_hashes(modality, folder.name, part))
             named.add(layout.view_checks(modality, folder.name, part))
+    if modality == "image":
+        named |= {layout.pixels(part) for part in committed_parts(layout.all_pixels)}
     return named
 
 
 def _part_files(layout: Layout, modality: Modality) -> set[Path]:
-    patterns = ("features.zarr/*/c/*/0", "samples/*.parquet", "arrays/*/records/*.rows", "arrays/*/records/*.views")
+    in_records = ("arrays/*/records/*.rows", "arrays/*/records/*.views")
+    patterns = ("features.zarr/*/c/*/0", "samples/*.parquet", "pixels/*.arrow", *in_records)
     return {path for pattern in patterns for path in layout.modality(modality).glob(pattern)}

@@ -169,7 +169,7 @@ class RowReader:
         self.dtype = np.dtype(row_format.dtype)
         self._commits = commits
         self._shards: dict[int, _MappedShard] = {}
-        _allow_open_files(len(commits) + 256)
+        allow_open_files(len(commits) + 256)
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
         """Returns the given rows, shape (len(rows), width), in the order asked; rows may repeat.
@@ -295,7 +295,8 @@ def _stored_crc(data: Any, offset: int, row_format: RowFormat) -> int:
     return int.from_bytes(bytes(data[start : start + _CRC_BYTES]), "little")
 
 
-def _allow_open_files(num_files: int) -> None:
+def allow_open_files(num_files: int) -> None:
+    """Lets this process have that many files open; raises `EnvironmentProblem` where the system does not."""
     # Python keeps one descriptor open per memory map (before 3.13 there is no way not to).
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= num_files or soft == resource.RLIM_INFINITY:

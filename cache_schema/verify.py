@@ -19,6 +19,7 @@ from cache_schema.records import logical_digest, row_hash
 from cache_schema.samples import OK
 from cache_schema.selections import verify_selections
 from cache_schema.shards import GROUP_METADATA
+from cache_schema.stored_pixels import verify_pixels
 from cache_schema.view_checks import read_checks
 
 Progress = Callable[[int, int, str], None]
@@ -26,10 +27,10 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class PartOfArray:
-    """One part of one array."""
+    """One part of one array; of the stored pixels where `array` is None."""
 
     modality: Modality
-    array: str
+    array: str | None
     part: int
 
 
@@ -56,8 +57,8 @@ def verify_cache(path: Path, *, progress: Progress | None = None) -> list[Proble
 
     Checks, for every committed part: SHA-256 of its files, the crc32c of each chunk, that each planned row is accounted
     for exactly once, finite unit features, and row hashes recomputed from samples and features. Also plans, recipes,
-    indexes, neighbours and selections. Reads everything once; holds one part in memory. Files that no record names are
-    no problem: see `cache_schema.leftovers`.
+    stored pixels, indexes, neighbours and selections. Reads everything once; holds one part in memory. Files that no
+    record names are no problem: see `cache_schema.leftovers`.
 
     Raises:
         UsageError, RefusedError: there is no cache at all, or its cache.json cannot be believed.
@@ -69,10 +70,17 @@ def verify_cache(path: Path, *, progress: Progress | None = None) -> list[Proble
             cache.plan(modality)
             for name in cache.arrays(modality):
                 _verify_array(cache, modality, name, found, progress)
+    verify_pixels(cache, lambda where, what, part: found.append(_problem_of_pixels(where, what, part)))
     _verify_indexes(cache, found)
     for verify_derived in (verify_neighbours, verify_selections):
         verify_derived(cache, lambda where, what, remedy: found.append(Problem(str(where), what, remedy)))
     return found
+
+
+def _problem_of_pixels(where: Path, what: str, part: int | None) -> Problem:
+    if part is None:
+        return Problem(str(where), what, RESTORE)
+    return Problem(str(where), what, REEXTRACT, PartOfArray("image", None, part))
 
 
 def _verify_array(cache: Cache, modality: Modality, name: str, found: list[Problem], progress: Progress | None) -> None:

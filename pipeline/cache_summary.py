@@ -17,6 +17,7 @@ def description(cache: "Cache") -> dict[str, Any]:
         "cache": str(cache.path),
         "part_rows": cache.part_rows,
         "arrays": {f"{array.modality}/{array.name}": _array(array) for array in arrays},
+        "pixels": pixels(cache),
         "sources": [source for modality in cache.modalities for source in _sources(cache, modality)],
         "parts": {modality: cache.plan(modality).num_parts for modality in cache.modalities},
         "indexes": [index for modality in cache.modalities for index in indexes(cache, modality)],
@@ -43,6 +44,32 @@ def _array(array: "CachedArray") -> dict[str, Any]:
         "fingerprint": recipe.fingerprint,
         "digest": array.digest(),
     }
+
+
+def pixels(cache: "Cache") -> dict[str, Any] | None:
+    """Returns the rule, pictures, parts and bytes of the stored pixels of `cache`, None when it stores none."""
+    from cache_schema.stored_pixels import stored_pixels
+
+    stored = stored_pixels(cache)
+    if stored is None:
+        return None
+    records = stored.records()
+    return {
+        **stored.recipe.rule,
+        "pictures": sum(record.num_pictures for record in records),
+        "parts": len(records),
+        "pending_parts": len(stored.pending()),
+        "bytes": sum(record.num_bytes for record in records),
+    }
+
+
+def pixels_line(stored: dict[str, Any]) -> str:
+    """Returns one line for people about what `pixels` returned."""
+    pending = f", {stored['pending_parts']:,} parts pending" if stored["pending_parts"] else ""
+    return (
+        f"pixels: {stored['pictures']:,} JPEGs, shorter side {stored['side']}, quality {stored['quality']}, "
+        f"{stored['bytes']:,} bytes{pending}"
+    )
 
 
 def _sources(cache: "Cache", modality: "Modality") -> Iterator[dict[str, Any]]:

@@ -15,19 +15,23 @@ from cache_schema.cache import DEFAULT_PART_ROWS, Cache, CachedArray, create_cac
 from cache_schema.errors import MismatchError, RefusedError, TooManyBadRows, UsageError
 from cache_schema.json_file import Json
 from cache_schema.layout import MODALITIES, Layout, Modality
+from cache_schema.pixels import publish_pixels_recipe
 from cache_schema.plan import Plan
 from cache_schema.recipe import Recipe
+from cache_schema.stored_pixels import StoredPixels, stored_pixels
 from stages.admission import package_versions
 from stages.described_teacher import load_and_describe
 from stages.estimate import disk_estimate, pending_work, require_free_disk
 from stages.extract_config import ExtractConfig
 from stages.extract_worker import PartWorker, WorkerSettings
-from stages.part_in_progress import ArrayOutput, PartTask
+from stages.part_in_progress import ArrayOutput, PartTask, PixelsOutput
 from stages.planning import grown_plan
+from stages.preprocess import Preprocess
 from stages.publication import publish_metadata, publish_plan, publish_recipe, target_of
 from stages.sources.features import require_pictures
-from stages.view_recipe import rule_of
+from stages.view_recipe import ORIGINALS, pictures_of, rule_of
 from stages.wanted_arrays import WantedArray, wanted_arrays
+from stages.wanted_pixels import wanted_pixels
 
 Progress = Callable[[int, int, str], None]
 
@@ -131,16 +135,20 @@ def open_job(
         if existing is not None:
             described = _unchanged(cache, config, specification, plans) or _describe(specification, config, describe_on)
         assert described is not None
-        probes = described[1]
+        recipes, probes = described
+        pixels = wanted_pixels(cache, config) if "image" in plans else None
         wanted = _require_room(cache, config, described, plans)
         for plan in plans.values():
             publish_plan(cache, plan, lock.fence)
         for array in wanted:
             _publish_array(cache, array, probes.get(array.modality), plans[array.modality], lock.fence)
+        if pixels is not None:
+            publish_pixels_recipe(cache.layout, pixels, fence=lock.fence)
         opened = {
             modality: [cache.array(modality, array.name) for array in wanted if array.modality == modality]
             for modality in plans
         }
+        tasks = [task for arrays in opened.values() for task in _tasks(arrays, stored_pixels(cache))]
         settings = WorkerSettings(
             specification=specification,
             device=config.device,
@@ -149,15 +157,20 @@ def open_job(
             num_threads=config.num_threads,
             decode_workers=config.decode_workers,
             fence=lock.fence,
-            outputs={modality: tuple(map(_output_of, arrays)) for modality, arrays in opened.items()},
+            outputs={
+                modality: tuple(_output_of(array) for array in arrays if array.pending())
+                for modality, arrays in opened.items()
+            },
             versions=package_versions(),
             sources={modality: plan.sources for modality, plan in plans.items()},
+            pixels=PixelsOutput(cache.layout, pixels) if pixels and any(task.pixels for task in tasks) else None,
+            preprocess=Preprocess.from_json(dict(recipes["image"].preprocess)) if "image" in plans else None,
         )
         job = ExtractJob(
             config,
             cache,
             settings,
-            tasks=[task for arrays in opened.values() for task in _tasks(arrays)],
+            tasks,
             arrays={modality: [array.name for array in arrays] for modality, arrays in opened.items()},
             num_planned={modality: plan.num_rows for modality, plan in plans.items()},
         )
@@ -259,16 +272,22 @@ def _publish_array(cache: Cache, array: WantedArray, probes: bytes | None, plan:
 
 
 def _output_of(array: CachedArray) -> ArrayOutput:
-    return ArrayOutput(target_of(array.cache, array), rule_of(array.recipe), _numerics_of(array))
+    return ArrayOutput(
+        target=target_of(array.cache, array),
+        rule=rule_of(array.recipe),
+        from_pixels=pictures_of(array.recipe) != ORIGINALS,
+        numerics=_numerics_of(array),
+    )
 
 
-def _tasks(arrays: Sequence[CachedArray]) -> Iterator[PartTask]:
-    """Yields every part of a modality that is pending in one of its `arrays`, in order."""
+def _tasks(arrays: Sequence[CachedArray], pixels: StoredPixels | None) -> Iterator[PartTask]:
+    """Yields every part of a modality that is pending in one of its `arrays`, or in its `pixels`, in order."""
     plan = arrays[0].plan
     for part in plan.parts():
         pending = tuple(array.name for array in arrays if part.number not in array.committed)
-        if pending:
-            yield PartTask(plan.modality, part, plan.part_fingerprint(part), pending)
+        without_pixels = plan.modality == "image" and pixels is not None and part.number not in pixels.committed
+        if pending or without_pixels:
+            yield PartTask(plan.modality, part, plan.part_fingerprint(part), pending, without_pixels)
 
 
 def _numerics_of(array: CachedArray) -> str | None:

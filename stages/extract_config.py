@@ -7,6 +7,7 @@ from cache_schema.errors import UsageError
 from cache_schema.shards import check_part_rows
 
 MAX_VIEWS = 256
+MAX_PIXELS_SIDE = 8192
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class ExtractConfig:
         views: how many views of every image the teacher looks at, the first being view 0, its own evaluation
             preprocessing, and every further one a crop; None means as many as the cache has, or 1.
         view_seed: of the crops; None means that of the views in the cache, or 0.
+        store_pixels: keep every image once more as a JPEG with this shorter side, never enlarged; None stores as the
+            cache does, or nothing. Views of a cache with stored pixels are cut from them.
         max_bad_fraction: stop when more than this share of all planned rows is bad; 1 never stops.
     """
 
@@ -46,6 +49,7 @@ class ExtractConfig:
     decode_workers: int = 1
     views: int | None = None
     view_seed: int | None = None
+    store_pixels: int | None = None
     index: bool = True
     index_device: str = "cpu"
     max_bad_fraction: float = 1.0
@@ -60,5 +64,7 @@ class ExtractConfig:
             raise UsageError(f"views is {self.views}: use 1 to {MAX_VIEWS}")
         if self.view_seed is not None and not 0 <= self.view_seed < 2**63:
             raise UsageError(f"view_seed is {self.view_seed}: use 0 to {2**63 - 1}")
+        if self.store_pixels is not None and not 1 <= self.store_pixels <= MAX_PIXELS_SIDE:
+            raise UsageError(f"store_pixels is {self.store_pixels}: use 1 to {MAX_PIXELS_SIDE}")
         if not 0 <= self.max_bad_fraction <= 1:
             raise UsageError(f"max_bad_fraction is {self.max_bad_fraction}: use a share from 0 to 1")

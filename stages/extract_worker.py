@@ -6,9 +6,8 @@ V: views; B: rows of a batch; C, H, W: colours, height and width of the teacher'
 """
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,22 +15,28 @@ from typing import Self
 import numpy as np
 
 from cache_schema.atomic import Fence
-from cache_schema.commit import commit_part
+from cache_schema.commit import commit_part, committed_samples
 from cache_schema.errors import MismatchError
 from cache_schema.layout import Modality
+from cache_schema.pixels import commit_pixels
 from cache_schema.plan import SourceEntry
-from cache_schema.samples import OK, digest_of
 from cache_schema.view_checks import VIEW_CHECK_BYTES
 from stages.admission import check_admission
 from stages.decode import Limits
-from stages.decode_pool import DecodePool
 from stages.described_teacher import loaded_teacher, numerics_of
-from stages.part_in_progress import ArrayInProgress, ArrayOutput, PartInProgress, PartReport, PartTask
+from stages.part_in_progress import (
+    ArrayInProgress,
+    ArrayOutput,
+    PartInProgress,
+    PartReport,
+    PartTask,
+    PixelsOutput,
+)
+from stages.part_reader import PartReader
 from stages.prepare import Prepared
-from stages.prepare_views import ViewsPlan, Wanted
-from stages.preprocess import normalise
+from stages.preprocess import Preprocess, normalise
 from stages.probes import check_probes, probes_from_bytes
-from stages.sources import RawSample, Source, open_source
+from stages.wanted_pixels import require_same_pixels
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,11 @@ class WorkerSettings:
         decode_workers: processes that decode images; 0 decodes inline.
         fence: of the cache's lock.
         versions: of the packages that decide what a feature is; every worker must have the same.
-        outputs: the arrays of each modality, view 0 first.
+        outputs: of each modality the arrays with a pending part, view 0 first. Where there are none at all, no teacher
+            is needed.
         sources: the plan's sources of each modality.
+        pixels: the stored pixels, where some are pending.
+        preprocess: of the teacher, for images.
         limits: what one input may cost.
     """
 
@@ -62,6 +70,8 @@ class WorkerSettings:
     versions: Mapping[str, str]
     outputs: Mapping[Modality, tuple[ArrayOutput, ...]]
     sources: Mapping[Modality, tuple[SourceEntry, ...]]
+    pixels: PixelsOutput | None = None
+    preprocess: Preprocess | None = None
     limits: Limits = field(default_factory=Limits)
 
 
@@ -79,7 +89,8 @@ class PartWorker:
     Raises, when it is made:
         EnvironmentProblem: this machine does not see the cache that the run writes.
         MismatchError: the teacher loaded here does not reproduce the probes of an array, or its device computes
-            otherwise than the one that made the parts already there; or its packages are not those of the run.
+            otherwise than the one that made the parts already there; or its packages are not those of the run, or
+            store other pixels.
     """
 
     def __init__(self, settings: WorkerSettings, *, progress: Callable[[int], None] | None = None) -> None:
@@ -87,12 +98,21 @@ class PartWorker:
         self.pulse = 0
         self._settings = settings
         self._progress = progress
-        self._teacher = loaded_teacher(settings.specification, settings.device, settings.precision)
-        _set_threads(settings.num_threads)
+        if any(settings.outputs.values()):
+            self._teacher = loaded_teacher(settings.specification, settings.device, settings.precision)
+            _set_threads(settings.num_threads)
         self._numerics = numerics_of(settings.device)
         for modality, outputs in settings.outputs.items():
             self._admit(modality, outputs)
-        self._open_sources: dict[tuple[Modality, int], Source] = {}
+        if settings.pixels is not None:
+            require_same_pixels(settings.pixels.recipe)
+        self._reader = PartReader(
+            settings.sources,
+            settings.preprocess,
+            num_views=len(settings.outputs.get("image", ())),
+            decode_workers=settings.decode_workers,
+            limits=settings.limits,
+        )
 
     def _admit(self, modality: Modality, outputs: Sequence[ArrayOutput]) -> None:
         probes: dict[bytes, Path] = {}
@@ -109,12 +129,6 @@ class PartWorker:
         for data, path in probes.items():
             check_probes(probes_from_bytes(data, where=path), self._teacher, modality, where=path)
 
-    @cached_property
-    def _pool(self) -> DecodePool:
-        num_views = len(self._settings.outputs["image"])
-        plan = ViewsPlan(self._teacher.preprocess, num_views, self._settings.limits)
-        return DecodePool(self._settings.decode_workers, plan)
-
     def __enter__(self) -> Self:
         return self
 
@@ -130,8 +144,7 @@ class PartWorker:
 
     def close(self) -> None:
         """Stops the decode processes."""
-        if "_pool" in self.__dict__:
-            self._pool.close()
+        self._reader.close()
 
     def __call__(self, task: PartTask) -> PartReport:
         """Reads, encodes and commits what is pending of the part of `task`. Doing it twice gives the same files.
@@ -140,19 +153,59 @@ class PartWorker:
             RefusedError: a source is damaged or no longer what was planned, or the lock was lost.
             EnvironmentProblem: the cache cannot be written.
         """
-        work = PartInProgress(task)
-        outputs = [output for output in self._settings.outputs[task.modality] if output.target.array in task.arrays]
-        arrays = [ArrayInProgress(output, task.part.num_rows) for output in outputs]
+        outputs = self._settings.outputs.get(task.modality, ())
+        arrays = [
+            ArrayInProgress(output, task.part.num_rows) for output in outputs if output.target.array in task.arrays
+        ]
+        done = PartReport(task.modality, task.part.number, task.part.num_rows)
+        of_pixels = [array for array in arrays if array.output.from_pixels]
+        rest = [array for array in arrays if not array.output.from_pixels]
+        if rest or task.pixels:
+            done += self._from_sources(PartInProgress(task), rest)
+        if of_pixels:
+            done += self._from_pixels(task, of_pixels)
+        return done
+
+    def _from_sources(self, work: PartInProgress, arrays: Sequence[ArrayInProgress]) -> PartReport:
+        """Reads the part from its sources, and commits its `arrays` and, after view 0, its pixels."""
+        task = work.task
         if task.modality == "image":
-            self._encode_images(self._pictures(work, arrays), work, arrays)
+            views = [array.output.rule for array in arrays]
+            store = self._settings.pixels.recipe if task.pixels and self._settings.pixels is not None else None
+            self._encode_images(self._reader.originals(work, views, store=store), work, arrays)
         else:
             (array,) = arrays
             self._encode_texts(work, array)
-        num_bad = [self._commit(work, array) for array in arrays]
-        has_view_0 = bool(outputs) and outputs[0].rule is None
-        return PartReport(
-            task.modality, task.part.number, task.part.num_rows, num_bad[0] if has_view_0 else 0, work.seconds
-        )
+        num_bad = sum(self._commit(work, array) for array in arrays if array.output.rule is None)
+        if task.pixels:
+            self._commit_pixels(work)
+        for array in arrays:
+            if array.output.rule is not None:
+                self._commit(work, array)
+        return PartReport(task.modality, task.part.number, task.part.num_rows, num_bad, work.seconds)
+
+    def _from_pixels(self, task: PartTask, arrays: Sequence[ArrayInProgress]) -> PartReport:
+        """Reads the part from its stored pixels and sample table, and commits its `arrays`."""
+        layout = arrays[0].output.target.layout
+        work = PartInProgress(task, committed_samples(layout, "image", task.part.number))
+        views = [array.output.rule for array in arrays]
+        self._encode_images(self._reader.stored(work, views, layout), work, arrays)
+        for array in arrays:
+            self._commit(work, array)
+        return PartReport(task.modality, task.part.number, task.part.num_rows, 0, work.seconds)
+
+    def _commit_pixels(self, work: PartInProgress) -> None:
+        pixels = self._settings.pixels
+        assert pixels is not None, "pixels are pending"
+        with work.measured("write"):
+            commit_pixels(
+                pixels.layout,
+                pixels.recipe,
+                work.task.part.number,
+                work.pixel_rows(),
+                part_fingerprint=work.task.part_fingerprint,
+                fence=self._settings.fence,
+            )
 
     def _commit(self, work: PartInProgress, array: ArrayInProgress) -> int:
         """Commits the part of one array; returns its bad rows."""
@@ -171,31 +224,6 @@ class PartWorker:
             )
         self.pulse += 1
         return len(record.bad)
-
-    def _pictures(self, work: PartInProgress, arrays: Sequence[ArrayInProgress]) -> Iterator[tuple[int, Prepared]]:
-        """Reads the originals of a part, adds its samples and yields (offset, views) of those that are pictures."""
-        views = tuple(array.output.rule for array in arrays)
-        raws: list[RawSample] = []
-        digests: list[bytes | None] = []
-
-        def payloads() -> Iterator[tuple[bytes, Wanted]]:
-            for raw in self._read(work):
-                # The pool holds the bytes for as long as it needs them; a whole part of them would not fit in memory.
-                digest = None if raw.payload is None else digest_of(raw.payload)
-                digests.append(digest)
-                raws.append(replace(raw, payload=None))
-                yield raw.payload or b"", Wanted(digest or b"", views)
-
-        with work.measured("decode", minus="read"):
-            prepared_samples = self._pool.map(payloads())
-        for offset in range(work.task.part.num_rows):
-            with work.measured("decode", minus="read"):
-                prepared = next(prepared_samples, None)
-            if prepared is None:
-                raise work.source_shrank(offset)
-            sample = work.add_image(raws[offset], digests[offset], prepared)
-            if prepared.pixels is not None and sample.status == OK:
-                yield offset, prepared
 
     def _encode_images(
         self, pictures: Iterable[tuple[int, Prepared]], work: PartInProgress, arrays: Sequence[ArrayInProgress]
@@ -237,7 +265,7 @@ class PartWorker:
         texts: list[str] = []
         offsets: list[int] = []
         num_rows = work.task.part.num_rows
-        for offset, raw in enumerate(self._read(work)):
+        for offset, raw in enumerate(self._reader.raw_samples(work)):
             sample = work.add_text(raw, self._settings.limits)
             if sample.text is not None:
                 texts.append(sample.text)
@@ -251,26 +279,6 @@ class PartWorker:
                 self._show(offset + 1)
         if len(work.samples) < num_rows:
             raise work.source_shrank(len(work.samples))
-
-    def _read(self, work: PartInProgress) -> Iterator[RawSample]:
-        """Yields the part's raw samples in order, counting the time spent on reading."""
-        for span in work.task.part.spans:
-            samples = self._source(work.task.modality, span.source).read(
-                span.first_sample, span.num_samples, span.offset_bytes
-            )
-            for _ in range(span.num_samples):
-                with work.measured("read"):
-                    raw = next(iter(samples), None)
-                if raw is None:
-                    return
-                yield raw
-
-    def _source(self, modality: Modality, number: int) -> Source:
-        if (modality, number) not in self._open_sources:
-            entry = self._settings.sources[modality][number]
-            source = open_source(entry.uri, entry.kind, modality, dict(entry.options), fingerprint=entry.fingerprint)
-            self._open_sources[modality, number] = source
-        return self._open_sources[modality, number]
 
 
 def _set_threads(num_threads: int) -> None:

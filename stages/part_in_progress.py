@@ -1,16 +1,17 @@
 """A part while it is being made: its samples, and for every array the features and exceptions of its rows."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from cache_schema.commit import ArrayTarget
 from cache_schema.errors import MismatchError
 from cache_schema.features import storable
-from cache_schema.layout import Modality
+from cache_schema.layout import Layout, Modality
+from cache_schema.pixels import PixelRow, PixelsRecipe
 from cache_schema.plan import Part
 from cache_schema.records import RowException
 from cache_schema.samples import OK, Sample, digest_of
@@ -31,12 +32,14 @@ class PartTask:
         part: as planned.
         part_fingerprint: of what the plan says.
         arrays: names of those in which the part is pending.
+        pixels: whether its stored pixels are pending.
     """
 
     modality: Modality
     part: Part
     part_fingerprint: str
     arrays: tuple[str, ...]
+    pixels: bool = False
 
     def __str__(self) -> str:
         return f"{self.modality} part {self.part.number}"
@@ -53,8 +56,12 @@ class PartReport:
     modality: Modality
     part: int
     num_rows: int
-    num_bad: int
-    seconds: Mapping[str, float]
+    num_bad: int = 0
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def __add__(self, other: "PartReport") -> "PartReport":
+        seconds = {stage: self.seconds.get(stage, 0.0) + value for stage, value in other.seconds.items()}
+        return replace(self, num_bad=self.num_bad + other.num_bad, seconds={**self.seconds, **seconds})
 
 
 @dataclass(frozen=True)
@@ -64,20 +71,31 @@ class ArrayOutput:
     Attributes:
         target: where it is.
         rule: of a view that is a crop; None for sentences, and for view 0 of images.
+        from_pixels: the crops are cut from the stored pixels, not from the originals.
         numerics: kind of arithmetic that made the parts already there; None where there are none.
     """
 
     target: ArrayTarget
     rule: ViewRule | None = None
+    from_pixels: bool = False
     numerics: str | None = None
+
+
+@dataclass(frozen=True)
+class PixelsOutput:
+    """The stored pixels that parts are committed to."""
+
+    layout: Layout
+    recipe: PixelsRecipe
 
 
 class PartInProgress:
     """The samples of one part as they come in, and the seconds that each stage took."""
 
-    def __init__(self, task: PartTask) -> None:
+    def __init__(self, task: PartTask, samples: Sequence[Sample] = ()) -> None:
         self.task = task
-        self.samples: list[Sample] = []
+        self.samples = list(samples)
+        self.jpegs: dict[int, bytes] = {}
         self.seconds = dict.fromkeys(("read", "decode", "forward", "write"), 0.0)
         self._source_of = [span.source for span in task.part.spans for _ in range(span.num_samples)]
 
@@ -110,6 +128,10 @@ class PartInProgress:
         )
         self.samples.append(sample)
         return sample
+
+    def pixel_rows(self) -> list[PixelRow]:
+        """Returns what is stored of every row: the JPEGs in `jpegs`, by offset."""
+        return [PixelRow(sample.digest, self.jpegs.get(offset)) for offset, sample in enumerate(self.samples)]
 
     def source_shrank(self, num_read: int) -> MismatchError:
         """Returns the error for sources that gave fewer samples than were planned."""

@@ -24,6 +24,7 @@ class Prepared:
         width: of the whole upright picture, 0 where unknown.
         height: likewise.
         checks: `VIEW_CHECK_BYTES` for every crop that was to be checked, see `stages.view_check`.
+        jpeg: the picture as it is to be stored, where that was wanted.
     """
 
     pixels: np.ndarray | None
@@ -32,6 +33,7 @@ class Prepared:
     width: int = 0
     height: int = 0
     checks: bytes = b""
+    jpeg: bytes = b""
 
 
 class Plan(Protocol):

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from stages.decode import Limits, decode_image
+from stages.pixel_rule import PixelRule
 from stages.prepare import Prepared, over_resized_limit
 from stages.preprocess import Preprocess, crop_pixels, prepare_pixels
 from stages.view_check import check_of
@@ -22,10 +23,14 @@ class Wanted:
     Attributes:
         digest: of the sample; together with a rule it says which box a view shows.
         views: None stands for view 0, the teacher's own evaluation preprocessing.
+        store: how to store the picture; None stores nothing.
+        original_size: (width, height) of the upright original, when the payload is its stored copy.
     """
 
     digest: bytes
     views: tuple[ViewRule | None, ...]
+    store: PixelRule | None = None
+    original_size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -51,18 +56,19 @@ class ViewsPlan:
         decoded = decode_image(payload, self.limits)
         if decoded.image is None:
             return Prepared(None, decoded.status, decoded.reason, decoded.width, decoded.height)
-        # Asked whichever views are wanted, so that a sample has one status whatever was extracted of it first.
-        if too_long := over_resized_limit(decoded, self.preprocess, self.limits):
+        # Asked of every original, so that a sample has one status whatever was extracted of it first.
+        if wanted.original_size is None and (too_long := over_resized_limit(decoded, self.preprocess, self.limits)):
             return Prepared(None, "img-too-many-pixels", too_long, decoded.width, decoded.height)
+        width, height = wanted.original_size or (decoded.width, decoded.height)
         crops = [
-            None if rule is None else rule.crop(wanted.digest, width=decoded.width, height=decoded.height)
-            for rule in wanted.views
+            None if rule is None else rule.crop(wanted.digest, width=width, height=height) for rule in wanted.views
         ]
         pixels_VHWC = np.empty((len(crops), *self.shape[1:]), np.uint8)
         for place, crop in enumerate(crops):
             pixels_VHWC[place] = self._pixels(decoded.image, crop)
         checks = b"".join(check_of(decoded.image, crop) for crop in crops if crop is not None)
-        return Prepared(pixels_VHWC, "ok", decoded.reason, decoded.width, decoded.height, checks)
+        jpeg = b"" if wanted.store is None else wanted.store.encode(decoded.image)
+        return Prepared(pixels_VHWC, "ok", decoded.reason, decoded.width, decoded.height, checks, jpeg)
 
     def _pixels(self, image: Image.Image, crop: Crop | None) -> np.ndarray:
         return prepare_pixels(image, self.preprocess) if crop is None else crop_pixels(image, crop, self.preprocess)

@@ -8,8 +8,9 @@ from cache_schema.errors import MismatchError
 from cache_schema.layout import Modality
 from cache_schema.recipe import Recipe, array_name, differences
 from stages.extract_config import ExtractConfig
-from stages.view_recipe import ORIGINALS, recipe_of_view, recipe_of_view_0, rule_of
+from stages.view_recipe import ORIGINALS, pictures_of, recipe_of_view, recipe_of_view_0, rule_of
 from stages.views import ViewRule
+from stages.wanted_pixels import wanted_pixels
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,9 @@ class WantedArray:
 
 def wanted_arrays(cache: Cache, config: ExtractConfig, recipes: Mapping[Modality, Recipe]) -> list[WantedArray]:
     """Returns the arrays that `config` asks for, given the teacher's `recipes` of view 0; view 0 before its views.
+
+    New views are cut from the stored pixels where the cache has some or gets some, unless it has views that were cut
+    from the originals.
 
     Raises:
         MismatchError: the cache was made by another teacher, or has views that were drawn otherwise.
@@ -63,9 +67,14 @@ def _further_views(cache: Cache, config: ExtractConfig, view_0: WantedArray) -> 
     rules = [rule for rule in map(rule_of, siblings.values()) if rule is not None]
     num_views = config.views or 1 + max((rule.view for rule in rules), default=0)
     seed = config.view_seed if config.view_seed is not None else rules[0].seed if rules else 0
+    # All views of a teacher are cut from the same pictures, so that a student needs only these.
+    pixels = wanted_pixels(cache, config)
+    pictures = ORIGINALS if pixels is None else dict(pixels.rule)
+    if siblings:
+        pictures = pictures_of(next(iter(siblings.values())))
     wanted = []
     for view in range(1, num_views):
-        recipe = recipe_of_view(view_0.recipe, ViewRule(view, seed), ORIGINALS)
+        recipe = recipe_of_view(view_0.recipe, ViewRule(view, seed), pictures)
         wanted.append(WantedArray("image", _name_of_view(view_0.name, view), recipe))
     for name, theirs in siblings.items():
         drawn = next((array.recipe for array in wanted if array.name == name), None)

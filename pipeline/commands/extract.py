@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cache_schema.errors import PartsFailed, RefusedError
-from pipeline.cache_summary import indexes
+from pipeline.cache_summary import indexes, pixels, pixels_line
 from pipeline.executor import Executor, get_executor
 from pipeline.executor_config import ExecutorConfig
 from pipeline.executor_options import executor_options
@@ -18,7 +18,7 @@ from pipeline.gpus import idle_gpus, num_gpus_here
 from pipeline.option_types import Choice, Count, FilePath, Number, Text, help_all_option, option, shared_options
 from pipeline.progress import Progress, open_progress
 from pipeline.report import print_note, print_result, table
-from stages.extract_config import MAX_VIEWS, ExtractConfig
+from stages.extract_config import MAX_PIXELS_SIDE, MAX_VIEWS, ExtractConfig
 
 if TYPE_CHECKING:
     from stages.extract import ExtractJob
@@ -55,6 +55,9 @@ A URI is a path, a glob or a {000..099} range; tar, folder, text and Parquet are
     "--views", type=Count(1, MAX_VIEWS), help="Of every image, view 0 included. [default: the cache's, or 1]"
 )
 @config_option("--view-seed", type=Count(0, 2**63 - 1), rare=True, help="Of the crops. [default: the cache's, or 0]")
+@config_option(
+    "--store-pixels", type=Count(1, MAX_PIXELS_SIDE), help="Keep small JPEGs with this shorter side, such as 256."
+)
 @config_option("--index/--no-index", help="Build a FAISS index of every array at the end.")
 @config_option("--index-device", type=Choice(("cpu", "cuda")), help="Where indexes are built.")
 @executor_options
@@ -72,7 +75,7 @@ def command(executor: ExecutorConfig, as_json: bool, quiet: bool, **settings: An
     print_result(
         result,
         as_json=as_json,
-        lines=[*table(shown, ARRAY_COLUMNS), *map(_index_line, result["indexes"]), _speed(result)],
+        lines=[*table(shown, ARRAY_COLUMNS), *_more_lines(result)],
         next_step="" if failures else _next_step(config.cache, arrays),
     )
     if failures:
@@ -130,6 +133,7 @@ def _result(
     return {
         "cache": str(finished.path),
         "arrays": arrays,
+        "pixels": pixels(finished),
         "indexes": [index for modality in job.arrays for index in indexes(finished, modality)],
         "num_parts": len(job.tasks),
         "failed_parts": failures,
@@ -156,6 +160,11 @@ def _speed(result: dict[str, Any]) -> str:
     meter = ", ".join(f"{stage} {value:.3g}" for stage, value in result["seconds_per_1000_rows"].items())
     slowest = _bottleneck(Counter(result["stage_seconds"]))
     return "; ".join(filter(None, (said, f"seconds per 1,000 rows: {meter}" if meter else "", slowest)))
+
+
+def _more_lines(result: dict[str, Any]) -> list[str]:
+    stored = [] if result["pixels"] is None else [pixels_line(result["pixels"])]
+    return [*stored, *map(_index_line, result["indexes"]), _speed(result)]
 
 
 def _index_line(index: dict[str, Any]) -> str:

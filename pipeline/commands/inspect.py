@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from pipeline.cache_summary import bad_rows, description
+from pipeline.cache_summary import bad_rows, description, pixels_line
 from pipeline.option_types import FilePath, shared_options
 from pipeline.report import print_result, table
 
@@ -42,6 +42,8 @@ def _lines(result: dict[str, Any]) -> list[str]:
     parts = ", ".join(f"{number:,} {modality}" for modality, number in result["parts"].items()) or "none"
     lines = [f"cache {result['cache']}: parts of {result['part_rows']:,} rows ({parts})", ""]
     lines += table(arrays, ARRAY_COLUMNS)
+    if result["pixels"] is not None:
+        lines += ["", pixels_line(result["pixels"])]
     for title, columns in (
         ("sources", ("modality", "kind", "samples", "uri")),
         ("indexes", ("modality", "index", "kind", "num_rows", "recall_at_10", "state")),
@@ -63,6 +65,8 @@ def _next_step(cache: Path, result: dict[str, Any]) -> str:
     if pending:
         verb = "import" if all(teacher.startswith("imported:") for teacher in pending) else "extract"
         return f"pipeline {verb} --cache {where}"
+    if result["pixels"] and result["pixels"]["pending_parts"]:
+        return f"pipeline extract --cache {where}"
     if any(array["bad"] for array in arrays) and "bad_rows" not in result:
         return f"pipeline inspect {where} --bad"
     return f"pipeline verify {where}"

@@ -51,7 +51,9 @@ def command(cache: Path, batch_size: int, device: str, as_json: bool, quiet: boo
         "repaired": [{"modality": p.modality, "array": p.array, "part": p.part} for p in withdrawn],
         "problems": [problem.to_json() for problem in remaining],
     }
-    lines = [f"extracted again: {p.modality} {p.array} part {p.part}" for p in withdrawn] or ["no part was damaged"]
+    lines = [f"extracted again: {p.modality} {p.array or 'pixels'} part {p.part}" for p in withdrawn] or [
+        "no part was damaged"
+    ]
     print_result(
         result,
         as_json=as_json,
@@ -64,12 +66,17 @@ def command(cache: Path, batch_size: int, device: str, as_json: bool, quiet: boo
 
 
 def _unfinished(cache: "Cache") -> list["Recipe"]:
-    """Returns a recipe of every teacher, and precision, with a pending part."""
+    """Returns a recipe of every teacher, and precision, with a pending part; of any when only pixels are pending."""
+    from cache_schema.stored_pixels import stored_pixels
+
     found: dict[tuple[str, str], Recipe] = {}
     for modality in cache.modalities:
         for array in (cache.array(modality, name) for name in cache.arrays(modality)):
             if array.pending():
                 found[array.recipe.specification, array.recipe.precision] = array.recipe
+    stored = stored_pixels(cache)
+    if not found and stored is not None and stored.pending():
+        return [cache.array("image", cache.arrays("image")[0]).recipe]
     return list(found.values())
 
 

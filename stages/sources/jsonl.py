@@ -46,16 +46,17 @@ class JsonlSource(EntrySource):
             line += 1
 
     def _values(self, data: bytes) -> tuple[object, object]:
-        value = _parsed(data)
+        value = parse_object(data)
         return value.get(self._column), value.get(self._key_column) if self._key_column else None
 
     def _found(self, data: bytes) -> str:
-        value = _parsed(data)
+        value = parse_object(data)
         named = [f"{name}: {type(value[name]).__name__}" for name in list(value)[:_NAMES_SHOWN]]
         return ", ".join(named)
 
 
-def _parsed(data: bytes) -> dict[str, Any]:
+def parse_object(data: bytes) -> dict[str, Any]:
+    """Returns the object that strict JSON in UTF-8 holds; raises `BrokenEntry`."""
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=_named_once, parse_constant=_no_constant)
     except UnicodeDecodeError:

@@ -1,7 +1,8 @@
 """Webdataset tars: members that share the path up to the first dot of their name are one sample.
 
-The headers are read by our own few lines: the standard library ends silently at a damaged header, and a shard that
-lost its tail must not become a shorter shard. Payloads are never opened as anything, whatever their name.
+A sample may give several rows: the first has its key, further ones the key with `#1`, `#2` … behind it. All places of
+headers and payloads are multiples of 512, so a place also says which row (`read`) or which text of a `.json` member
+(`read_one`) is meant: that number is added to it.
 """
 
 import hashlib
@@ -9,237 +10,253 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from cache_schema.errors import DamagedError, RefusedError, UsageError
+from cache_schema.errors import DamagedError, MismatchError, RefusedError, UsageError, unknown_name
 from stages.image_formats import IMAGE_EXTENSIONS, is_misnamed
 from stages.sources.base import MAX_PAYLOAD_BYTES, Modality, RawSample, ScannedSource, first_repeated, hash_of_key
+from stages.sources.entries import BrokenEntry
 from stages.sources.files import SourceFile, planned_file, read_range
+from stages.sources.jsonl import parse_object
+from stages.sources.lines import MAX_LINE_BYTES
+from stages.sources.tar_members import BLOCK_BYTES, Member, member_size, read_members
 
-_BLOCK = 512
-_MAX_NAME_BYTES = 1 << 16
-_REGULAR, _LONG_NAME, _LONG_LINK, _EXTENDED, _GLOBAL = (b"0", b"\x00", b"7"), b"L", b"K", (b"x", b"X"), b"g"
-_SPARSE = b"S"
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstd"}
-
-
-@dataclass(frozen=True, slots=True)
-class _Member:
-    name: str
-    header_offset: int
-    offset: int
-    size: int
+_MAX_ROWS = BLOCK_BYTES - 1
+_JSON_KEYS = ("caption", "text")
+_NAMES_SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """The members of one sample, which follow one another."""
+    """The members of one sample, which follow one another, with what stands behind the first dot of their names."""
 
     key: str
     header_offset: int
-    image: _Member | None
-    num_ignored: int
+    members: tuple[tuple[str, Member], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One row of a sample: the member of its payload, or a text of a `.json` member, or neither, with a status."""
+
+    member: Member | None
+    text: bytes | None = None
+    text_number: int = 0
+    status: str = "ok"
+    reason: str = ""
 
 
 class TarSource:
-    """A webdataset tar of images.
+    """A webdataset tar. Option for images: `images=all`; for sentences: `ext` (`txt` or `json`) and `json_key`.
 
-    The image of a sample is its first member with an image extension; other members are counted and ignored. A
-    sample without one keeps its row as `src-no-image`. Keys are the paths up to the first dot of the file name.
+    The image of a sample is its first member with an image extension; with `images=all` every member whose last
+    extension is one is a row (`x.jpg`, `x.seg.png`). The sentences of a sample are its `.txt` members (`x.txt`,
+    `x.0.txt` …), each as a whole but for a line feed at its end; where it has none, those of its `.json`: a string, or
+    a list of them, under `json_key` (default `caption`, else `text`). Other members are counted and ignored. A sample
+    with nothing keeps its row as `src-no-image` or `src-no-text`. Keys are the paths up to the first dot of the file
+    name.
     """
 
     kind: ClassVar[str] = "tar"
-    modalities: ClassVar[tuple[Modality, ...]] = ("image",)
+    modalities: ClassVar[tuple[Modality, ...]] = ("image", "text")
     extensions: ClassVar[tuple[str, ...]] = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-    option_names: ClassVar[tuple[str, ...]] = ()
+    option_names: ClassVar[tuple[str, ...]] = ("images", "ext", "json_key")
 
     def __init__(self, uri: str, modality: Modality, options: dict[str, str], *, fingerprint: str = "") -> None:
         self.uri = uri
         self.modality = modality
         self.options = options
+        fitting = ("images",) if modality == "image" else ("ext", "json_key")
+        for name in options:
+            if name not in fitting:
+                raise UsageError(
+                    f"option {name} of {uri} is not for {modality}s (they have {', '.join(fitting)}): drop it"
+                )
+        for name, known in (("images", ("all", "first")), ("ext", ("json", "txt"))):
+            if options.get(name, known[0]) not in known:
+                raise unknown_name(f"value of option {name}", options[name], known)
+        self._all_images = options.get("images") == "all"
+        self._text_extensions = (options["ext"],) if "ext" in options else ("txt", "json")
+        self._json_keys = (options["json_key"],) if "json_key" in options else _JSON_KEYS
 
     def scan(self) -> ScannedSource:
-        """Reads every header, seeking over the payloads.
+        """Reads every header, seeking over the payloads; of sentences also the `.json` members that hold some.
 
         Raises:
             DamagedError: the file is empty, cut, compressed or not a tar; the message names the offset.
-            RefusedError: a key comes back after another one (interleaved or used twice); both places are named.
-            UsageError: no sample has an image.
+            RefusedError: a key comes back after another one (interleaved or used twice), both places are named; a
+                sample has more than 511 rows; or no `.json` has the key.
+            UsageError: no sample has an image, or a sentence.
         """
         offsets, hashes = array("q"), array("Q")
-        digest = hashlib.sha256()
+        digest = self._new_digest()
         ignored: Counter[str] = Counter()
-        num_images = 0
+        found: dict[str, Any] = {}
+        num_usable = num_with_member = 0
         with planned_file(self.uri) as file:
-            for group in _groups(self._members(file, 0, ignored, digest), ignored):
-                offsets.append(group.header_offset)
-                hashes.append(hash_of_key(group.key))
-                num_images += group.image is not None
+            for group in _groups(read_members(self.uri, file, 0, ignored, digest), ignored):
+                for number, row in enumerate(self._rows(file, group, ignored, digest, found)):
+                    offsets.append(group.header_offset + number)
+                    hashes.append(hash_of_key(_key_of(group, number)))
+                    num_with_member += row.member is not None
+                    num_usable += row.status == "ok"
         key_hashes = np.frombuffer(hashes, dtype=np.uint64) if hashes else np.zeros(0, np.uint64)
         offsets_array = np.frombuffer(offsets, dtype=np.int64) if offsets else np.zeros(0, np.int64)
-        if num_images == 0:
-            found = ", ".join(sorted(ignored)) or "no members"
-            raise UsageError(f"no images in {self.uri} (found {found}): a sample needs a member such as KEY.jpg")
+        if num_with_member == 0:
+            what = ", ".join(sorted(ignored)) or "no members"
+            example = "KEY.jpg" if self.modality == "image" else " or ".join(f"KEY.{e}" for e in self._text_extensions)
+            raise UsageError(
+                f"no {self.modality}s in {self.uri} (found {what}): a sample needs a member such as {example}"
+            )
+        if num_usable == 0 and found:
+            raise RefusedError(
+                f"{self.uri}: no .json has text under {' or '.join(map(repr, self._json_keys))} (the first has "
+                f"{', '.join(list(found)[:_NAMES_SHOWN])}): choose one with ?json_key=NAME"
+            )
         self._refuse_repeated_key(key_hashes, offsets_array)
         return ScannedSource(digest.hexdigest(), len(offsets_array), offsets_array, key_hashes, dict(ignored))
 
     def read(self, first_sample: int, num_samples: int, offset_bytes: int) -> Iterator[RawSample]:
-        """Yields samples from the header at `offset_bytes` on; raises `DamagedError` when the tar ends early."""
+        """Yields rows from the header at `offset_bytes` on; raises `DamagedError` when the tar ends early."""
         num_read = 0
+        first_row = offset_bytes % BLOCK_BYTES
         with planned_file(self.uri) as file:
             if num_samples == 0:
                 return
-            for group in _groups(self._members(file, offset_bytes, Counter(), None), Counter()):
-                yield self._sample(file, group)
-                num_read += 1
-                if num_read == num_samples:
-                    return
+            for group in _groups(read_members(self.uri, file, offset_bytes - first_row, Counter()), Counter()):
+                for number, row in enumerate(self._rows(file, group, Counter())):
+                    if number < first_row:
+                        continue
+                    yield self._sample(file, group, number, row)
+                    num_read += 1
+                    if num_read == num_samples:
+                        return
+                first_row = 0
         raise DamagedError(
             f"{self.uri} holds {first_sample + num_read:,} samples, the plan has more: it changed; restore it"
         )
 
     def read_one(self, key: str, offset_bytes: int, size_bytes: int) -> bytes:
-        """Returns `size_bytes` bytes at the payload offset; raises `RefusedError` when the tar ends before."""
+        """Returns `size_bytes` bytes at the payload offset; raises `RefusedError` when they are not there any more."""
+        text_number = offset_bytes % BLOCK_BYTES
         with planned_file(self.uri) as file:
-            return read_range(self.uri, file, offset_bytes, size_bytes)
-
-    def _sample(self, file: SourceFile, group: _Group) -> RawSample:
-        image = group.image
-        if image is None:
-            return RawSample(group.key, None, group.header_offset, 0, "src-no-image", "no image member")
-        if image.size > MAX_PAYLOAD_BYTES:
-            return RawSample(
-                group.key, None, image.offset, image.size, "img-too-many-bytes", f"over {MAX_PAYLOAD_BYTES} bytes"
+            if self.modality == "image" or not text_number:
+                return read_range(self.uri, file, offset_bytes, size_bytes)
+            start = offset_bytes - text_number
+            member = Member(key, start, start, member_size(self.uri, file, start))
+            rows = self._texts_of_json(file, member)
+        text = rows[text_number - 1].text if text_number <= len(rows) else None
+        if text is None or len(text) != size_bytes:
+            raise MismatchError(
+                f"text {text_number} of the .json at offset {start:,} of {self.uri} is not the planned one: "
+                "it changed; restore it"
             )
-        payload = read_range(self.uri, file, image.offset, image.size)
-        note = "misnamed" if is_misnamed(image.name, payload) else ""
-        return RawSample(group.key, payload, image.offset, image.size, "ok", note)
+        return text
+
+    def _new_digest(self) -> Any:
+        digest = hashlib.sha256()
+        if self._all_images:
+            digest.update(b"all images\n")
+        if self.modality == "text":
+            digest.update(f"texts {self._text_extensions} {self._json_keys}\n".encode("utf-8", "surrogatepass"))
+        return digest
+
+    def _rows(
+        self,
+        file: SourceFile,
+        group: _Group,
+        ignored: Counter[str],
+        digest: Any = None,
+        found: dict[str, Any] | None = None,
+    ) -> list[_Row]:
+        """Returns the rows of one sample, at least one, and counts the members that give none.
+
+        What decides how many rows there are goes into `digest`, the names in the first `.json` into `found`.
+        """
+        used = self._images_of(group) if self.modality == "image" else self._members_with_text(group)
+        ignored.update(f".{extension}" for extension, member in group.members if member not in used)
+        rows: list[_Row] = []
+        for member in used:
+            if self.modality == "image" or not member.name.lower().endswith(".json"):
+                rows.append(_Row(member))
+            else:
+                rows += self._texts_of_json(file, member, digest, found)
+        if len(rows) > _MAX_ROWS:
+            raise RefusedError(
+                f"{self.uri}: sample {group.key!r} has {len(rows):,} {self.modality}s, over {_MAX_ROWS}: split it"
+            )
+        return rows or [_Row(None, status=f"src-no-{self.modality}", reason=f"no {self.modality} member")]
+
+    def _images_of(self, group: _Group) -> list[Member]:
+        if self._all_images:
+            return [member for extension, member in group.members if _last(extension) in IMAGE_EXTENSIONS]
+        return [member for extension, member in group.members if extension in IMAGE_EXTENSIONS][:1]
+
+    def _members_with_text(self, group: _Group) -> list[Member]:
+        for wanted in self._text_extensions:
+            members = [member for extension, member in group.members if _last(extension) == wanted]
+            if members:
+                return members
+        return []
+
+    def _texts_of_json(
+        self, file: SourceFile, member: Member, digest: Any = None, found: dict[str, Any] | None = None
+    ) -> list[_Row]:
+        if member.size > MAX_LINE_BYTES:
+            return [_Row(member, status="text-too-long", reason=f".json over {MAX_LINE_BYTES} bytes")]
+        body = read_range(self.uri, file, member.offset, member.size)
+        if digest is not None:
+            digest.update(body)
+        try:
+            named = parse_object(body)
+        except BrokenEntry as error:
+            return [_Row(member, status=f"text-{error.what}", reason=error.reason)]
+        if found is not None and not found:
+            found.update(named)
+        value = next((named[key] for key in self._json_keys if key in named), None)
+        if isinstance(value, list) and not value:
+            return [_Row(member, status="src-no-text", reason="empty list")]
+        values = value if isinstance(value, list) else [value]
+        return [_text_row(member, number, one) for number, one in enumerate(values, start=1)]
+
+    def _sample(self, file: SourceFile, group: _Group, number: int, row: _Row) -> RawSample:
+        key, member = _key_of(group, number), row.member
+        if member is None:
+            return RawSample(key, None, group.header_offset, 0, row.status, row.reason)
+        if row.text is not None:
+            return RawSample(key, row.text, member.offset + row.text_number, len(row.text))
+        if row.status != "ok":
+            return RawSample(key, None, member.offset, member.size, row.status, row.reason)
+        is_image = self.modality == "image"
+        limit = MAX_PAYLOAD_BYTES if is_image else MAX_LINE_BYTES
+        if member.size > limit:
+            status = "img-too-many-bytes" if is_image else "text-too-long"
+            return RawSample(key, None, member.offset, member.size, status, f"over {limit} bytes")
+        payload = read_range(self.uri, file, member.offset, member.size)
+        if not is_image:
+            payload = payload.removesuffix(b"\n").removesuffix(b"\r")
+            return RawSample(key, payload, member.offset, len(payload))
+        note = "misnamed" if is_misnamed(member.name, payload) else ""
+        return RawSample(key, payload, member.offset, member.size, "ok", note)
 
     def _refuse_repeated_key(self, key_hashes: np.ndarray, offsets: np.ndarray) -> None:
         repeated = first_repeated(key_hashes)
         if repeated is None:
             return
-        first, second = repeated
-        key = next(iter(self.read(second, 1, int(offsets[second])))).key
+        key = next(iter(self.read(repeated[1], 1, int(offsets[repeated[1]])))).key
+        first_offset, second_offset = (int(offsets[at]) // BLOCK_BYTES * BLOCK_BYTES for at in repeated)
         raise RefusedError(
-            f"key {key!r} comes twice in {self.uri}, at offset {offsets[first]:,} and again at {offsets[second]:,}: "
+            f"key {key!r} comes twice in {self.uri}, at offset {first_offset:,} and again at {second_offset:,}: "
             "the members of a sample must follow one another, and a key may be used once; write the tar again"
         )
 
-    def _members(
-        self, file: SourceFile, position: int, ignored: Counter[str], digest: "hashlib._Hash | None"
-    ) -> Iterator[_Member]:
-        """Yields the regular members from the header at `position` on, and checks the end of the archive."""
-        file_bytes = file.size_bytes
-        header_offset = position
-        extended: dict[str, str] = {}
-        while True:
-            header = file.read_at(position, _BLOCK)
-            if position == 0:
-                self._refuse_compressed(header)
-            if len(header) < _BLOCK:
-                raise self._cut(position, file_bytes, "has no end mark" if not header else "ends inside a header")
-            if header == bytes(_BLOCK):
-                self._check_end(file, position, file_bytes)
-                return
-            kind = header[156:157]
-            size = self._checked_size(header, position)
-            offset = position + _BLOCK
-            if kind in _EXTENDED or kind == _GLOBAL or kind in (_LONG_NAME, _LONG_LINK):
-                if size > _MAX_NAME_BYTES:
-                    raise DamagedError(
-                        f"{self.uri}: extended header of {size:,} bytes at offset {position:,}: write it again"
-                    )
-                body = self._body(file, offset, size, file_bytes)
-                if kind == _LONG_NAME:
-                    extended["path"] = _text(body.rstrip(b"\x00"))
-                elif kind in _EXTENDED:
-                    extended.update(_extended_fields(body))
-                position = offset + _padded(size)
-                continue
-            if kind == _SPARSE or "GNU.sparse.major" in extended or "GNU.sparse.map" in extended:
-                raise RefusedError(f"{self.uri}: sparse member at offset {position:,} is not supported: tar it plainly")
-            if "size" in extended and extended["size"].isdecimal():
-                size = int(extended["size"])
-            name = extended.get("path") or _name_of(header)
-            if kind not in _REGULAR:
-                # Only regular members have a body worth skipping by; links and folders claim none.
-                size = size if kind not in (b"1", b"2", b"3", b"4", b"5", b"6") else 0
-                ignored["not a regular file"] += 1
-            if offset + size > file_bytes:
-                raise DamagedError(
-                    f"{self.uri}: member {name!r} at offset {position:,} claims {size:,} bytes, "
-                    f"the file ends at {file_bytes:,}: it is cut or damaged; fetch it again"
-                )
-            if digest is not None:
-                digest.update(f"{len(name)} {name} {size} {kind!r}\n".encode("utf-8", "surrogatepass"))
-            if kind in _REGULAR:
-                yield _Member(name, header_offset, offset, size)
-            position = header_offset = offset + _padded(size)
-            extended = {}
 
-    def _body(self, file: SourceFile, offset: int, size: int, file_bytes: int) -> bytes:
-        body = file.read_at(offset, size)
-        if len(body) < size:
-            raise self._cut(offset, file_bytes, "ends inside an extended header")
-        return body
-
-    def _checked_size(self, header: bytes, position: int) -> int:
-        """Returns the size of the member; raises `DamagedError` when the header is not one."""
-        stated = header[148:156].strip(b" \x00")
-        summed = sum(header) - sum(header[148:156]) + 8 * 32
-        try:
-            valid = int(stated, 8) == summed
-        except ValueError:
-            valid = False
-        if not valid:
-            if position == 0:
-                raise DamagedError(f"{self.uri} is not a tar (no header at offset 0): name its kind, as in text:PATH")
-            raise DamagedError(f"{self.uri}: no valid header at offset {position:,}: it is damaged; fetch it again")
-        field = header[124:136]
-        if field[0] & 0x80:
-            return int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big") if field[0] == 0x80 else 1 << 62
-        try:
-            return int(field.strip(b" \x00") or b"0", 8)
-        except ValueError:
-            raise DamagedError(
-                f"{self.uri}: unreadable size at offset {position:,}: it is damaged; fetch it again"
-            ) from None
-
-    def _refuse_compressed(self, head: bytes) -> None:
-        for magic, name in _COMPRESSED.items():
-            if head.startswith(magic):
-                raise DamagedError(f"{self.uri} is compressed with {name}: unpack it to a plain .tar")
-
-    def _check_end(self, file: SourceFile, position: int, file_bytes: int) -> None:
-        """Refuses what stands after the end mark: another tar appended there would be lost without a word."""
-        second = file.read_at(position + _BLOCK, _BLOCK)
-        if len(second) < _BLOCK:
-            raise self._cut(position, file_bytes, "has half an end mark")
-        at = position + _BLOCK
-        while at < file_bytes:
-            rest = file.read_at(at, 1 << 20)
-            if not rest:
-                return
-            if rest.count(0) != len(rest):
-                raise DamagedError(
-                    f"{self.uri} goes on after its end mark at offset {position:,}: "
-                    "if tars were joined, join them with 'tar --concatenate', else cut it there"
-                )
-            at += len(rest)
-
-    def _cut(self, position: int, file_bytes: int, how: str) -> DamagedError:
-        if file_bytes == 0:
-            return DamagedError(f"{self.uri} is empty (0 bytes), not a tar: fetch it again, or leave it out")
-        return DamagedError(f"{self.uri} {how} at offset {position:,} of {file_bytes:,}: it is cut; fetch it again")
-
-
-def _groups(members: Iterator[_Member], ignored: Counter[str]) -> Iterator[_Group]:
+def _groups(members: Iterator[Member], ignored: Counter[str]) -> Iterator[_Group]:
     """Yields the samples; a member whose name has no dot, or starts with one, belongs to none."""
-    key, header_offset, image, num_ignored = "", 0, None, 0
-    seen: set[str] = set()
+    key, header_offset = "", 0
+    found: dict[str, Member] = {}
     for member in members:
         folder, _, base = member.name.rpartition("/")
         stem, dot, extension = base.partition(".")
@@ -248,43 +265,27 @@ def _groups(members: Iterator[_Member], ignored: Counter[str]) -> Iterator[_Grou
             ignored["no extension"] += 1
             continue
         member_key = f"{folder}/{stem}" if folder else stem
-        if member_key != key or extension in seen:
-            if seen:
-                yield _Group(key, header_offset, image, num_ignored)
-            key, header_offset, image, num_ignored, seen = member_key, member.header_offset, None, 0, set()
-        seen.add(extension)
-        if image is None and extension in IMAGE_EXTENSIONS:
-            image = member
-        else:
-            ignored[f".{extension}"] += 1
-            num_ignored += 1
-    if seen:
-        yield _Group(key, header_offset, image, num_ignored)
+        if member_key != key or extension in found:
+            if found:
+                yield _Group(key, header_offset, tuple(found.items()))
+            key, header_offset, found = member_key, member.header_offset, {}
+        found[extension] = member
+    if found:
+        yield _Group(key, header_offset, tuple(found.items()))
 
 
-def _padded(size: int) -> int:
-    return -(-size // _BLOCK) * _BLOCK
+def _key_of(group: _Group, number: int) -> str:
+    return f"{group.key}#{number}" if number else group.key
 
 
-def _text(raw: bytes) -> str:
-    # Names are bytes; this keeps every one of them different and printable.
-    return raw.decode("utf-8", "backslashreplace")
+def _last(extension: str) -> str:
+    return extension.rpartition(".")[2]
 
 
-def _name_of(header: bytes) -> str:
-    name = header[:100].split(b"\x00", 1)[0]
-    prefix = header[345:500].split(b"\x00", 1)[0] if header[257:263] == b"ustar\x00" else b""
-    return _text(prefix + b"/" + name if prefix else name)
-
-
-def _extended_fields(body: bytes) -> dict[str, str]:
-    """Returns the records of a pax header: each is `LENGTH KEY=VALUE` and a newline."""
-    fields: dict[str, str] = {}
-    while body:
-        length, _, rest = body.partition(b" ")
-        if not length.isdigit() or not len(length) + 2 < int(length) <= len(body):
-            break
-        key, _, value = rest[: int(length) - len(length) - 2].partition(b"=")
-        fields[_text(key)] = _text(value)
-        body = body[int(length) :]
-    return fields
+def _text_row(member: Member, number: int, value: object) -> _Row:
+    if not isinstance(value, str):
+        return _Row(member, status="text-type", reason="null" if value is None else "not text")
+    try:
+        return _Row(member, value.encode("utf-8"), number)
+    except UnicodeEncodeError:
+        return _Row(member, status="text-encoding", reason="half a surrogate pair")

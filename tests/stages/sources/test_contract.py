@@ -41,6 +41,18 @@ def write_images_tar(path: Path, num_samples: int) -> Path:
     return write_tar(path, members)
 
 
+def write_all_images_tar(path: Path, num_samples: int) -> Path:
+    names = [f"{number // 3}.{'jpg' if number % 3 == 0 else f'{number}.png'}" for number in range(num_samples)]
+    return write_tar(path, [(name, jpeg(8 + number, 8, number)) for number, name in enumerate(names)])
+
+
+def write_texts_tar(path: Path, num_samples: int) -> Path:
+    members = [("d/a.txt", b"a sentence of its own"), ("d/a.jpg", jpeg(8, 8))]
+    members += [("d/b.0.txt", b"first\n"), ("d/b.1.txt", b"second\r\n"), ("d/b.json", b'{"caption": "not this"}')]
+    captions = [f"sentence № {number}" for number in range(num_samples - 3)]
+    return write_tar(path, [*members, ("d/c.json", json.dumps({"caption": captions}).encode())])
+
+
 def write_text(path: Path, num_samples: int) -> Path:
     return write_compressed(path, b"".join(b"sentence number %d\n" % number for number in range(num_samples)))
 
@@ -115,6 +127,8 @@ EXAMPLES: dict[str, tuple[Callable[[Path, int], Path], str, str, Modality]] = {
     "jsonl compressed": (write_json_lines, "texts.jsonl.zst", "", "text"),
     "jsonl of images": (write_json_images, "images.ndjson", "", "image"),
     "tar": (write_images_tar, "images.tar", "", "image"),
+    "tar of all images": (write_all_images_tar, "all.tar", "?images=all", "image"),
+    "tar of texts": (write_texts_tar, "texts.tar", "", "text"),
     "text": (write_text, "lines.txt", "", "text"),
     "text compressed": (write_text, "lines.txt.zst", "", "text"),
     "parquet": (write_image_table, "images.parquet", "", "image"),

@@ -154,9 +154,7 @@ def test_a_kind_that_cannot_be_told_is_a_usage_error(tmp_path: Path) -> None:
         expand(str(tmp_path / "captions.xyz"), "text")
 
 
-def test_a_file_of_the_other_modality_is_a_usage_error(tars: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="holds no texts"):
-        expand(f"{tars}/000.tar", "text")
+def test_a_source_of_the_other_modality_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no texts"):
         expand(str(tmp_path), "text")
 

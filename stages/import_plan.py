@@ -68,7 +68,7 @@ def import_plan(
     uris = config.image_features if modality == "image" else config.text_features
     if not uris and then is None:
         return None
-    given = [file for uri in uris for file in expand_features(uri, modality)]
+    given = list({file.uri: file for uri in uris for file in expand_features(uri, modality)}.values())
     files, new = _known_and_new(given, dict(then.files) if then is not None else {}, progress)
     scans: dict[tuple[str, str], ScannedSource] = {}
     plan = grown_by(
@@ -108,12 +108,19 @@ def _known_and_new(
     new: list[FeatureFile] = []
     for done, file in enumerate(given, start=1):
         entry = files.get(file.uri)
+        if entry is not None and (entry["format"], entry["options"]) != (file.format, file.options):
+            then, now = (f"{name}, options {options or 'none'}" for name, options in _named(entry, file))
+            raise MismatchError(
+                f"{file.uri} was imported as {then}, this run says {now}: say the same, or import into a new cache"
+            )
         if entry is not None and entry["states"] == states_of(file):
             continue
         scan = scan_once(file)
         if progress is not None:
             progress(done, len(given), f"files of {file.modality} features")
         same = next((path for path in files if files[path]["fingerprint"] == scan.fingerprint), None)
+        if same is not None and same != file.uri and same in {other.uri for other in given}:
+            raise RefusedError(f"{file.uri} holds the same as {same}: name one of them")
         if same is None and entry is not None:
             raise MismatchError(
                 f"{file.uri} changed since it was imported ({entry['fingerprint'][:12]} then, {scan.fingerprint[:12]} "
@@ -131,6 +138,10 @@ def _known_and_new(
         if same is None:
             new.append(file)
     return files, new
+
+
+def _named(entry: FileEntry, file: FeatureFile) -> list[tuple[str, dict[str, str]]]:
+    return [(entry["format"], entry["options"]), (file.format, file.options)]
 
 
 def _samples(

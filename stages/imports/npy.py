@@ -7,6 +7,7 @@ from cache_schema.errors import UsageError
 from stages.imports.pair import MatrixWithTable
 from stages.sources.base import Modality
 from stages.sources.files import is_remote
+from stages.sources.uris import parse_uri, paths_of
 
 
 class NpyFeatures(MatrixWithTable):
@@ -19,8 +20,11 @@ class NpyFeatures(MatrixWithTable):
     @classmethod
     def expand(cls, path: str, modality: Modality, options: dict[str, str]) -> list[Self]:
         """Returns the one file at `path`; raises `UsageError` when its table is not there."""
-        if "keys" in options and not is_remote(options["keys"]):
-            options = {**options, "keys": os.path.abspath(options["keys"])}
+        if "keys" in options:
+            (keys, *more) = paths_of(parse_uri(options["keys"], ()).pattern, options["keys"])
+            if more:
+                raise UsageError(f"?keys={options['keys']} names {1 + len(more)} files: name the one beside {path}")
+            options = {**options, "keys": keys}
         features = cls(path, modality, options)
         if not is_remote(features.table_uri) and not os.path.isfile(features.table_uri):
             raise UsageError(

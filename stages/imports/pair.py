@@ -12,7 +12,7 @@ import numpy as np
 from cache_schema.errors import MismatchError, RefusedError
 from stages.imports.base import FeatureRow, ScannedFeatures, content_sha256
 from stages.imports.matrix import matrix_of
-from stages.imports.table import Table, key_of
+from stages.imports.table import Table, key_of, require_keys
 from stages.sources import open_source
 from stages.sources.base import Modality, Source, first_repeated, hash_of_key
 from stages.sources.files import planned_file
@@ -102,7 +102,7 @@ class MatrixWithTable:
     def _key_hashes(self, table: Table) -> np.ndarray:
         if self._key_column is None:
             return np.zeros(0, np.uint64)
-        table.require(self._key_column, "key_column")
+        require_keys(table, self._key_column)
         hashes = array("Q")
         for row, batch in table.batches([self._key_column]):
             for at, key in enumerate(batch.column(0).to_pylist()):

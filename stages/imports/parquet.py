@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from cache_schema.errors import MismatchError, RefusedError, UsageError
 from stages.imports.base import FEATURE_TYPE, MAX_DIM, FeatureRow, ScannedFeatures, content_sha256
-from stages.imports.table import Table, key_of
+from stages.imports.table import Table, key_of, require_keys
 from stages.sources import open_source
 from stages.sources.base import Modality, Source, first_repeated, hash_of_key
 from stages.sources.files import planned_file
@@ -108,7 +108,7 @@ class ParquetFeatures:
     def _key_hashes(self, table: Table) -> np.ndarray:
         if self._key_column is None:
             return np.zeros(0, np.uint64)
-        table.require(self._key_column, "key_column")
+        require_keys(table, self._key_column)
         hashes = array("Q")
         for row, batch in table.batches([self._key_column]):
             for at, key in enumerate(batch.column(0).to_pylist()):

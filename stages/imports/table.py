@@ -84,6 +84,18 @@ class Table:
             yield file
 
 
+def require_keys(table: Table, column: str) -> None:
+    """Raises `RefusedError` when `column` is not there, or holds neither text nor whole numbers."""
+    kind = table.require(column, "key_column")
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    if not (is_text or pa.types.is_integer(kind)):
+        raise RefusedError(
+            f"{table.uri}: key column {column!r} is {kind}, not text or whole numbers: choose another one with "
+            "?key_column=NAME"
+        )
+
+
 def key_of(value: Any, uri: str, row: int) -> str:
     """Returns the key that a cell holds; raises `DamagedError` when it holds none."""
     key = value.as_py() if isinstance(value, pa.Scalar) else value

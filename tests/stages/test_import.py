@@ -454,6 +454,52 @@ def test_keys_that_are_only_positions_join_nothing(tmp_path: Path) -> None:
         )
 
 
+def test_sentences_elsewhere_are_joined_by_the_keys_of_a_column(tmp_path: Path) -> None:
+    path = write_npy(tmp_path / "f.npy", keys_of(6)[::-1], sentences_of(6), vectors(6)[::-1])
+    pq.write_table(pa.table({"id": keys_of(6), "text": sentences_of(6)}), tmp_path / "t.parquet")
+    config = config_of(
+        tmp_path / "cache", text_features=(str(path),), texts=(f"{tmp_path / 't.parquet'}?key_column=id",)
+    )
+    with pytest.raises(UsageError, match=r"rows of .*f\.npy have no keys.*key_column"):
+        run(config)
+    run(replace(config, text_features=(f"{path}?key_column=key",)))
+    cache = Cache.open(config.cache)
+    assert cache.keys("text", np.arange(6)) == keys_of(6) and cache.texts(np.arange(6)) == sentences_of(6)
+    np.testing.assert_allclose(cache.array("text").features.gather_unit(np.arange(6)), unit(vectors(6)), atol=1e-3)
+    with pytest.raises(MismatchError, match=r"imported as npy, options \{'key_column': 'key'\}, this run says npy"):
+        run(config)
+
+
+def test_a_file_named_twice_counts_once_and_its_copy_is_refused(tmp_path: Path) -> None:
+    path = write_feature_tsv(tmp_path / "f.tsv", keys_of(5), vectors(5))
+    config = config_of(tmp_path / "cache", image_features=(str(path), str(path)))
+    assert run(config)["image/clip.v0"]["rows"] == 5
+    copy = write_feature_tsv(tmp_path / "copy.tsv", keys_of(5), vectors(5))
+    with pytest.raises(RefusedError, match=r"copy\.tsv holds the same as .*f\.tsv"):
+        run(replace(config, cache=tmp_path / "other", image_features=(str(path), str(copy))))
+    path.unlink()
+    assert run(replace(config, image_features=(str(copy),)))["image/clip.v0"]["rows"] == 5
+
+
+@pytest.mark.parametrize("keys", [[1.5, 2.5], [b"a", b"b"], [["a"], ["b"]]], ids=str)
+def test_keys_are_text_or_whole_numbers(keys: list, tmp_path: Path) -> None:
+    path = write_npy(tmp_path / "f.npy", keys_of(2), sentences_of(2), vectors(2))
+    pq.write_table(pa.table({"key": keys}), path.with_suffix(".parquet"))
+    with pytest.raises(RefusedError, match=r"key column 'key' is .*, not text or whole numbers"):
+        run(config_of(tmp_path / "cache", image_features=(str(path),)))
+    pq.write_table(pa.table({"id": pa.array(["a", "b"]).dictionary_encode()}), tmp_path / "keys.parquet")
+    named = f"{path}?keys={tmp_path / 'keys.parquet'}&key_column=id"
+    assert run(config_of(tmp_path / "cache", image_features=(named,)))["image/clip.v0"]["ok"] == 2
+
+
+def test_a_key_that_is_missing_is_refused_with_its_row(tmp_path: Path) -> None:
+    path = write_npy(tmp_path / "f.npy", keys_of(3), sentences_of(3), vectors(3))
+    for missing in (None, ""):
+        pq.write_table(pa.table({"key": ["a", missing, "c"]}), path.with_suffix(".parquet"))
+        with pytest.raises(DamagedError, match=r"f\.parquet: row 1 has no key"):
+            run(config_of(tmp_path / "cache", image_features=(str(path),)))
+
+
 def test_nothing_secret_or_absolute_enters_the_digest(dime_fm: ImportConfig, tmp_path: Path) -> None:
     before = digests(run(dime_fm))
     moved = tmp_path / "moved"

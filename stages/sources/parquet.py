@@ -1,7 +1,10 @@
-"""Parquet files with a column of image bytes or of sentences."""
+"""Parquet files with a column of image bytes, of paths of image files, or of sentences."""
 
+import base64
+import binascii
 import contextlib
 import hashlib
+import re
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -12,30 +15,35 @@ import pyarrow.parquet as pq
 from cache_schema.errors import DamagedError, MismatchError, RefusedError, UsageError
 from stages.image_formats import is_misnamed
 from stages.sources.base import MAX_PAYLOAD_BYTES, Modality, RawSample, ScannedSource, first_repeated, hash_of_key
+from stages.sources.entries import TABLE_OPTIONS, resolve_root
 from stages.sources.files import SourceFile, planned_file, read_range
+from stages.sources.image_files import read_image_file, require_root
 
 _MAGIC = b"PAR1"
 _BATCH_ROWS = {"image": 64, "text": 8192}
-_DEFAULT_COLUMNS = {"image": "image", "text": "text"}
+_ARROW_SCHEMA = re.compile(rb"ARROW:schema.{1,8}?(/////[A-Za-z0-9+/]*=*)", re.DOTALL)
 
 
 class ParquetSource:
     """Rows of a Parquet file. Options: `column` (default `image` or `text`), `key_column` (default the row number).
 
-    An image column holds bytes, or a struct with a field `bytes` (and perhaps `path`), as data sets on the hub do.
+    An image column holds bytes, or a struct with a field `bytes` (and perhaps `path`), as data sets on the hub do. With
+    `path_column` in place of `column` the images are files of their own, below `root` (default the folder of the file).
     Row numbers count from 0. Memory stays at one batch of rows, whatever the size of the row groups' pages allows.
     """
 
     kind: ClassVar[str] = "parquet"
     modalities: ClassVar[tuple[Modality, ...]] = ("image", "text")
     extensions: ClassVar[tuple[str, ...]] = (".parquet",)
-    option_names: ClassVar[tuple[str, ...]] = ("column", "key_column")
+    option_names: ClassVar[tuple[str, ...]] = TABLE_OPTIONS
 
     def __init__(self, uri: str, modality: Modality, options: dict[str, str], *, fingerprint: str = "") -> None:
         self.uri = uri
         self.modality = modality
         self.options = options
-        self._column = options.get("column", _DEFAULT_COLUMNS[modality])
+        self.root = resolve_root(uri, modality, options)
+        self._value_option = "column" if self.root is None else "path_column"
+        self._column = options.get(self._value_option, modality)
         self._key_column = options.get("key_column")
         self._group: tuple[int, pa.Array] | None = None
 
@@ -45,8 +53,10 @@ class ParquetSource:
         Raises:
             RefusedError: it is not Parquet, is cut, lacks a column or has it in an unsupported type (the found ones
                 are listed), or a key is missing or repeated.
-            UsageError: there is no row.
+            UsageError: there is no row, or the root of the paths is no folder.
         """
+        if self.root is not None:
+            require_root(self.root)
         with planned_file(self.uri) as planned:
             footer = self._footer(planned)
             digest = hashlib.sha256(f"{planned.size_bytes}\n".encode() + footer)
@@ -56,6 +66,8 @@ class ParquetSource:
                 raise UsageError(f"no rows in {self.uri}: leave it out")
             key_hashes = self._scan_keys(file) if self._key_column else np.zeros(0, dtype=np.uint64)
         digest.update(f"\n{self._column}\n{self._key_column}".encode())
+        if self.root is not None:
+            digest.update(b"\npaths")
         return ScannedSource(digest.hexdigest(), num_rows, np.arange(num_rows, dtype=np.int64), key_hashes)
 
     def read(self, first_sample: int, num_samples: int, offset_bytes: int = 0) -> Iterator[RawSample]:
@@ -72,7 +84,8 @@ class ParquetSource:
                 values = batch.column(self._column)
                 keys = batch.column(self._key_column) if self._key_column else None
                 for index in range(len(values)):
-                    key = str(row + index) if keys is None else _key_text(keys[index].as_py())
+                    with _damage_in_words(self.uri):
+                        key = str(row + index) if keys is None else _key_text(keys[index].as_py())
                     yield self._sample(key, row + index, values[index])
 
     def read_one(self, key: str, offset_bytes: int, size_bytes: int) -> bytes:
@@ -121,16 +134,17 @@ class ParquetSource:
             first += num_rows
 
     def _sample(self, key: str, row: int, value: pa.Scalar) -> RawSample:
-        if self.modality == "text":
-            text = value.as_py()
-            if not isinstance(text, str):
-                return RawSample(key, None, row, 0, "text-type", "null")
-            payload = text.encode("utf-8")
-            return RawSample(key, payload, row, len(payload))
+        if self.modality == "text" or self.root is not None:
+            try:
+                text = value.as_py()
+            except UnicodeDecodeError:
+                status = "text-encoding" if self.root is None else "src-unreadable"
+                return RawSample(key, None, row, 0, status, "not UTF-8")
+            return self._text_sample(key, row, text) if self.root is None else self._file_sample(key, row, text)
         path = ""
         if pa.types.is_struct(value.type) and value.is_valid:
-            record = value.as_py()
-            path, image = record.get("path") or "", record["bytes"]
+            image = value["bytes"].as_py()
+            path = _name_in(value)
         else:
             image = value.as_py()
         if image is None:
@@ -139,11 +153,26 @@ class ParquetSource:
             return RawSample(key, None, row, len(image), "img-too-many-bytes", f"over {MAX_PAYLOAD_BYTES} bytes")
         return RawSample(key, image, row, len(image), "ok", "misnamed" if is_misnamed(path, image) else "")
 
+    def _text_sample(self, key: str, row: int, text: str | None) -> RawSample:
+        if text is None:
+            return RawSample(key, None, row, 0, "text-type", "null")
+        payload = text.encode("utf-8")
+        return RawSample(key, payload, row, len(payload))
+
+    def _file_sample(self, key: str, row: int, path: str | None) -> RawSample:
+        if not path:
+            return RawSample(key, None, row, 0, "src-no-image", "null")
+        assert self.root is not None
+        file = read_image_file(self.root, path)
+        return RawSample(key, file.payload, row, file.size_bytes, file.status, file.reason)
+
     def _scan_keys(self, file: pq.ParquetFile) -> np.ndarray:
         assert self._key_column is not None
         hashes = np.zeros(file.metadata.num_rows, dtype=np.uint64)
         for row, batch in self._batches(file, 0, file.metadata.num_rows, [self._key_column]):
-            for index, key in enumerate(batch.column(self._key_column).to_pylist()):
+            with _damage_in_words(self.uri):
+                keys = batch.column(self._key_column).to_pylist()
+            for index, key in enumerate(keys):
                 if key is None:
                     raise RefusedError(
                         f"{self.uri}: row {row + index:,} has no key in column {self._key_column!r}: fill it in"
@@ -174,24 +203,35 @@ class ParquetSource:
             )
         return read_range(self.uri, planned, file_bytes - 8 - footer_bytes, footer_bytes)
 
+    def _refuse_extension_types(self, footer: bytes) -> None:
+        """Raises `RefusedError` before Arrow may call what is registered, perhaps by pickle, for a type's name."""
+        for found in _ARROW_SCHEMA.finditer(footer):
+            with contextlib.suppress(binascii.Error):
+                if b"ARROW:extension:name" in base64.b64decode(found.group(1)):
+                    raise RefusedError(
+                        f"{self.uri} has a column of an Arrow extension type, which only the program that defines it "
+                        "can read: write it again with plain columns"
+                    )
+
     def _open(self, planned: SourceFile) -> pq.ParquetFile:
-        self._footer(planned)
+        self._refuse_extension_types(self._footer(planned))
         with _damage_in_words(self.uri):
             # A stream of its own, because pyarrow closes what it is given.
             file = pq.ParquetFile(planned.stream())
             schema = file.schema_arrow
         found = ", ".join(f"{field.name}: {field.type}" for field in schema)
-        for column, option in ((self._column, "column"), (self._key_column, "key_column")):
+        for column, option in ((self._column, self._value_option), (self._key_column, "key_column")):
             if column is not None and column not in schema.names:
                 raise RefusedError(
                     f"{self.uri} has no column {column!r} (found {found}): choose one with ?{option}=NAME"
                 )
         kind = schema.field(self._column).type
-        if not (_is_text(kind) if self.modality == "text" else _is_image(kind)):
-            wanted = "text" if self.modality == "text" else "bytes, or a struct with a field 'bytes'"
+        wants_text = self.modality == "text" or self.root is not None
+        if not (_is_text(kind) if wants_text else _is_image(kind)):
+            wanted = "text" if wants_text else "bytes, or a struct with a field 'bytes'"
             raise RefusedError(
                 f"{self.uri}: column {self._column!r} is {kind}, not {wanted} (found {found}): "
-                "choose one with ?column=NAME"
+                f"choose one with ?{self._value_option}=NAME"
             )
         if self._key_column is not None:
             kind = schema.field(self._key_column).type
@@ -214,6 +254,17 @@ def _damage_in_words(uri: str) -> Iterator[None]:
         if error.errno is not None:
             raise
         raise DamagedError(f"{uri} cannot be decoded as Parquet: it is damaged; fetch it again") from error
+
+
+def _name_in(record: pa.StructScalar) -> str:
+    """Returns the text in the field `path` of an image's struct, if there is one."""
+    if "path" not in record.keys():  # noqa: SIM118
+        return ""
+    try:
+        path = record["path"].as_py()
+    except UnicodeDecodeError:
+        return ""
+    return path if isinstance(path, str) else ""
 
 
 def _key_text(key: str | int | None) -> str:

@@ -63,6 +63,13 @@ def write_image_table(path: Path, num_samples: int) -> Path:
     return path
 
 
+def write_table_of_paths(path: Path, num_samples: int) -> Path:
+    write_folder(path.with_name("pictures"), num_samples)
+    names = sorted(str(file.relative_to(path.with_name("pictures"))) for file in path.parent.rglob("*.jpg"))
+    pq.write_table(pa.table({"file": names}), path, row_group_size=3)
+    return path
+
+
 def write_text_table(path: Path, num_samples: int) -> Path:
     texts = [f"sentence number {number}" for number in range(num_samples)]
     keys = [f"k{number}" for number in range(num_samples)]
@@ -132,6 +139,7 @@ EXAMPLES: dict[str, tuple[Callable[[Path, int], Path], str, str, Modality]] = {
     "text": (write_text, "lines.txt", "", "text"),
     "text compressed": (write_text, "lines.txt.zst", "", "text"),
     "parquet": (write_image_table, "images.parquet", "", "image"),
+    "parquet of paths": (write_table_of_paths, "paths.parquet", "?path_column=file&root={folder}/pictures", "image"),
     "parquet of texts with keys": (write_text_table, "texts.parquet", "?key_column=id", "text"),
 }
 EXAMPLE_IDS = list(EXAMPLES)
@@ -145,7 +153,7 @@ def example(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Source, Cal
     def written(num_samples: int) -> Source:
         kind, _, base = name.rpartition(":")
         write(tmp_path / base, num_samples)
-        (source,) = expand(f"{kind}{kind and ':'}{tmp_path / base}{options}", modality)
+        (source,) = expand(f"{kind}{kind and ':'}{tmp_path / base}{options.format(folder=tmp_path)}", modality)
         return source
 
     return written(NUM_SAMPLES), written

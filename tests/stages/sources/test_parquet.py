@@ -1,6 +1,7 @@
 """Parquet: which columns are images or sentences, keys, and files that are not what they must be."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -123,7 +124,82 @@ def test_a_table_without_rows_is_a_usage_error(path: Path) -> None:
         source_of(path, "text").scan()
 
 
-def test_an_unknown_extension_type_is_read_as_its_storage_without_a_hook(path: Path) -> None:
-    field = pa.field("text", pa.string(), metadata={"ARROW:extension:name": "evil", "ARROW:extension:metadata": "boom"})
-    pq.write_table(pa.table([pa.array(["a"])], schema=pa.schema([field])), path)
-    assert [sample.payload for sample in samples_of(source_of(path, "text"))] == [b"a"]
+def of_extension_type(values: pa.Array, name: str) -> pa.Table:
+    field = pa.field("other", values.type, metadata={"ARROW:extension:name": name, "ARROW:extension:metadata": "boom"})
+    return pa.table([["a"], values], schema=pa.schema([pa.field("text", pa.string()), field]))
+
+
+@pytest.mark.parametrize("name", ["evil", "arrow.py_extension_type", "arrow.json"])
+def test_an_extension_type_is_refused_before_any_hook_runs(name: str, path: Path) -> None:
+    pq.write_table(of_extension_type(pa.array(["x"]), name), path)
+    with pytest.raises(RefusedError, match=r"extension type.*plain columns"):
+        source_of(path, "text").scan()
+
+
+class _Noisy(pa.ExtensionType):
+    seen: ClassVar[list[bytes]] = []
+
+    def __init__(self) -> None:
+        super().__init__(pa.string(), "tests.noisy")
+
+    def __arrow_ext_serialize__(self) -> bytes:
+        return b"hook"
+
+    @classmethod
+    def __arrow_ext_deserialize__(cls, storage: pa.DataType, serialized: bytes) -> "_Noisy":
+        cls.seen.append(serialized)
+        return cls()
+
+
+def test_the_hook_of_a_registered_extension_type_is_not_called(path: Path) -> None:
+    nested = pa.StructArray.from_arrays([pa.ExtensionArray.from_storage(_Noisy(), pa.array(["x"]))], ["inner"])
+    pq.write_table(pa.table({"text": ["a"], "nested": nested}), path)
+    pa.register_extension_type(_Noisy())
+    try:
+        with pytest.raises(RefusedError, match="extension type"):
+            source_of(path, "text").scan()
+        assert _Noisy.seen == []
+        pq.read_schema(path)
+        assert _Noisy.seen, "the file has what it takes to call the hook"
+    finally:
+        pa.unregister_extension_type("tests.noisy")
+
+
+def test_forms_of_images_that_are_not_supported_are_refused(path: Path) -> None:
+    for record in ({"image": {"bytes": IMAGES[0]}}, {"data": IMAGES[0]}, {"bytes": "text"}, [IMAGES[0]]):
+        pq.write_table(pa.table({"image": [record]}), path)
+        with pytest.raises(RefusedError, match="not bytes, or a struct with a field 'bytes'"):
+            source_of(path).scan()
+    pq.write_table(pa.table({"image": [{"bytes": IMAGES[0], "path": 7}]}), path)
+    assert [sample.payload for sample in samples_of(source_of(path))] == IMAGES[:1]
+
+
+def test_text_that_is_not_utf_8_keeps_its_row_but_a_key_must_be(path: Path) -> None:
+    broken = pa.array([b"a", b"\xff"], pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"text": broken, "id": ["x", "y"]}), path)
+    assert [sample.status for sample in samples_of(source_of(path, "text"))] == ["ok", "text-encoding"]
+    with pytest.raises(DamagedError):
+        source_of(path, "text", column="id", key_column="text").scan()
+
+
+def test_paths_lead_to_images_below_the_root(path: Path) -> None:
+    (path.parent / "in").mkdir()
+    for number, image in enumerate(IMAGES):
+        (path.parent / "in" / f"{number}.jpg").write_bytes(image)
+    names = ["0.jpg", "3.jpg", None, "../table.parquet", "9.jpg", ""]
+    pq.write_table(pa.table({"file": names, "n": [1.5] * 6}), path, row_group_size=2)
+    source = source_of(path, path_column="file", root=str(path.parent / "in"))
+    samples = samples_of(source)
+    assert [(sample.status, sample.payload) for sample in samples] == [
+        ("ok", IMAGES[0]),
+        ("ok", IMAGES[3]),
+        ("src-no-image", None),
+        ("src-unreadable", None),
+        ("src-unreadable", None),
+        ("src-no-image", None),
+    ]
+    assert source.read_one("1", samples[1].offset_bytes, samples[1].size_bytes) == IMAGES[3]
+    with pytest.raises(RefusedError, match=r"column 'n' is double, not text .*path_column=NAME"):
+        source_of(path, path_column="n").scan()
+    with pytest.raises(UsageError, match="drop one"):
+        source_of(path, "text", path_column="file")

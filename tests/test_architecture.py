@@ -24,7 +24,9 @@ FORBIDDEN = {
 }
 RAY_FILES = {"pipeline/ray_cluster.py", "pipeline/ray_host.py", "pipeline/ray_train.py"}
 # Decode workers and fault tests import these, and must stay small and fast.
-WITHOUT_TORCH = tuple(f"stages/{name}" for name in ("sources/", "decode", "prepare", "preprocess", "views", "extract"))
+WITHOUT_TORCH = tuple(
+    f"stages/{name}" for name in ("sources/", "decode", "prepare", "preprocess", "views", "extract", "import")
+)
 HEAVY = ("torch", "ray", "faiss", "zarr", "pyarrow", "open_clip", "timm")
 
 EVERYTHING = {"everything", "Exception", "BaseException"}

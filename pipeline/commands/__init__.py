@@ -15,7 +15,7 @@ COMMANDS: dict[str, str] = {
     "verify": "prove that every byte of a cache is what was committed",
     "repair": "extract the damaged parts of a cache again",
     "gc": "remove files that interrupted writes left in a cache",
-    "list": "list teachers, students, sources or losses",
+    "list": "list teachers, students, sources, formats of features or losses",
 }
 
 

@@ -16,6 +16,12 @@ REGISTRIES = {
     "teachers": ("stages.teachers", "TEACHERS", "{name}:...", "--teacher"),
     "students": ("stages.students", "STUDENTS", "{name}:...", "--student"),
     "sources": ("stages.sources", "SOURCES", "{name}:PATH", "--images and --texts"),
+    "formats": (
+        "stages.imports",
+        "FORMATS",
+        "{name}:PATH",
+        "--image-features and --text-features of `pipeline import`",
+    ),
     "losses": ("stages.losses", "LOSSES", "{name}", "the loss settings of `pipeline distill`"),
 }
 
@@ -28,7 +34,7 @@ Example:
 @click.argument("what", type=Choice(tuple(REGISTRIES)))
 @shared_options
 def command(what: str, as_json: bool, quiet: bool) -> None:
-    """List the teachers, students, sources or losses, each with its form and one line about it."""
+    """List the teachers, students, sources, formats of features or losses, each with its form and one line about it."""
     module, registry, form, options = REGISTRIES[what]
     entries = getattr(importlib.import_module(module), registry)
     found = [_described(name, entry, form, module) for name, entry in entries.items()]

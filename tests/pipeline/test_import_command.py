@@ -89,7 +89,7 @@ def test_features_and_samples_on_one_side_only_are_counted_on_the_screen(
     write_feature_tsv(tmp_path / "f.feat.tsv", keys_of(10, first=3), vectors(10))
     write_image_tsv(tmp_path / "i.tsv", keys_of(8), [jpeg(9, 8, at) for at in range(8)])
     sources = ["--image-features", str(tmp_path / "f.feat.tsv"), "--images", str(tmp_path / "i.tsv")]
-    options = ["--teacher-name", "clip", "--logit-scale", "50", "--cache", "cache", "--decode-workers", "0", "--quiet"]
+    options = ["--teacher-name", "clip", "--logit-scale", "50", "--cache", "cache", "--quiet"]
     result = invoke("import", *sources, *options)
     assert result.exit_code == 0, result.stderr
     assert "5 image features belong to no sample" in result.stdout

@@ -40,6 +40,7 @@ def commit_part(
     exceptions: Mapping[int, RowException],
     view_checks: bytes | None = None,
     numerics: str,
+    allow_mixed_numerics: bool = False,
     seconds: Mapping[str, float],
     fence: atomic.Fence | None,
 ) -> Record:
@@ -54,6 +55,7 @@ def commit_part(
         exceptions: offset in the part -> what this array says of that row beyond its sample.
         view_checks: of a view that is a crop: 4 bytes per row, zeros where a row has no feature.
         numerics: kind of device and arithmetic that computed the features.
+        allow_mixed_numerics: as `Record` has it.
         seconds: spent on each stage of the work.
         fence: of the cache's lock; checked before every rename.
 
@@ -92,6 +94,7 @@ def commit_part(
         chunk_crc32c=shard.chunk_crc32c,
         numerics=numerics,
         seconds=dict(seconds),
+        allow_mixed_numerics=allow_mixed_numerics,
     )
     atomic.publish_json(layout.record(modality, target.array, part), seal(record.to_json()), fence=fence)
     return record

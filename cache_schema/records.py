@@ -3,7 +3,8 @@
 import hashlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -37,6 +38,8 @@ class Record:
         files: what the part consists of ("shard", "samples", "rows", and "views" of a crop) -> SHA-256.
         chunk_crc32c: of every chunk of the shard, so that reading checks the shard against this record.
         numerics: kind of device and arithmetic that computed the features.
+        allow_mixed_numerics: the run that made it was told to go on where parts were computed otherwise. Written only
+            where it is true.
         seconds: spent on reading, decoding, the forward pass and writing. The only field that may differ between runs.
     """
 
@@ -50,6 +53,7 @@ class Record:
     chunk_crc32c: tuple[int, ...]
     numerics: str
     seconds: Mapping[str, float] = field(default_factory=dict)
+    allow_mixed_numerics: bool = False
 
     @property
     def num_ok(self) -> int:
@@ -58,6 +62,8 @@ class Record:
     def to_json(self) -> dict[str, Json]:
         """Returns the JSON form; `record_of` is its inverse."""
         value = asdict(self)
+        if not self.allow_mixed_numerics:
+            del value["allow_mixed_numerics"]
         value["exceptions"] = [[e.offset, e.status, e.reason] for e in self.exceptions]
         return value
 
@@ -98,6 +104,11 @@ def committed_parts(folder: Path) -> list[int]:
     if not folder.is_dir():
         return []
     return sorted(int(name[:-5]) for name in os.listdir(folder) if _RECORD_NAME.fullmatch(name))
+
+
+def parts_by_numerics(records: Iterable[Record]) -> dict[str, int]:
+    """Returns kind of arithmetic -> number of parts computed on it, sorted by kind."""
+    return dict(sorted(Counter(record.numerics for record in records).items()))
 
 
 def row_hash(key: str, status: str, reason: str, digest: bytes | None, feature: bytes) -> bytes:

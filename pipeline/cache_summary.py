@@ -27,6 +27,8 @@ def description(cache: "Cache") -> dict[str, Any]:
 
 
 def _array(array: "CachedArray") -> dict[str, Any]:
+    from cache_schema.records import parts_by_numerics
+
     recipe = array.recipe
     return {
         "modality": array.modality,
@@ -41,6 +43,8 @@ def _array(array: "CachedArray") -> dict[str, Any]:
         "bytes": array.num_bytes,
         "logit_scale": recipe.logit_scale,
         "precision": recipe.precision,
+        "numerics": parts_by_numerics(array.records()),
+        "mixed_numerics_allowed": sum(record.allow_mixed_numerics for record in array.records()),
         "fingerprint": recipe.fingerprint,
         "digest": array.digest(),
     }

@@ -7,6 +7,7 @@ from pathlib import Path
 from cache_schema.layout import Modality
 from cache_schema.recipe import Recipe
 from stages.decode import DECODE_RULES
+from stages.numerics import UNKNOWN, Arithmetic, numerics_of
 from stages.probes import compute_probes, probes_to_bytes
 from stages.teachers import Teacher, load_teacher, recipes_of
 
@@ -20,7 +21,9 @@ def load_and_describe(
         modality: replace(recipe, decoding=_decoding_rules(modality), tools=_tool_versions())
         for modality, recipe in recipes_of(teacher, precision).items()
     }
-    return recipes, {modality: probes_to_bytes(compute_probes(teacher, modality)) for modality in recipes}
+    arithmetic = arithmetic_of(teacher, device, precision)
+    probes = {modality: compute_probes(teacher, modality, arithmetic=arithmetic) for modality in recipes}
+    return recipes, {modality: probes_to_bytes(values) for modality, values in probes.items()}
 
 
 # One teacher per process: the process that describes the teacher is often the one that then works with it.
@@ -36,13 +39,10 @@ def loaded_teacher(specification: str, device: str, precision: str) -> Teacher:
     return _LOADED[key]
 
 
-def numerics_of(device: str) -> str:
-    """Returns the kind of arithmetic of `device`: parts of one array must share it."""
-    if device == "cpu":
-        return "cpu"
-    import torch
-
-    return f"cuda {torch.cuda.get_device_name(device)}"
+def arithmetic_of(teacher: Teacher, device: str, precision: str) -> Arithmetic:
+    """Returns how this loaded `teacher` computes; what a user's own factory does inside is not known."""
+    own = teacher.identity["kind"] == "python"
+    return Arithmetic(UNKNOWN if own else precision, numerics_of(device))
 
 
 def _decoding_rules(modality: Modality) -> dict[str, str]:

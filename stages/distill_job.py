@@ -13,6 +13,7 @@ from cache_schema.json_file import Json, fingerprint_of
 from cache_schema.layout import Modality
 from cache_schema.neighbours import NeighboursReader
 from cache_schema.recipe import differences
+from cache_schema.records import parts_by_numerics
 from cache_schema.selections import Selection, read_selection
 from stages.device import torch_device
 from stages.distill_config import DEFAULT_STUDENT, LARGEST_DEFAULT_BATCH, DistillConfig
@@ -119,6 +120,7 @@ class DistillJob:
                 "image_fingerprint": self.images.recipe.fingerprint,
                 "text_fingerprint": self.texts.recipe.fingerprint,
             },
+            "numerics": {array.modality: parts_by_numerics(array.records()) for array in (self.images, self.texts)},
             "sessions": [],
         }
         return RunRecord(asked, about)

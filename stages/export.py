@@ -20,6 +20,7 @@ from cache_schema import atomic
 from cache_schema.errors import PipelineError, UsageError
 from cache_schema.json_file import Json
 from cache_schema.layout import Modality
+from stages.described_teacher import arithmetic_of
 from stages.probes import check_probes, compute_probes, probes_from_bytes, probes_to_bytes
 from stages.run_folder import RunFolder, RunRecord, read_record, write_record
 from stages.students import Student, load_image_tower, save_image_tower
@@ -111,8 +112,10 @@ def _write_pair(student: Student, folder: RunFolder, record: RunRecord, fence: a
     atomic.publish_json(folder.model / CONFIG_NAME, config, fence=fence)
 
 
-def require_probes(teacher: Teacher, modality: Modality, model: Path) -> None:
-    """Raises `MismatchError` when `teacher` does not reproduce the probes kept in the model folder `model`."""
-    stored = model / TEACHER_PROBES_NAMES[modality]
-    if stored.exists():
-        check_probes(probes_from_bytes(stored.read_bytes(), where=stored), teacher, modality, where=stored)
+def require_probes(teacher: Teacher, modality: Modality, model: Path, *, device: str = "cpu") -> None:
+    """Raises `MismatchError` when `teacher`, in float32, does not reproduce the probes kept in the folder `model`."""
+    path = model / TEACHER_PROBES_NAMES[modality]
+    if path.exists():
+        arithmetic = arithmetic_of(teacher, device, "float32")
+        stored = probes_from_bytes(path.read_bytes(), where=path)
+        check_probes(stored, teacher, modality, where=path, arithmetic=arithmetic)

@@ -18,6 +18,7 @@ from cache_schema.layout import MODALITIES, Layout, Modality
 from cache_schema.pixels import publish_pixels_recipe
 from cache_schema.plan import Plan
 from cache_schema.recipe import Recipe
+from cache_schema.records import parts_by_numerics
 from cache_schema.stored_pixels import StoredPixels, stored_pixels
 from stages.admission import package_versions
 from stages.described_teacher import load_and_describe
@@ -165,6 +166,7 @@ def open_job(
             sources={modality: plan.sources for modality, plan in plans.items()},
             pixels=PixelsOutput(cache.layout, pixels) if pixels and any(task.pixels for task in tasks) else None,
             preprocess=Preprocess.from_json(dict(recipes["image"].preprocess)) if "image" in plans else None,
+            allow_mixed_numerics=config.allow_mixed_numerics,
         )
         job = ExtractJob(
             config,
@@ -276,7 +278,7 @@ def _output_of(array: CachedArray) -> ArrayOutput:
         target=target_of(array.cache, array),
         rule=rule_of(array.recipe),
         from_pixels=pictures_of(array.recipe) != ORIGINALS,
-        numerics=_numerics_of(array),
+        numerics=tuple(parts_by_numerics(array.records())),
     )
 
 
@@ -288,11 +290,6 @@ def _tasks(arrays: Sequence[CachedArray], pixels: StoredPixels | None) -> Iterat
         without_pixels = plan.modality == "image" and pixels is not None and part.number not in pixels.committed
         if pending or without_pixels:
             yield PartTask(plan.modality, part, plan.part_fingerprint(part), pending, without_pixels)
-
-
-def _numerics_of(array: CachedArray) -> str | None:
-    """Returns the kind of arithmetic that made the committed parts, None when there are none."""
-    return next((record.numerics for record in array.records()), None)
 
 
 def summary_of(arrays: Sequence[CachedArray]) -> dict[str, Json]:

@@ -33,6 +33,7 @@ class ExtractConfig:
         view_seed: of the crops; None means that of the views in the cache, or 0.
         store_pixels: keep every image once more as a JPEG with this shorter side, never enlarged; None stores as the
             cache does, or nothing. Views of a cache with stored pixels are cut from them.
+        allow_mixed_numerics: go on with parts computed on another kind of device, instruction set or version of torch.
         max_bad_fraction: stop when more than this share of all planned rows is bad; 1 never stops.
     """
 
@@ -52,6 +53,7 @@ class ExtractConfig:
     store_pixels: int | None = None
     index: bool = True
     index_device: str = "cpu"
+    allow_mixed_numerics: bool = False
     max_bad_fraction: float = 1.0
 
     def __post_init__(self) -> None:

@@ -23,7 +23,8 @@ from cache_schema.plan import SourceEntry
 from cache_schema.view_checks import VIEW_CHECK_BYTES
 from stages.admission import check_admission
 from stages.decode import Limits
-from stages.described_teacher import loaded_teacher, numerics_of
+from stages.described_teacher import arithmetic_of, loaded_teacher
+from stages.numerics import Arithmetic, may_share_an_array
 from stages.part_in_progress import (
     ArrayInProgress,
     ArrayOutput,
@@ -57,6 +58,7 @@ class WorkerSettings:
         sources: the plan's sources of each modality.
         pixels: the stored pixels, where some are pending.
         preprocess: of the teacher, for images.
+        allow_mixed_numerics: parts may be computed on another kind of arithmetic than those already there; recorded.
         limits: what one input may cost.
     """
 
@@ -72,6 +74,7 @@ class WorkerSettings:
     sources: Mapping[Modality, tuple[SourceEntry, ...]]
     pixels: PixelsOutput | None = None
     preprocess: Preprocess | None = None
+    allow_mixed_numerics: bool = False
     limits: Limits = field(default_factory=Limits)
 
 
@@ -98,10 +101,12 @@ class PartWorker:
         self.pulse = 0
         self._settings = settings
         self._progress = progress
+        # Stays so where pixels alone are pending.
+        self._arithmetic = Arithmetic(settings.precision, "nothing")
         if any(settings.outputs.values()):
             self._teacher = loaded_teacher(settings.specification, settings.device, settings.precision)
             _set_threads(settings.num_threads)
-        self._numerics = numerics_of(settings.device)
+            self._arithmetic = arithmetic_of(self._teacher, settings.device, settings.precision)
         for modality, outputs in settings.outputs.items():
             self._admit(modality, outputs)
         if settings.pixels is not None:
@@ -121,13 +126,16 @@ class PartWorker:
             path = target.layout.probes(modality, target.array)
             # The views of one teacher have the same probes, which need to be computed once only.
             probes.setdefault(path.read_bytes(), path)
-            if output.numerics is not None and output.numerics != self._numerics:
+            others = [kind for kind in output.numerics if not may_share_an_array(kind, self._arithmetic.numerics)]
+            if others and not self._settings.allow_mixed_numerics:
                 raise MismatchError(
-                    f"the {modality} parts in {target.layout.root} were computed on {output.numerics}, this worker "
-                    f"computes on {self._numerics}: use such a device, or extract into a new cache"
+                    f"{modality} parts in {target.layout.root} were computed on {' and '.join(others)}, this worker "
+                    f"computes on {self._arithmetic.numerics}: use such a device and version, extract into a new "
+                    "cache, or say --allow-mixed-numerics, which is recorded"
                 )
         for data, path in probes.items():
-            check_probes(probes_from_bytes(data, where=path), self._teacher, modality, where=path)
+            stored = probes_from_bytes(data, where=path)
+            check_probes(stored, self._teacher, modality, where=path, arithmetic=self._arithmetic)
 
     def __enter__(self) -> Self:
         return self
@@ -139,8 +147,8 @@ class PartWorker:
 
     @property
     def kind(self) -> str:
-        """The kind of arithmetic it computes with, which the workers of one run must share."""
-        return self._numerics
+        """The kind of arithmetic it computes with, which the workers of one run must share unless they need not."""
+        return "any" if self._settings.allow_mixed_numerics else self._arithmetic.numerics
 
     def close(self) -> None:
         """Stops the decode processes."""
@@ -218,7 +226,8 @@ class PartWorker:
                 part_fingerprint=work.task.part_fingerprint,
                 exceptions=array.exceptions,
                 view_checks=array.view_checks,
-                numerics=self._numerics,
+                numerics=self._arithmetic.numerics,
+                allow_mixed_numerics=self._settings.allow_mixed_numerics,
                 seconds={name: round(value, 3) for name, value in work.seconds.items() if name != "write"},
                 fence=self._settings.fence,
             )

@@ -72,13 +72,13 @@ class ArrayOutput:
         target: where it is.
         rule: of a view that is a crop; None for sentences, and for view 0 of images.
         from_pixels: the crops are cut from the stored pixels, not from the originals.
-        numerics: kind of arithmetic that made the parts already there; None where there are none.
+        numerics: kinds of arithmetic that made the parts already there.
     """
 
     target: ArrayTarget
     rule: ViewRule | None = None
     from_pixels: bool = False
-    numerics: str | None = None
+    numerics: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Probes: 16 fixed pictures and 16 fixed sentences that tell whether a teacher is still the one that made an array.
 
 Whoever computes features for an array first reproduces its probes. Digests of the prepared pixels and of the tokens
-must be equal exactly; features must agree by cosine. That catches wrong weights, a wrong resize, a drifting library
-and a sick device, which no file hash can.
+must be equal exactly; features must be as near as the arithmetic of both sides lets the right teacher be, which is told
+in `stages.numerics`. That catches wrong weights, a wrong resize, a drifting library and a sick device, which no file
+hash can.
 """
 
 import hashlib
@@ -19,20 +20,23 @@ from cache_schema.errors import DamagedError, MismatchError, RefusedError
 from cache_schema.features import unit_rows
 from cache_schema.json_file import canonical_json
 from cache_schema.layout import Modality
+from stages.numerics import Arithmetic, max_distance
 from stages.preprocess import normalise, prepare_pixels
 from stages.probe_inputs import NUM_PROBES, PROBE_TEXTS, probe_images
 from stages.teachers import Teacher
 
-MIN_COSINE = 0.999
 _DIGEST_BYTES = 16
 
 
-def compute_probes(teacher: Teacher, modality: Modality) -> dict[str, NDArray[np.generic]]:
-    """Returns what `teacher` makes of the probes of one modality.
+def compute_probes(
+    teacher: Teacher, modality: Modality, *, arithmetic: Arithmetic | None = None
+) -> dict[str, NDArray[np.generic]]:
+    """Returns what `teacher` makes of the probes of one modality, in this `arithmetic`.
 
     Returns:
         "digests", uint8 of shape (16, 16): BLAKE2b of the prepared pixels and the normalisation, or of the tokens (of
-        the sentence where a teacher does not show its tokens); "features", float32 of shape (16, dim), unit norm.
+        the sentence where a teacher does not show its tokens); "features", float32 of shape (16, dim), unit norm;
+        where it is given, "arithmetic", its precision and numerics.
 
     Raises:
         RefusedError: a probe has no finite feature.
@@ -55,16 +59,32 @@ def compute_probes(teacher: Teacher, modality: Modality) -> dict[str, NDArray[np
             f"{teacher.specification} gives no usable feature for probe {modality} {spoilt[0]} "
             f"(norm {norms[spoilt[0]]}): its weights, precision or device are at fault; try float32, and another device"
         )
-    return {"digests": np.stack(digests), "features": unit_rows(features)}
+    probes = {"digests": np.stack(digests), "features": unit_rows(features)}
+    if arithmetic is not None:
+        probes["arithmetic"] = np.array([arithmetic.precision, arithmetic.numerics])
+    return probes
 
 
 def check_probes(
-    stored: dict[str, NDArray[np.generic]], teacher: Teacher, modality: Modality, *, where: object
+    stored: dict[str, NDArray[np.generic]],
+    teacher: Teacher,
+    modality: Modality,
+    *,
+    where: object,
+    arithmetic: Arithmetic | None = None,
 ) -> None:
     """Compares what `teacher` makes of the probes with what is `stored` at `where`, an array's probes file.
 
+    Args:
+        stored: as `probes_from_bytes` gives it.
+        teacher: computes in this process.
+        modality: of the probes.
+        where: for messages.
+        arithmetic: that of the teacher; when it or that of the stored probes is unknown, features may differ most.
+
     Raises:
-        MismatchError: a digest differs, or a cosine is below 0.999; names the probe and both values.
+        MismatchError: a digest differs, or a feature is further away than rounding explains; names the probe and both
+            values.
     """
     now = compute_probes(teacher, modality)
     what = "pixels" if modality == "image" else "tokens"
@@ -82,14 +102,30 @@ def check_probes(
             f"{teacher.specification} gives features of width {now['features'].shape[1]}, {where} holds "
             f"{stored['features'].shape[1]}: {remedy}"
         )
-    cosines = np.einsum("bd,bd->b", stored["features"].astype(np.float64), now["features"].astype(np.float64))
-    probe = int(np.argmin(cosines))
-    if not cosines[probe] >= MIN_COSINE:
+    apart = np.linalg.norm(_unit(stored["features"]) - _unit(now["features"]), axis=1)
+    theirs_arithmetic = _arithmetic_in(stored)
+    limit = max_distance(arithmetic, theirs_arithmetic)
+    probe = int(np.argmax(apart))
+    if not apart[probe] <= limit:
+        in_both = " and ".join(_told(values) for values in (theirs_arithmetic, arithmetic))
         raise MismatchError(
             f"{teacher.specification} does not reproduce probe {modality} {probe} of {where}: cosine "
-            f"{cosines[probe]:.6f}, at least {MIN_COSINE} is needed ({np.sum(cosines < MIN_COSINE)} of {NUM_PROBES} "
-            f"probes differ): {remedy}"
+            f"{1 - apart[probe] ** 2 / 2:.6f}, distance {apart[probe]:.2g}, at most {limit:.2g} is possible for the "
+            f"same teacher (then and now: {in_both}; {np.sum(apart > limit)} of {NUM_PROBES} probes differ): {remedy}"
         )
+
+
+def _unit(features: NDArray[np.generic]) -> NDArray[np.float64]:
+    exact = features.astype(np.float64)
+    return exact / np.linalg.norm(exact, axis=1, keepdims=True)
+
+
+def _arithmetic_in(probes: dict[str, NDArray[np.generic]]) -> Arithmetic | None:
+    return Arithmetic(*map(str, probes["arithmetic"])) if "arithmetic" in probes else None
+
+
+def _told(arithmetic: Arithmetic | None) -> str:
+    return "unknown" if arithmetic is None else f"{arithmetic.precision} on {arithmetic.numerics}"
 
 
 def probes_to_bytes(probes: dict[str, NDArray[np.generic]]) -> bytes:
@@ -114,7 +150,8 @@ def probes_from_bytes(data: bytes, *, where: object) -> dict[str, NDArray[np.gen
     """
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            probes = {name: file[name] for name in ("digests", "features")}
+            wanted = ("digests", "features", *({"arithmetic"} & set(file.files)))
+            probes = {name: file[name] for name in wanted}
     except _READ_ERRORS as error:
         raise DamagedError(
             f"{where} is damaged ({error}): restore it from a copy, or extract into a new cache"
@@ -124,6 +161,7 @@ def probes_from_bytes(data: bytes, *, where: object) -> dict[str, NDArray[np.gen
         (digests.shape, digests.dtype) != ((NUM_PROBES, _DIGEST_BYTES), np.uint8)
         or (features.shape[:1], features.ndim, features.dtype) != ((NUM_PROBES,), 2, np.float32)
         or not np.allclose(np.linalg.norm(features, axis=1), 1, atol=1e-3)
+        or ("arithmetic" in probes and (probes["arithmetic"].shape, probes["arithmetic"].dtype.kind) != ((2,), "U"))
     ):
         raise DamagedError(
             f"{where} is damaged (digests {digests.shape} {digests.dtype}, features {features.shape} {features.dtype}; "

@@ -58,6 +58,9 @@ A URI is a path, a glob or a {000..099} range; tar, folder, text and Parquet are
 @config_option(
     "--store-pixels", type=Count(1, MAX_PIXELS_SIDE), help="Keep small JPEGs with this shorter side, such as 256."
 )
+@config_option(
+    "--allow-mixed-numerics", is_flag=True, rare=True, help="Go on where parts were computed on another kind of device."
+)
 @config_option("--index/--no-index", help="Build a FAISS index of every array at the end.")
 @config_option("--index-device", type=Choice(("cpu", "cuda")), help="Where indexes are built.")
 @executor_options

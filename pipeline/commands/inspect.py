@@ -44,6 +44,7 @@ def _lines(result: dict[str, Any]) -> list[str]:
     lines += table(arrays, ARRAY_COLUMNS)
     if result["pixels"] is not None:
         lines += ["", pixels_line(result["pixels"])]
+    lines += ["", "computed on:", *table(_numerics(result), ("array", "numerics", "parts", "allowed"))]
     for title, columns in (
         ("sources", ("modality", "kind", "samples", "uri")),
         ("indexes", ("modality", "index", "kind", "num_rows", "recall_at_10", "state")),
@@ -56,6 +57,20 @@ def _lines(result: dict[str, Any]) -> list[str]:
     if result.get("bad_rows") == []:
         lines += ["", "no bad rows"]
     return lines
+
+
+def _numerics(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns a row per array and kind of arithmetic, with its parts; more than one kind was allowed by somebody."""
+    return [
+        {
+            "array": name,
+            "numerics": kind,
+            "parts": parts,
+            "allowed": "--allow-mixed-numerics" if array["mixed_numerics_allowed"] else "",
+        }
+        for name, array in result["arrays"].items()
+        for kind, parts in array["numerics"].items()
+    ]
 
 
 def _next_step(cache: Path, result: dict[str, Any]) -> str:

@@ -161,7 +161,7 @@ def _teacher_for(
         return None
     try:
         teacher = load(model.learnt_from)
-        require_probes(teacher, "image", model.folder)
+        require_probes(teacher, "image", model.folder, device=config.device)
     except PipelineError as error:
         say(f"no comparison with the teacher, because it could not be loaded ({error})")
         return None

@@ -80,7 +80,7 @@ def load_model(name: str, *, device: str, teacher: str | None = None) -> Evaluat
         return EvaluatedModel(name, images, _trusted_texts(name, learnt_from, teacher, images, device), None, folder)
     has_pair = (folder / CONFIG_NAME).exists()
     texts = load_text_tower(f"open_clip:local-dir:{folder.absolute()}" if has_pair else learnt_from, device=device)
-    require_probes(texts, "text", folder)
+    require_probes(texts, "text", folder, device=device)
     return EvaluatedModel(name, images, texts, learnt_from, folder)
 
 

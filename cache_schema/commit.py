@@ -5,7 +5,7 @@ features give the same files.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,7 +63,10 @@ def commit_part(
         MismatchError: another array of this cache saw other bytes for one of the samples.
         EnvironmentProblem, LockedError: as `atomic.publish_bytes`.
     """
-    outcome = [exceptions.get(i, RowException(i, s.status, s.reason)) for i, s in enumerate(samples)]
+    # What this array says of a row: its own exception, or what the sample says. Both have a status and a reason.
+    outcome: list[Sample | RowException] = list(samples)
+    for offset, exception in exceptions.items():
+        outcome[offset] = exception
     bad = tuple(i for i, row in enumerate(outcome) if row.status != OK)
     assert np.array_equal(np.flatnonzero(~np.isfinite(features_BD).all(axis=1)), np.array(bad, np.int64))
 
@@ -72,8 +75,8 @@ def commit_part(
     shards.publish_shard(layout.features(modality) / target.array, part, shard, fence=fence)
     table_sha256 = _publish_samples(target, part, samples, fence)
     hashes = b"".join(
-        row_hash(s.key, row.status, row.reason, s.digest, b"" if row.status != OK else feature.tobytes())
-        for s, row, feature in zip(samples, outcome, features_BD, strict=True)
+        row_hash(sample.key, row.status, row.reason, sample.digest, feature if row.status == OK else b"")
+        for sample, row, feature in zip(samples, outcome, _bytes_of_rows(features_BD), strict=True)
     )
     hashes_path = layout.row_hashes(modality, target.array, part)
     atomic.make_folder(hashes_path.parent)
@@ -143,6 +146,11 @@ def _record_of_part(layout: Layout, modality: Modality, part: int, besides: str 
         if folder.name != besides and path.exists():
             return read_record(path)
     return None
+
+
+def _bytes_of_rows(features_BD: np.ndarray) -> Iterator[bytes]:
+    data, width = features_BD.tobytes(), features_BD.shape[1] * features_BD.itemsize
+    return (data[start : start + width] for start in range(0, len(data), width))
 
 
 def _short(digest: bytes | None) -> str:

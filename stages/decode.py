@@ -157,9 +157,11 @@ def clean_text(raw: bytes, limits: Limits) -> CleanText:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
         return CleanText(None, "text-encoding", "not UTF-8")
-    note = "control-characters" if _CONTROL.search(text.strip()) else ""
-    cleaned = _CONTROL.sub(" ", text).strip()
-    if not any(_is_visible(character) for character in cleaned):
+    cleaned, note = text.strip(), ""
+    if _CONTROL.search(cleaned):
+        cleaned, note = _CONTROL.sub(" ", cleaned).strip(), "control-characters"
+    # What is left of ASCII after this is visible; the rest is asked character by character.
+    if not cleaned or not (cleaned.isascii() or any(_is_visible(character) for character in cleaned)):
         return CleanText(None, "text-empty", "nothing visible")
     return CleanText(cleaned, reason=note)
 

@@ -89,11 +89,11 @@ def test_hanging_task_fails_alone_with_the_stack_shown_and_the_others_go_on(tmp_
         (tmp_path / "said").touch()
 
     executor = RayExecutor(ExecutorConfig(name="ray", workers=WorkerRange(2, 2), stall_seconds=6), notice=hear)
-    make_worker = partial(workers.HangsOrWaits, (1,), tmp_path / "said")
+    make_worker = partial(workers.HangsOrWaits, (0,), tmp_path / "said")
     outcomes = {o.task: o for o in executor.map(make_worker, range(3))}
     assert sorted(outcomes) == [0, 1, 2]
-    assert [task for task, o in outcomes.items() if o.error] == [1]
-    assert "1 on node" in str(outcomes[1].error) and "made no progress for 6 s" in str(outcomes[1].error)
+    assert [task for task, o in outcomes.items() if o.error] == [0]
+    assert "0 on node" in str(outcomes[0].error) and "made no progress for 6 s" in str(outcomes[0].error)
     assert any("in hang" in line for line in said), said
 
 

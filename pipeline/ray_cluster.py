@@ -1,5 +1,6 @@
 """Starts a private Ray cluster on this machine, or connects to a named one; both only with a token, both shut again."""
 
+import functools
 import os
 import secrets
 import shutil
@@ -48,7 +49,7 @@ def connected(address: str | None, *, num_cpus: int, threads_per_worker: int = 1
         "RAY_BACKEND_LOG_LEVEL": "error",
     }
     if address is None:
-        settings |= {"RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_ADDRESS": ""}
+        settings |= {"RAY_AUTH_TOKEN": _own_token(), "RAY_ADDRESS": ""}
     # Ray reads some of these when it is imported.
     with _environment(settings):
         import ray
@@ -68,6 +69,12 @@ def connected(address: str | None, *, num_cpus: int, threads_per_worker: int = 1
             finally:
                 with signals.kept():
                     ray.shutdown()
+
+
+@functools.cache
+def _own_token() -> str:
+    """Returns the token of our own clusters. Ray reads it once per process, so a second cluster has the same."""
+    return secrets.token_hex(32)
 
 
 def _init(ray: ModuleType, address: str | None, folder: Path, num_cpus: int, threads_per_worker: int) -> None:

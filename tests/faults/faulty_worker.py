@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from cache_schema import atomic
+from cache_schema.errors import MismatchError
 from stages.decode_pool import DecodePool
 from stages.extract_worker import PartWorker
 from stages.part_in_progress import PartReport, PartTask
@@ -93,6 +94,20 @@ class FaultyWorker:
     def _log(self, what: str, task: PartTask) -> None:
         with open(self._folder / "log", "a") as log:
             log.write(f"{what} {os.getpid()} {task}\n")
+
+
+class RefusingWorker(FaultyWorker):
+    """Cannot be made on the node whose raylet is process `raylet`."""
+
+    WHY = "its packages are another year's"
+
+    def __init__(self, make_worker: Callable[[], PartWorker], raylet: int) -> None:
+        if os.getppid() == raylet:
+            raise MismatchError(self.WHY)
+        super().__init__(make_worker, {}, Path(os.devnull))
+
+    def _log(self, what: str, task: PartTask) -> None:
+        time.sleep(0.05)
 
 
 class _StruckSystem:

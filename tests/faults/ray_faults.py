@@ -1,6 +1,6 @@
 """Program: extracts on Ray clusters of this machine that lose workers, nodes, the driver or the head.
 
-    python -m tests.faults.ray_faults FOLDER workers|nodes|partition|driver|zombie|head|all [--rounds N]
+    python -m tests.faults.ray_faults FOLDER workers|nodes|partition|driver|zombie|head|refused|tokens|all [--rounds N]
 
 Every round of `workers` kills a worker at each of 20 parts, at a point drawn at random, and then gives every part out
 twice; a round of the others is one fault. Prints one JSON object: what was met, and every way in which a cache differed
@@ -14,17 +14,22 @@ import os
 import secrets
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cache_schema.errors import MismatchError
 from pipeline.executor import SerialExecutor
 from pipeline.executor_config import ExecutorConfig, WorkerRange
 from pipeline.ray_cluster import connected
 from pipeline.ray_executor import RayExecutor
+from stages.extract import ExtractJob
 from tests.faults import processes
+from tests.faults.faulty_worker import RefusingWorker
 from tests.faults.ray_trials import Corpus, Figures, deliver_twice, digests, extracting, strike_workers, write_corpus
 
 SLOW = "python:tests.stub_teacher:make?seconds_per_batch=0.3"
@@ -44,7 +49,9 @@ SETTINGS = {
 @contextlib.contextmanager
 def small_cluster(num_nodes: int) -> Iterator[Any]:
     """Yields a cluster of a head without CPUs and `num_nodes` with one each, which asks for a token."""
-    os.environ.update({**SETTINGS, "RAY_AUTH_TOKEN": secrets.token_hex(32)})
+    os.environ.update(SETTINGS)
+    # Ray reads it once per process.
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **node_arguments()})
@@ -165,6 +172,79 @@ def num_records(cache: Path) -> int:
     return len(list(cache.glob("*/arrays/*/records/*.json")))
 
 
+def refuse_node(corpus: Corpus, figures: Figures, round_number: int) -> None:
+    """One of two nodes cannot make its worker: it is left out where that is allowed, and named where it is not."""
+    name = f"refused-{round_number}"
+    with small_cluster(2) as cluster:
+        bad = raylet_of(next(iter(cluster.worker_nodes)))
+
+        def make(job: ExtractJob) -> Callable[[], Any]:
+            return partial(RefusingWorker, job.make_worker, bad)
+
+        said: list[str] = []
+        elastic = ExecutorConfig(name="ray", ray_address=cluster.address, workers=WorkerRange(1, 2))
+        executor = RayExecutor(elastic, notice=said.append)
+        failed = [outcome.error for outcome in extracting(corpus.config(name), executor, make=make) if outcome.error]
+        figures.faults += 1
+        figures.failed_parts += len(failed)
+        figures.judge(corpus.folder / name, corpus.expected, name)
+        if not any("is left out" in line and RefusingWorker.WHY in line for line in said):
+            figures.wrong.append(f"{name}: nobody said that the node is left out: {said}")
+        fixed = replace(elastic, workers=WorkerRange(2, 2))
+        try:
+            list(extracting(corpus.config(f"{name}-fixed"), RayExecutor(fixed, notice=said.append), make=make))
+            figures.wrong.append(f"{name}: a node that was refused did not stop the run")
+        except MismatchError as refusal:
+            figures.faults += 1
+            if "on node " not in str(refusal) or RefusingWorker.WHY not in str(refusal):
+                figures.wrong.append(f"{name}: {refusal}")
+
+
+def refuse_tokens(corpus: Corpus, figures: Figures, round_number: int) -> None:
+    """A driver with another token is told so; and a cluster that asks for none is not used."""
+    name = f"tokens-{round_number}"
+    with small_cluster(1) as cluster:
+        on_ray = ("--executor", "ray", "--ray-address", cluster.address)
+        for token, words in ((secrets.token_hex(32), "does not let this process in"), ("", "RAY_AUTH_TOKEN")):
+            refused = processes.run(*arguments_of(corpus, name, *on_ray), RAY_AUTH_TOKEN=token, HOME=str(corpus.folder))
+            figures.faults += 1
+            if refused.returncode != 1 or words not in refused.stderr:
+                figures.wrong.append(f"{name}: exit code {refused.returncode}: {refused.stderr[-300:]}")
+    with open_head() as address:
+        token = secrets.token_hex(32)
+        on_ray = ("--executor", "ray", "--ray-address", address)
+        refused = processes.run(*arguments_of(corpus, name, *on_ray), RAY_AUTH_TOKEN=token)
+        figures.faults += 1
+        if refused.returncode != 1 or "lets anybody in" not in refused.stderr:
+            figures.wrong.append(f"{name}: exit code {refused.returncode}: {refused.stderr[-300:]}")
+
+
+@contextlib.contextmanager
+def open_head() -> Iterator[str]:
+    """Yields the address of a cluster that asks for no token, on the loopback alone and for a moment."""
+    script = (
+        "import sys, ray\n"
+        "ray.init(include_dashboard=False, num_cpus=1, object_store_memory=80 * 2**20, _node_ip_address='127.0.0.1')\n"
+        "print(ray.get_runtime_context().gcs_address, flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    environment = processes.environment(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0")
+    head = subprocess.Popen(
+        [sys.executable, "-c", script],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert head.stdin is not None and head.stdout is not None
+    try:
+        yield head.stdout.readline().strip()
+    finally:
+        head.stdin.close()
+        head.wait(timeout=60)
+
+
 def lose_driver(corpus: Corpus, figures: Figures, round_number: int) -> None:
     """The driver is killed: its workers end, and a rerun goes on where it stopped."""
     name = f"driver-{round_number}"
@@ -241,6 +321,8 @@ TRIALS = {
     "driver": lose_driver,
     "zombie": lose_driver_of_zombie,
     "head": lose_head,
+    "refused": refuse_node,
+    "tokens": refuse_tokens,
 }
 
 

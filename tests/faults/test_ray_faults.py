@@ -28,9 +28,9 @@ def test_an_extract_goes_on_when_a_node_joins_and_another_one_is_killed(tmp_path
 
 @pytest.mark.campaign
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("trial", ["partition", "driver", "zombie", "head"])
+@pytest.mark.parametrize("trial", ["partition", "driver", "zombie", "head", "refused", "tokens"])
 def test_an_extract_survives_the_loss_of_what_it_runs_on(tmp_path: Path, trial: str) -> None:
-    assert figures_of(tmp_path, trial, "--rounds", "3")["faults"] == 3
+    assert figures_of(tmp_path, trial, "--rounds", "3")["faults"] >= 3
 
 
 @pytest.mark.campaign

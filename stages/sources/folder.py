@@ -94,7 +94,8 @@ class FolderSource:
         return RawSample(key, payload, 0, size, "ok", "misnamed" if is_misnamed(key, payload) else "")
 
     def _path_of(self, key: str) -> str:
-        path = os.path.join(self.uri, *key.split("/"))
+        # Keys are UTF-8 whatever the locale makes of file names.
+        path = os.path.join(self.uri, os.fsdecode(key.encode()))
         if ".." in key.split("/") or os.path.isabs(key):
             raise RefusedError(f"key {key!r} leads out of {self.uri}: the sample table is not of this folder")
         return path
@@ -106,20 +107,22 @@ class FolderSource:
             # A name that is not UTF-8 cannot be a key; it keeps its row under an escaped one.
             key = os.fsencode(name).decode("utf-8", "backslashreplace")
             names.append(key)
-            sizes.append(size if key == name else _NO_SIZE)
+            sizes.append(size if key.encode() == os.fsencode(name) else _NO_SIZE)
         return names, sizes
 
     def _walk(self, inside: str, ignored: Counter[str]) -> Iterator[tuple[str, int]]:
         """Yields (name, size) below the subfolder `inside`, sorted by name, folders among files."""
         try:
             with os.scandir(os.path.join(self.uri, inside)) as entries:
-                ordered = sorted((entry.name, entry) for entry in entries if not entry.name.startswith("."))
+                shown = (entry for entry in entries if not entry.name.startswith("."))
+                ordered = sorted(shown, key=lambda entry: os.fsencode(entry.name))
         except OSError as error:
             where = os.path.join(self.uri, inside)
             raise UsageError(
                 f"folder {where} cannot be listed ({error.strerror}): give access or leave it out"
             ) from error
-        for base, entry in ordered:
+        for entry in ordered:
+            base = entry.name
             name = f"{inside}/{base}" if inside else base
             extension = base.rpartition(".")[2].lower() if "." in base else ""
             # Links to folders are not followed: they may lead round in a circle.

@@ -150,6 +150,12 @@ def _choices(inside: str, uri: str) -> list[str]:
 
 def _checked(path: str) -> str:
     try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"{path!r} is not UTF-8, or the locale says that file names are not: rename it, or set LC_ALL=C.UTF-8"
+        ) from error
+    try:
         mode = os.stat(path).st_mode
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error.strerror}): check the link or the permissions") from error

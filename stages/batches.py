@@ -19,6 +19,7 @@ from cache_schema.cache import Cache, CachedArray, ImageLocation
 from cache_schema.neighbours import NeighboursReader
 from stages.order import EpochSequence, Rows, digest_of_rows, text_generator, texts_of_step
 from stages.pictures import Pictures
+from stages.replay import Replay
 from stages.views import Crop, crop_of
 
 _STEPS_AHEAD = 2
@@ -60,6 +61,7 @@ class BatchMaker:
         seed: of crops and of drawn sentences.
         crop_scale: least and greatest share of a picture's area that a crop shows.
         flip: mirror half of the crops.
+        replay: views of the teacher that are shown again; None draws crops anew for every visit.
     """
 
     cache: Cache
@@ -74,6 +76,7 @@ class BatchMaker:
     seed: int
     crop_scale: tuple[float, float]
     flip: bool
+    replay: Replay | None = None
 
     @cached_property
     def _text_rows_digest(self) -> bytes:
@@ -83,17 +86,29 @@ class BatchMaker:
         """Returns the batch of global `step`, from 0.
 
         Raises:
-            MismatchError: an original picture changed since the teacher saw it.
+            MismatchError: an original picture changed since the teacher saw it, or a replayed view has other pixels.
             DamagedError: the cache changed or is damaged.
         """
         visits = self.sequence.visits_of_step(step)
         locations = self.cache.locations(visits.rows)
-        crops = [self._crop(*visit) for visit in zip(locations, visits.epochs.tolist(), strict=True)]
+        replay = self.replay
+        if replay is None:
+            crops = [self._crop(*visit) for visit in zip(locations, visits.epochs.tolist(), strict=True)]
+            teacher_image_BD = self.images.features.gather_unit(visits.rows)
+            to_check = np.zeros(len(visits.rows), bool)
+        else:
+            crops = replay.crops(locations, visits.epochs)
+            teacher_image_BD = replay.features(visits.rows, visits.epochs)
+            to_check = replay.not_yet_seen(visits.rows, visits.epochs)
+        cut = self.pictures.crops(visits.rows, locations, crops, to_check)
+        if replay is not None:
+            compared = [location for location, wanted in zip(locations, to_check, strict=True) if wanted]
+            replay.compare(visits.rows[to_check], visits.epochs[to_check], cut.checks_B4[to_check], compared)
         return Batch(
             step=step,
             rows=visits.rows,
-            pixels_BHWC=self.pictures.crops(visits.rows, locations, crops),
-            teacher_image_BD=self.images.features.gather_unit(visits.rows),
+            pixels_BHWC=cut.pixels_BHWC,
+            teacher_image_BD=teacher_image_BD,
             text_TD=self.texts.features.gather_unit(self._texts_of_step(step, visits.rows)),
         )
 

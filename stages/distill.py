@@ -64,6 +64,8 @@ def distill(
                 f"{_where(config.images)} has {len(job.sequence.rows):,} ok images and the {_where(config.texts)} "
                 f"{len(job.text_rows):,} ok sentences"
             )
+            if job.replay is not None or job.small is not None:
+                say(_what_is_seen(job))
             loop = TrainingLoop(
                 job,
                 folder,
@@ -102,6 +104,12 @@ def _copy_probes(job: DistillJob, folder: RunFolder, fence: atomic.Fence) -> Non
         if stored.exists() and not copy.exists():
             atomic.make_folder(copy.parent)
             atomic.publish_bytes(copy, stored.read_bytes(), fence=fence)
+
+
+def _what_is_seen(job: DistillJob) -> str:
+    views = "" if job.replay is None else ", ".join(str(array.recipe.view) for array in job.replay.arrays)
+    crops = f"the teacher's views {views} are replayed in turn" if views else "the student draws its own crops"
+    return f"{crops}, cut from {'the originals' if job.small is None else 'the stored pixels'}"
 
 
 @contextmanager

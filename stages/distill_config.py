@@ -10,6 +10,7 @@ from cache_schema.errors import UsageError, unknown_name
 LARGEST_DEFAULT_BATCH = 12_288
 """Images of a step in the published runs, when the corpus has as many."""
 
+PICTURES = ("auto", "originals", "stored")
 DEFAULT_STUDENT = "open_clip:ViT-B-32"
 DEFAULT_WEIGHTS: Mapping[str, float] = {"vl": 0.7, "pvl": 0.3, "udist": 0.0, "feature": 0.0}
 DEFAULT_TEMPERATURES: Mapping[str, float] = {"vl": 1.0, "pvl": 3.0, "udist": 7.0}
@@ -25,7 +26,11 @@ class DistillConfig:
         cache: folder of the feature cache.
         student: specification, see `stages.students`; None means that of `from_run`, or else `open_clip:ViT-B-32`.
         from_run: start from the final weights of this run instead of random ones.
-        image_array: of the cache; None means its only one.
+        image_array: of the cache; None means that of its only teacher. Where that has views beyond view 0, an epoch
+            replays one of them in turn: the boxes that the teacher saw, against their features. One such view named
+            here is replayed alone; with view 0 the student draws its own crops, against the feature of view 0.
+        pictures: originals, stored (the pixels in the cache) or auto: those that the replayed views were cut from, else
+            the stored ones where the cache has all of them.
         text_array: likewise.
         images: selection of image rows to train on; None means all ok ones.
         texts: likewise of sentences.
@@ -44,8 +49,8 @@ class DistillConfig:
         warmup_learning_rate: at the first step.
         warmup_share: part of the steps that warms up.
         weight_decay: of all parameters but biases, norms and positional tables.
-        min_crop: least share of a picture's area that a crop shows; 1 shows nearly all of it.
-        flip: mirror half of the crops.
+        min_crop: least share of a picture's area that a crop of its own shows; 1 shows nearly all of it.
+        flip: mirror half of the student's own crops.
         seed: of the random start, the order, the crops and the sentences.
         precision: of the student's forward pass: `auto` (bfloat16 on a GPU, float32 on the CPU), float32 or bfloat16.
         window_parts: parts whose rows are shuffled together; None means all, or 32 in caches of more than 64 parts.
@@ -69,6 +74,7 @@ class DistillConfig:
     student: str | None = None
     from_run: Path | None = None
     image_array: str | None = None
+    pictures: str = "auto"
     text_array: str | None = None
     images: str | None = None
     texts: str | None = None
@@ -118,6 +124,8 @@ class DistillConfig:
         _require(self, "picture_memory_bytes", least=0, most=2**63 - 1)
         if self.logit_scale is not None:
             _require(self, "logit_scale", above=0, most=1e6)
+        if self.pictures not in PICTURES:
+            raise unknown_name("pictures", self.pictures, PICTURES)
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise unknown_name("precision", self.precision, ("auto", "float32", "bfloat16"))
         _check_losses(self)

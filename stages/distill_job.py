@@ -19,9 +19,11 @@ from stages.device import torch_device
 from stages.distill_config import DEFAULT_STUDENT, LARGEST_DEFAULT_BATCH, DistillConfig
 from stages.losses import LOSSES
 from stages.order import EpochSequence, Rows
-from stages.pictures import fit_in_memory
+from stages.pictures import SmallPictures, fit_in_memory
+from stages.replay import Replay
 from stages.run_folder import RunRecord
 from stages.sources.features import require_pictures
+from stages.student_pictures import pixels_to_train_on, views_of
 from stages.students import Student, build_student, load_image_tower
 from stages.students.saved import read_weights_sha256
 
@@ -38,7 +40,7 @@ class DistillJob:
     Attributes:
         config: as asked.
         cache: open.
-        images: the teacher's complete image array.
+        images: the teacher's complete image array of view 0.
         texts: the teacher's complete text array.
         neighbours: mined sentences, or None.
         image_selection: rows that images are taken from, or None.
@@ -49,6 +51,8 @@ class DistillJob:
         num_steps: of the whole run.
         logit_scale: factor on cosines.
         precision: of the student's pass.
+        replay: views of the teacher that are shown again, or None.
+        small: the stored pixels that are read in place of the originals, or None.
         in_memory: whether pictures are kept decoded.
         student: with the weights that the run starts from, in training mode, on `device`.
         start_sha256: SHA-256 of the weights of the run it starts from; None for a random start.
@@ -68,6 +72,8 @@ class DistillJob:
     num_steps: int
     logit_scale: float
     precision: str
+    replay: Replay | None
+    small: SmallPictures | None
     in_memory: bool
     student: Student
     start_sha256: str | None
@@ -102,11 +108,16 @@ class DistillJob:
             "seed": config.seed,
             "precision": self.precision,
             "window_parts": self.sequence.window_parts,
-            "pictures": "in memory" if self.in_memory else "streamed",
+            "pictures": ("" if self.small is None else "stored, ") + ("in memory" if self.in_memory else "streamed"),
         }
+        if self.replay is not None:
+            asked["views"] = [_identity_of(array) for array in self.replay.arrays]
+        if self.small is not None:
+            asked["pixels"] = self.small.pixels.recipe.fingerprint
         about: dict[str, Json] = {
             "cache": str(self.cache.path),
             "image_array": self.images.name,
+            "views": [] if self.replay is None else [array.name for array in self.replay.arrays],
             "text_array": self.texts.name,
             "image_selection": config.images,
             "text_selection": config.texts,
@@ -155,10 +166,14 @@ def open_job(config: DistillConfig) -> DistillJob:
             raise unknown_name("loss", name, LOSSES)
     device = torch_device(config.device)
     cache = Cache.open(config.cache)
-    images, texts = _arrays_of(config, cache)
+    images, texts, replay = _arrays_of(config, cache)
+    pixels = pixels_to_train_on(config, cache, replay)
+    small = None if pixels is None else SmallPictures(pixels)
     image_selection = None if config.images is None else _selection_of(cache, "image", config.images)
     text_selection = None if config.texts is None else _selection_of(cache, "text", config.texts)
     rows = _eligible(images, image_selection, config.batch_size)
+    if replay is not None:
+        rows = np.intersect1d(rows, replay.ok_rows(), assume_unique=True)
     text_rows = _eligible(texts, text_selection, config.text_batch_size)
     num_parts = images.plan.num_parts
     sequence = EpochSequence(
@@ -189,17 +204,19 @@ def open_job(config: DistillConfig) -> DistillJob:
         num_steps=config.steps or max(1, _EPOCHS * len(rows) // sequence.batch_size),
         logit_scale=config.logit_scale or texts.recipe.logit_scale,
         precision=_precision_of(config, device),
-        in_memory=fit_in_memory(cache, rows, config.picture_memory_bytes),
+        replay=replay,
+        small=small,
+        in_memory=fit_in_memory(cache, rows, config.picture_memory_bytes, small),
         student=student.train().to(device).to(memory_format=torch.channels_last),
         start_sha256=start_sha256,
         device=device,
     )
 
 
-def _arrays_of(config: DistillConfig, cache: Cache) -> tuple[CachedArray, CachedArray]:
-    images, texts = cache.array("image", config.image_array), cache.array("text", config.text_array)
-    for array in (images, texts):
-        array.require_complete()
+def _arrays_of(config: DistillConfig, cache: Cache) -> tuple[CachedArray, CachedArray, Replay | None]:
+    images, replay = views_of(config, cache)
+    texts = cache.array("text", config.text_array)
+    texts.require_complete()
     require_pictures(images.plan, cache.path)
     found = differences(dict(images.recipe.teacher), dict(texts.recipe.teacher))
     found += differences({"dim": images.recipe.dim}, {"dim": texts.recipe.dim})
@@ -209,7 +226,7 @@ def _arrays_of(config: DistillConfig, cache: Cache) -> tuple[CachedArray, Cached
             f"{images} and {texts} are of different teachers ({field}: {of_images!r} and {of_texts!r}): "
             "name an image array and a text array of the same teacher"
         )
-    return images, texts
+    return images, texts, replay
 
 
 def _selection_of(cache: Cache, modality: Modality, name: str) -> Selection:

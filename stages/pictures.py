@@ -1,4 +1,6 @@
-"""Crops of the original pictures, by row: from memory where all of them fit, else decoded anew for every visit.
+"""Crops of pictures, by row: from memory where all of them fit, else decoded anew for every visit.
+
+Pictures are the originals, or the small JPEGs that a cache may store.
 
 Small corpora are visited hundreds of times, and decoding costs more than a small student's step, so their pictures stay
 decoded in memory. Larger ones go through decode processes, which may then decode a JPEG at a fraction of its size.
@@ -9,6 +11,10 @@ run's record: the pixels differ a little.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +23,18 @@ from PIL import Image
 from cache_schema.cache import Cache, ImageLocation
 from cache_schema.errors import MismatchError
 from cache_schema.samples import digest_of
+from cache_schema.stored_pixels import StoredPixels
+from cache_schema.view_checks import VIEW_CHECK_BYTES
 from stages.decode import Limits, decode_image
 from stages.decode_pool import DecodePool
-from stages.prepare import PreparePlan
+from stages.pixel_rule import PixelRule
+from stages.prepare import Job, Plan, PreparePlan
+from stages.prepare_views import ReplayPlan
 from stages.preprocess import Preprocess, crop_pixels
 from stages.sources import Source, open_source
+from stages.view_check import check_of
 from stages.views import Crop
+from stages.wanted_pixels import rule_of_pixels
 
 _BYTES_PER_PIXEL = 4
 _LOAD_AT_ONCE = 256
@@ -34,9 +46,13 @@ class Pictures(ABC):
 
     @abstractmethod
     def crops(
-        self, rows: NDArray[np.int64], locations: Sequence[ImageLocation], crops: Sequence[Crop]
-    ) -> NDArray[np.uint8]:
-        """Returns pixels_BHWC: one crop of every row, in the order asked.
+        self,
+        rows: NDArray[np.int64],
+        locations: Sequence[ImageLocation],
+        crops: Sequence[Crop],
+        to_check: NDArray[np.bool_],
+    ) -> "Crops":
+        """Returns one crop of every row, in the order asked, and the view checks of those `to_check`.
 
         Raises:
             MismatchError: an original is not the picture that the teacher saw; names its key.
@@ -53,13 +69,53 @@ class Pictures(ABC):
         self.close()
 
 
+class Crops(NamedTuple):
+    """Crops of pictures: uint8 pixels, and 4 bytes of view check, zeros where none was wanted."""
+
+    pixels_BHWC: NDArray[np.uint8]
+    checks_B4: NDArray[np.uint8]
+
+    @classmethod
+    def empty(cls, num_rows: int, size: tuple[int, int]) -> "Crops":
+        """Returns room for `num_rows` crops."""
+        pixels_BHWC = np.empty((num_rows, *size, 3), np.uint8)
+        return cls(pixels_BHWC, np.zeros((num_rows, VIEW_CHECK_BYTES), np.uint8))
+
+
+class Payloads(Protocol):
+    """Where the bytes of a picture come from."""
+
+    def payload(self, row: int, location: ImageLocation) -> bytes:
+        """Returns the bytes of the picture of an ok image row."""
+        ...
+
+
+@dataclass(frozen=True)
+class SmallPictures:
+    """The stored pixels of a cache; no original is read."""
+
+    pixels: StoredPixels
+
+    def payload(self, row: int, location: ImageLocation) -> bytes:
+        """Returns the stored JPEG; raises `DamagedError` when it is not the one made from that original."""
+        return self.pixels.jpeg(row, location.digest)
+
+    @cached_property
+    def _rule(self) -> PixelRule:
+        return rule_of_pixels(self.pixels.recipe)
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """Returns (width, height) of the stored picture of an original of that size."""
+        return self._rule.stored_size(width, height)
+
+
 class Originals:
     """Reads the payloads of image rows from their sources, each compared with the digest in the sample table."""
 
     def __init__(self) -> None:
         self._sources: dict[tuple[str, str], Source] = {}
 
-    def payload(self, location: ImageLocation) -> bytes:
+    def payload(self, row: int, location: ImageLocation) -> bytes:
         """Returns the bytes at `location`; raises `MismatchError` when they are others than the teacher saw."""
         place = (location.kind, location.uri)
         if place not in self._sources:
@@ -80,6 +136,7 @@ class PicturesInMemory(Pictures):
         cache: that the rows belong to.
         rows: all rows that will ever be asked for.
         preprocess: of the student; its size, interpolation, mean and std.
+        payloads: where the bytes come from.
         num_threads: that decode and crop.
         progress: called as `progress(done, total, unit)` while loading.
     """
@@ -89,6 +146,7 @@ class PicturesInMemory(Pictures):
         cache: Cache,
         rows: NDArray[np.int64],
         preprocess: Preprocess,
+        payloads: Payloads,
         *,
         num_threads: int,
         progress: Callable[[int, int, str], None] | None = None,
@@ -96,67 +154,95 @@ class PicturesInMemory(Pictures):
         self._preprocess = preprocess
         self._threads = ThreadPoolExecutor(max(1, num_threads), thread_name_prefix="crop")
         self._images: dict[int, Image.Image] = {}
-        originals = Originals()
         # In the order of the sources, so that compressed containers are read once from front to end.
         for first in range(0, len(rows), _LOAD_AT_ONCE):
             some = rows[first : first + _LOAD_AT_ONCE]
             locations = cache.locations(some)
-            payloads = [originals.payload(location) for location in locations]
-            self._images.update(zip(some.tolist(), self._threads.map(_decoded, payloads, locations), strict=True))
+            data = [payloads.payload(row, location) for row, location in zip(some.tolist(), locations, strict=True)]
+            self._images.update(zip(some.tolist(), self._threads.map(_decoded, data, locations), strict=True))
             if progress is not None:
                 progress(len(self._images), len(rows), "pictures")
 
     def crops(
-        self, rows: NDArray[np.int64], locations: Sequence[ImageLocation], crops: Sequence[Crop]
-    ) -> NDArray[np.uint8]:
-        pixels_BHWC = np.empty((len(rows), *self._preprocess.size, 3), np.uint8)
+        self,
+        rows: NDArray[np.int64],
+        locations: Sequence[ImageLocation],
+        crops: Sequence[Crop],
+        to_check: NDArray[np.bool_],
+    ) -> Crops:
+        found = Crops.empty(len(rows), self._preprocess.size)
 
         def fill(first: int) -> None:
             for place in range(first, min(first + _CROP_AT_ONCE, len(rows))):
-                pixels_BHWC[place] = crop_pixels(self._images[int(rows[place])], crops[place], self._preprocess)
+                image, crop = self._images[int(rows[place])], crops[place]
+                found.pixels_BHWC[place] = crop_pixels(image, crop, self._preprocess)
+                if to_check[place]:
+                    found.checks_B4[place] = np.frombuffer(check_of(image, crop), np.uint8)
 
         list(self._threads.map(fill, range(0, len(rows), _CROP_AT_ONCE)))
-        return pixels_BHWC
+        return found
 
     def close(self) -> None:
         self._threads.shutdown(cancel_futures=True)
 
 
 class PicturesStreamed(Pictures):
-    """Every crop is read and decoded when it is asked for, in `num_workers` processes (0 decodes inline)."""
+    """Every crop is read and decoded when it is asked for, in `num_workers` processes (0 decodes inline).
 
-    def __init__(self, preprocess: Preprocess, *, num_workers: int) -> None:
-        self._pool = DecodePool(num_workers, PreparePlan(preprocess, reduce_jpeg=True))
+    Args:
+        preprocess: of the student.
+        payloads: where the bytes come from.
+        num_workers: decode processes.
+        exact: decode every JPEG at its full size, as replayed views need it; else at a fraction where a crop allows.
+    """
+
+    def __init__(self, preprocess: Preprocess, payloads: Payloads, *, num_workers: int, exact: bool) -> None:
+        self._exact = exact
+        plan: Plan = ReplayPlan(preprocess) if exact else PreparePlan(preprocess, reduce_jpeg=True)
+        self._pool = DecodePool(num_workers, plan)
         self._size = preprocess.size
-        self._originals = Originals()
+        self._payloads = payloads
 
     def crops(
-        self, rows: NDArray[np.int64], locations: Sequence[ImageLocation], crops: Sequence[Crop]
-    ) -> NDArray[np.uint8]:
-        pixels_BHWC = np.empty((len(rows), *self._size, 3), np.uint8)
+        self,
+        rows: NDArray[np.int64],
+        locations: Sequence[ImageLocation],
+        crops: Sequence[Crop],
+        to_check: NDArray[np.bool_],
+    ) -> Crops:
+        assert self._exact or not to_check.any(), "a check needs the picture at its full size"
+        found = Crops.empty(len(rows), self._size)
         # In the order of the sources, see above.
         places = np.argsort(rows, kind="stable").tolist()
 
-        def jobs() -> Iterator[tuple[bytes, Crop | None]]:
-            return ((self._originals.payload(locations[place]), crops[place]) for place in places)
+        def jobs() -> Iterator[Job]:
+            for place in places:
+                wanted = (crops[place], bool(to_check[place])) if self._exact else crops[place]
+                yield self._payloads.payload(int(rows[place]), locations[place]), wanted
 
         for place, prepared in zip(places, self._pool.map(jobs()), strict=True):
             if prepared.pixels is None:
                 raise _not_decodable(locations[place], prepared.status, prepared.reason)
-            pixels_BHWC[place] = prepared.pixels
-        return pixels_BHWC
+            found.pixels_BHWC[place] = prepared.pixels
+            if to_check[place]:
+                found.checks_B4[place] = np.frombuffer(prepared.checks, np.uint8)
+        return found
 
     def close(self) -> None:
         self._pool.close()
 
 
-def fit_in_memory(cache: Cache, rows: NDArray[np.int64], limit_bytes: int) -> bool:
-    """Returns whether all pictures of `rows` fit decoded into `limit_bytes`, from their sizes in the sample tables."""
+def fit_in_memory(cache: Cache, rows: NDArray[np.int64], limit_bytes: int, small: SmallPictures | None = None) -> bool:
+    """Returns whether all pictures of `rows` fit decoded into `limit_bytes`, from their sizes in the sample tables.
+
+    The originals, or where `small` is given the stored pictures made from them.
+    """
     total = 0
     parts = rows // cache.part_rows
     for part in np.unique(parts):
         for size in cache.sample_rows("image", rows[parts == part], ["width", "height"]):
-            total += size["width"] * size["height"] * _BYTES_PER_PIXEL
+            width, height = size["width"], size["height"]
+            total += prod((width, height) if small is None else small.size(width, height)) * _BYTES_PER_PIXEL
         if total > limit_bytes:
             return False
     return True

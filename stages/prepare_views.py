@@ -34,6 +34,33 @@ class Wanted:
 
 
 @dataclass(frozen=True)
+class ReplayPlan:
+    """One crop of every payload, decoded at full size, with its check where that is wanted. Its pixels are HWC.
+
+    Attributes:
+        preprocess: the values of the student.
+        limits: what one payload may cost.
+    """
+
+    preprocess: Preprocess
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.preprocess.size, 3)
+
+    def prepare(self, payload: bytes, wanted: tuple[Crop, bool]) -> Prepared:
+        """Returns the pixels of a crop, and its check if the second of `wanted` says so."""
+        crop, with_check = wanted
+        decoded = decode_image(payload, self.limits)
+        if decoded.image is None:
+            return Prepared(None, decoded.status, decoded.reason, decoded.width, decoded.height)
+        pixels_HWC = crop_pixels(decoded.image, crop, self.preprocess)
+        checks = check_of(decoded.image, crop) if with_check else b""
+        return Prepared(pixels_HWC, "ok", decoded.reason, decoded.width, decoded.height, checks)
+
+
+@dataclass(frozen=True)
 class ViewsPlan:
     """All wanted views of every payload; their pixels are VHWC.
 

@@ -20,7 +20,7 @@ from stages.checkpoint import newest_checkpoint, restore, save_checkpoint, tenso
 from stages.distill_job import DistillJob
 from stages.export import export_student
 from stages.losses import total_loss
-from stages.pictures import Pictures, PicturesInMemory, PicturesStreamed
+from stages.pictures import Originals, Pictures, PicturesInMemory, PicturesStreamed
 from stages.run_folder import RunFolder, RunRecord, write_record
 from stages.schedule import learning_rate_of_step, make_optimizer
 from stages.training_log import TrainingLog
@@ -223,9 +223,12 @@ class TrainingLoop:
 
     def _pictures(self) -> Pictures:
         job, preprocess, workers = self.job, self.job.student.preprocess, self.job.config.decode_workers
+        payloads = job.small or Originals()
         if not job.in_memory:
-            return PicturesStreamed(preprocess, num_workers=workers)
-        return PicturesInMemory(job.cache, job.sequence.rows, preprocess, num_threads=workers, progress=self.progress)
+            return PicturesStreamed(preprocess, payloads, num_workers=workers, exact=job.replay is not None)
+        return PicturesInMemory(
+            job.cache, job.sequence.rows, preprocess, payloads, num_threads=workers, progress=self.progress
+        )
 
     def _batch_maker(self, pictures: Pictures) -> BatchMaker:
         job, config = self.job, self.job.config
@@ -242,6 +245,7 @@ class TrainingLoop:
             seed=config.seed,
             crop_scale=(config.min_crop, 1.0),
             flip=config.flip,
+            replay=job.replay,
         )
 
     def _end(self, metrics: dict[str, float], *, seconds: float) -> dict[str, Json]:

@@ -25,7 +25,7 @@ from pipeline.option_types import (
 from pipeline.progress import open_progress
 from pipeline.report import print_note, print_result
 from pipeline.signals import stop_flag
-from stages.distill_config import DEFAULT_STUDENT, LARGEST_DEFAULT_BATCH, DistillConfig
+from stages.distill_config import DEFAULT_STUDENT, LARGEST_DEFAULT_BATCH, PICTURES, DistillConfig
 
 config_option = partial(option, default_of=DistillConfig)
 
@@ -60,7 +60,8 @@ Stopped half-way? Run the same command again."""
 @config_option("--device", type=Text("cpu|cuda"), help="Where the student trains.")
 @click.option("--executor", type=Choice(tuple(EXECUTORS)), default="serial", show_default=True, help="Who trains.")
 @click.option("--ray-address", type=HostAndPort(), help="A running Ray cluster. [default: a private local one]")
-@config_option("--image-array", type=Text("NAME"), rare=True, help="Array of images. [default: the only one]")
+@config_option("--image-array", type=Text("NAME"), rare=True, help="View of the images. [default: all but 0 in turn]")
+@config_option("--pictures", type=Choice(PICTURES), rare=True, help="What crops are cut from.")
 @config_option("--text-array", type=Text("NAME"), rare=True, help="Array of sentences. [default: the only one]")
 @config_option("--mined-share", type=Number(at_least=0, at_most=1), rare=True, help="Most mined sentences of a step.")
 @config_option(

@@ -11,7 +11,7 @@ from cache_schema.cache import Cache
 from cache_schema.errors import MismatchError
 from stages.batches import BatchMaker, made_ahead
 from stages.order import EpochSequence
-from stages.pictures import PicturesInMemory, PicturesStreamed, fit_in_memory
+from stages.pictures import Originals, PicturesInMemory, PicturesStreamed, fit_in_memory
 from stages.preprocess import Preprocess, crop_pixels
 from stages.views import crop_of
 from tests.stages.small_corpus import extract, small_cache, write_sources
@@ -44,7 +44,7 @@ def _maker(cache, pictures, **changes):
 
 
 def _in_memory(cache, num_threads=2):
-    return PicturesInMemory(cache, cache.array("image").ok_rows(), PREPROCESS, num_threads=num_threads)
+    return PicturesInMemory(cache, cache.array("image").ok_rows(), PREPROCESS, Originals(), num_threads=num_threads)
 
 
 def test_pixels_are_the_crops_of_the_rows_and_features_are_the_rows_of_zarr(cache):
@@ -72,8 +72,8 @@ def test_memory_and_stream_any_number_of_workers_and_any_start_give_the_same_bat
         reference = [_maker(cache, pictures).batch_of_step(step) for step in range(4)]
     for make in (
         lambda: _in_memory(cache, num_threads=3),
-        lambda: PicturesStreamed(PREPROCESS, num_workers=0),
-        lambda: PicturesStreamed(PREPROCESS, num_workers=2),
+        lambda: PicturesStreamed(PREPROCESS, Originals(), num_workers=0, exact=False),
+        lambda: PicturesStreamed(PREPROCESS, Originals(), num_workers=2, exact=False),
     ):
         with make() as pictures:
             found = list(made_ahead(_maker(cache, pictures).batch_of_step, range(2, 4)))
@@ -102,7 +102,10 @@ def test_a_picture_that_changed_since_the_teacher_saw_it_is_refused_by_its_key(t
     changed.write_bytes(data)
     with pytest.raises(MismatchError, match=r"'0007\.png'.*the teacher saw"):
         _in_memory(cache)
-    with PicturesStreamed(PREPROCESS, num_workers=0) as streamed, pytest.raises(MismatchError, match=r"'0007\.png'"):
+    with (
+        PicturesStreamed(PREPROCESS, Originals(), num_workers=0, exact=False) as streamed,
+        pytest.raises(MismatchError, match=r"'0007\.png'"),
+    ):
         _maker(cache, streamed).batch_of_step(0)
 
 

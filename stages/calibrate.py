@@ -90,12 +90,12 @@ class Calibration:
         start_seconds: from a new worker to its first rows, beyond what those rows take; the teacher's loading is added
             by whoever loaded it.
         speeds: of each modality with something pending.
-        pixel_row_bytes: of one stored picture; 0 where none is stored.
+        picture_bytes: of one stored picture; 0 where none is stored.
     """
 
     start_seconds: float
     speeds: Mapping[Modality, Speed]
-    pixel_row_bytes: float
+    picture_bytes: float
 
 
 def calibrate(
@@ -123,7 +123,7 @@ def calibrate(
             timing.run(seconds, progress)
         layout = Layout(job.cache.path)
         speeds = {modality: _speed(heads, layout, timing.timed_parts(modality)) for modality, heads in timing.all()}
-        pixels = sum(path.stat().st_size for path in layout.modality("image").glob("pixels/**/*") if path.is_file())
+        pixels = sum(path.stat().st_size for path in layout.all_pixels.glob("*.arrow"))
         images = timing.num_encoded("image")
     steady = sum(speeds[modality].seconds_per_row * timing.warm_up_rows[modality] for modality in speeds)
     return Calibration(made + max(0.0, warm_up - steady), speeds, pixels / images if images else 0.0)

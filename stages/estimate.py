@@ -2,19 +2,23 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from cache_schema.cache import Cache
-from cache_schema.errors import EnvironmentProblem
+from cache_schema.errors import EnvironmentProblem, PipelineError
 from cache_schema.features import feature_format
 from cache_schema.layout import Modality
 from cache_schema.plan import Part, Plan
 from cache_schema.records import HASH_BYTES
+from cache_schema.stored_pixels import stored_pixels
 from cache_schema.view_checks import VIEW_CHECK_BYTES
 from stages.extract_config import ExtractConfig
 from stages.index import index_bytes
+from stages.sources import open_source
 from stages.wanted_arrays import WantedArray
+from stages.wanted_pixels import rule_of_pixels, wanted_pixels
 
 TABLE_BYTES = 3_000
 """A sample table of one row: mostly its schema."""
@@ -22,6 +26,10 @@ TABLE_BYTES = 3_000
 DEFAULT_ROW_BYTES: Mapping[Modality, float] = {"image": 48.0, "text": 64.0}
 """Bytes of a row in a sample table where none has been measured: a digest, a key, and half of a sentence."""
 
+_PIXEL_FILE_BYTES = 2_000
+_PIXEL_ROW_BYTES = 24
+_SOURCES_LOOKED_AT = 8
+_SAMPLES_LOOKED_AT = 16
 _RECORD_BYTES = 750
 _RECORD_BYTES_PER_CHUNK = 15
 _ARRAY_BYTES = 16_384
@@ -67,6 +75,8 @@ class PendingWork:
         tables: modality -> parts whose samples no array has committed.
         num_parts: modality -> parts of the whole plan.
         num_sources: modality -> sources of the whole plan.
+        pixels: parts whose pictures are to be stored and are not.
+        pixels_side: shorter side of a stored picture; 0 where none is stored.
     """
 
     part_rows: int
@@ -74,6 +84,8 @@ class PendingWork:
     tables: Mapping[Modality, tuple[Part, ...]]
     num_parts: Mapping[Modality, int]
     num_sources: Mapping[Modality, int]
+    pixels: tuple[Part, ...] = ()
+    pixels_side: int = 0
 
 
 @dataclass(frozen=True)
@@ -119,12 +131,17 @@ def pending_work(
         there = [cache.array(modality, name).committed for name in cache.arrays(modality)]
         have = frozenset[int]().union(*there)
         tables[modality] = tuple(part for part in plan.parts() if part.number not in have)
+    recipe = wanted_pixels(cache, config) if "image" in plans else None
+    stored = stored_pixels(cache)
+    have_pixels = stored.committed if stored is not None else frozenset()
     return PendingWork(
         cache.part_rows,
         tuple(arrays),
         tables,
         {modality: plan.num_parts for modality, plan in plans.items()},
         {modality: len(plan.sources) for modality, plan in plans.items()},
+        tuple(part for part in plans["image"].parts() if part.number not in have_pixels) if recipe else (),
+        rule_of_pixels(recipe).side if recipe else 0,
     )
 
 
@@ -138,7 +155,7 @@ def _pending_array(cache: Cache, config: ExtractConfig, wanted: WantedArray, pla
 
 
 def disk_estimate(
-    work: PendingWork, *, row_bytes: Mapping[Modality, float] | None = None, pixel_row_bytes: float = 0.0
+    work: PendingWork, *, row_bytes: Mapping[Modality, float] | None = None, picture_bytes: float | None = None
 ) -> DiskEstimate:
     """Returns the bytes that `work` will add to the cache.
 
@@ -147,7 +164,7 @@ def disk_estimate(
     Args:
         work: what is pending.
         row_bytes: modality -> bytes of one row in a sample table; the defaults where it says nothing.
-        pixel_row_bytes: bytes of one stored picture; 0 where none is stored.
+        picture_bytes: of one stored picture; None assumes what a photograph of that size takes.
     """
     row_bytes = {**DEFAULT_ROW_BYTES, **(row_bytes or {})}
     features, indexes, hashes, other, num_files = {}, {}, 0, 0, 0
@@ -168,8 +185,33 @@ def disk_estimate(
         if parts:
             other += _PLAN_BYTES_PER_PART * work.num_parts[modality]
             other += _PLAN_BYTES_PER_SOURCE * work.num_sources[modality]
-    num_images = sum(part.num_rows for part in work.tables.get("image", ()))
-    return DiskEstimate(features, tables, hashes, indexes, round(num_images * pixel_row_bytes), other, num_files)
+    each = usual_picture_bytes(work.pixels_side) if picture_bytes is None else picture_bytes
+    num_pictures = sum(part.num_rows for part in work.pixels)
+    pixels = len(work.pixels) * _PIXEL_FILE_BYTES + round(num_pictures * (each + _PIXEL_ROW_BYTES))
+    return DiskEstimate(features, tables, hashes, indexes, pixels, other, num_files + 2 * len(work.pixels))
+
+
+def usual_picture_bytes(side: int) -> float:
+    """Returns about how many bytes a photograph takes as a stored picture with that shorter side."""
+    return 800 + 0.36 * side**2
+
+
+def most_picture_bytes(plan: Plan, side: int) -> float:
+    """Returns what to assume of stored pictures before any is made: small originals are stored in less.
+
+    Reads a few originals at the beginning of some sources. Those that cannot be read are met again, and named, by who
+    needs them.
+    """
+    sizes: list[int] = []
+    begins = {span.source: span.offset_bytes for part in plan.parts() for span in part.spans if not span.first_sample}
+    for place in sorted({i * len(plan.sources) // _SOURCES_LOOKED_AT for i in range(_SOURCES_LOOKED_AT)}):
+        entry = plan.sources[place]
+        with suppress(PipelineError, OSError):
+            source = open_source(entry.uri, entry.kind, "image", dict(entry.options), fingerprint=entry.fingerprint)
+            raws = source.read(0, min(entry.num_samples, _SAMPLES_LOOKED_AT), begins[place])
+            sizes += [len(raw.payload) for raw in raws if raw.payload]
+    # Written again in higher quality, a picture may take twice its bytes.
+    return min([usual_picture_bytes(side)] + ([2 * sum(sizes) / len(sizes)] if sizes else []))
 
 
 def free_bytes(cache: Path) -> int:

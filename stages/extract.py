@@ -22,7 +22,7 @@ from cache_schema.records import parts_by_numerics
 from cache_schema.stored_pixels import StoredPixels, stored_pixels
 from stages.admission import package_versions
 from stages.described_teacher import load_and_describe
-from stages.estimate import disk_estimate, pending_work, require_free_disk
+from stages.estimate import disk_estimate, most_picture_bytes, pending_work, require_free_disk
 from stages.extract_config import ExtractConfig
 from stages.extract_worker import PartWorker, WorkerSettings
 from stages.part_in_progress import ArrayOutput, PartTask, PixelsOutput
@@ -191,7 +191,9 @@ def _require_room(
 ) -> list[WantedArray]:
     """Returns the arrays that `config` asks for; raises `EnvironmentProblem` when the disk has no room for them."""
     wanted = wanted_arrays(cache, config, {modality: described[0][modality] for modality in plans})
-    require_free_disk(config.cache, disk_estimate(pending_work(cache, config, wanted, plans)))
+    work = pending_work(cache, config, wanted, plans)
+    each = most_picture_bytes(plans["image"], work.pixels_side) if work.pixels else None
+    require_free_disk(config.cache, disk_estimate(work, picture_bytes=each))
     return wanted
 
 

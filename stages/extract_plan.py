@@ -12,7 +12,15 @@ from cache_schema.layout import Modality
 from cache_schema.plan import Plan, Segment
 from stages.calibrate import Calibration, Speed, calibrate
 from stages.described_teacher import load_and_describe
-from stages.estimate import DEFAULT_ROW_BYTES, DiskEstimate, PendingWork, disk_estimate, free_bytes, pending_work
+from stages.estimate import (
+    DEFAULT_ROW_BYTES,
+    DiskEstimate,
+    PendingWork,
+    disk_estimate,
+    free_bytes,
+    most_picture_bytes,
+    pending_work,
+)
 from stages.extract import grown_plans, planned_cache, teacher_of
 from stages.extract_config import ExtractConfig
 from stages.view_recipe import rule_of
@@ -46,14 +54,17 @@ def plan_extract(
     pending = {modality: plan for modality in plans if (plan := _pending_plan(plans[modality], work)).num_parts}
     measured = None
     if calibrate_seconds and pending:
-        resolved = _resolved(replace(config, teacher=specification), wanted)
+        resolved = _resolved(replace(config, teacher=specification), wanted, work)
         measured = calibrate(resolved, pending, seconds=calibrate_seconds, progress=progress)
         measured = replace(measured, start_seconds=measured.start_seconds + load_seconds)
     speeds: Mapping[Modality, Speed] = measured.speeds if measured else {}
+    each = None
+    if work.pixels:
+        each = measured.picture_bytes if measured else most_picture_bytes(plans["image"], work.pixels_side)
     estimate = disk_estimate(
         work,
         row_bytes={modality: speed.row_bytes for modality, speed in speeds.items()},
-        pixel_row_bytes=measured.pixel_row_bytes if measured else 0.0,
+        picture_bytes=each,
     )
     free = free_bytes(config.cache)
     return {
@@ -71,6 +82,7 @@ def plan_extract(
             }
             for modality in plans
         },
+        "picture_bytes": None if each is None else {"bytes": round(each), "measured": measured is not None},
         "free_bytes": free,
         "fits": estimate.disk_bytes <= free,
         "calibration": _calibration(measured) if measured else None,
@@ -81,14 +93,16 @@ def plan_extract(
 def _pending_plan(plan: Plan, work: PendingWork) -> Plan:
     """Returns the parts of `plan` in which something is pending."""
     numbers = {part.number for array in work.arrays if array.modality == plan.modality for part in array.parts}
+    numbers |= {part.number for part in work.pixels if plan.modality == "image"}
     parts = tuple(part for part in plan.parts() if part.number in numbers)
     return replace(plan, segments=(Segment(parts),) if parts else ())
 
 
-def _resolved(config: ExtractConfig, wanted: list[WantedArray]) -> ExtractConfig:
-    """Returns `config` with what it leaves to the cache written out, so that a scratch cache gets the same views."""
+def _resolved(config: ExtractConfig, wanted: list[WantedArray], work: PendingWork) -> ExtractConfig:
+    """Returns `config` with what it leaves to the cache written out, so that a scratch cache gets the same."""
     rules = [rule for array in wanted if array.modality == "image" and (rule := rule_of(array.recipe)) is not None]
-    return replace(config, views=1 + len(rules), view_seed=rules[0].seed if rules else None)
+    seed = rules[0].seed if rules else None
+    return replace(config, views=1 + len(rules), view_seed=seed, store_pixels=work.pixels_side or None)
 
 
 def _modality(plan: Plan, pending: Plan | None) -> dict[str, Json]:
@@ -173,9 +187,11 @@ def _time(
 
 
 def _rows_to_do(work: PendingWork, modality: Modality) -> float:
-    """Returns the pending rows as if all views were pending in each: a row with half of its views is half a row."""
-    arrays = [array for array in work.arrays if array.modality == modality]
-    return sum(array.num_rows for array in arrays) / len(arrays)
+    """Returns the pending rows as if all was pending in each: a row that lacks half of its arrays is half a row."""
+    pending = [array.num_rows for array in work.arrays if array.modality == modality]
+    if modality == "image" and work.pixels_side:
+        pending.append(sum(part.num_rows for part in work.pixels))
+    return sum(pending) / len(pending)
 
 
 def _rounded(value: float) -> Any:

@@ -65,8 +65,12 @@ def _lines(result: Mapping[str, Any]) -> list[str]:
         f"{modality} {row['bytes']:.0f} bytes a row ({'measured' if row['measured'] else 'assumed'})"
         for modality, row in result["row_bytes"].items()
     )
+    lines.append(f"sample tables: {rows}")
+    if result["picture_bytes"]:
+        how = "measured" if result["picture_bytes"]["measured"] else "assumed"
+        lines.append(f"stored pictures: {result['picture_bytes']['bytes']:,} bytes each ({how})")
     fits = "enough" if result["fits"] else "NOT ENOUGH: extract will refuse to start"
-    lines += [f"sample tables: {rows}", f"free disk: {result['free_bytes']:,} bytes, {fits}"]
+    lines.append(f"free disk: {result['free_bytes']:,} bytes, {fits}")
     if result["time"]:
         lines += ["", *map(_speed, result["calibration"]), *_hours(result["time"])]
     elif any(modality["pending_rows"] for modality in result["modalities"]):

@@ -81,6 +81,18 @@ def test_the_planned_bytes_are_those_of_the_cache_then_extracted(
     assert [array["view"] for array in foreseen["arrays"]] == [0, 1, 0]
 
 
+def test_stored_pictures_are_planned_as_they_are_then_stored(
+    planned: Callable[..., dict], invoke: Callable[..., Result], tmp_path: Path
+) -> None:
+    foreseen = planned("--calibrate-seconds", "0.3", "--store-pixels", "16", "--views", "2")
+    assert foreseen["picture_bytes"]["measured"]
+    result = invoke(*shlex.split(foreseen["next"])[1:])
+    assert result.exit_code == 0, result.stderr
+    stored = size_of(tmp_path / "cache", "image/pixels/*.arrow")
+    assert foreseen["bytes"]["pixels"] == pytest.approx(stored, rel=0.25)
+    assert planned("--calibrate-seconds", "0.1")["bytes"]["total"] == 0  # what is stored already is not pending
+
+
 def test_only_what_is_pending_counts_and_the_cache_is_not_touched(
     planned: Callable[..., dict], invoke: Callable[..., Result], options: list[str], tmp_path: Path, data: Path
 ) -> None:

@@ -14,7 +14,16 @@ from cache_schema.errors import EnvironmentProblem
 from cache_schema.layout import Layout
 from cache_schema.plan import Plan, SourceEntry
 from stages.described_teacher import load_and_describe
-from stages.estimate import DEFAULT_ROW_BYTES, PendingArray, PendingWork, disk_estimate, free_bytes, pending_work
+from stages.estimate import (
+    DEFAULT_ROW_BYTES,
+    PendingArray,
+    PendingWork,
+    disk_estimate,
+    free_bytes,
+    most_picture_bytes,
+    pending_work,
+    usual_picture_bytes,
+)
 from stages.extract import grown_plans, open_job, planned_cache
 from stages.extract_config import ExtractConfig
 from stages.wanted_arrays import WantedArray, wanted_arrays
@@ -83,11 +92,13 @@ def test_a_part_is_a_full_shard_however_short_it_is() -> None:
 def test_views_and_pixels_add_what_they_take() -> None:
     plan = Plan("image", 1024).extended([SourceEntry("/a", "tar", "0" * 64, 1000)], [{0: 0}])
     arrays = tuple(PendingArray("image", f"a.v{v}", v, 64, False, tuple(plan.parts()), 0) for v in range(3))
-    work = PendingWork(1024, arrays, {"image": tuple(plan.parts())}, {"image": 1}, {"image": 1})
-    estimate = disk_estimate(work, pixel_row_bytes=20_000)
+    parts = tuple(plan.parts())
+    work = PendingWork(1024, arrays, {"image": parts}, {"image": 1}, {"image": 1}, parts, 256)
+    estimate = disk_estimate(work, picture_bytes=20_000)
     assert len(set(estimate.features.values())) == 1 and len(estimate.features) == 3
     assert estimate.hashes == 1000 * (3 * 16 + 2 * 4)
-    assert estimate.pixels == 20_000_000
+    assert estimate.pixels == pytest.approx(20_000_000, rel=0.01)
+    assert disk_estimate(work).pixels == pytest.approx(24_400_000, rel=0.01)
     assert estimate.tables == {"image": 3_000 + 1000 * DEFAULT_ROW_BYTES["image"]}
 
 
@@ -119,6 +130,15 @@ def test_the_estimate_fits_the_cache_that_is_then_extracted(config: ExtractConfi
     assert before.hashes == size_of(config.cache, "*/arrays/*/records/*.rows")
     whole = size_of(config.cache, "**/*")
     assert 0.9 * whole < before.total_bytes < 2 * whole
+
+
+def test_stored_pictures_of_small_originals_are_assumed_to_be_small(config: ExtractConfig, data: Path) -> None:
+    plan = grown_plans(replace(config, texts=()), None, None)["image"]
+    originals = [path.stat().st_size for path in sorted((data / "pictures").iterdir())[:16]]
+    assert most_picture_bytes(plan, 256) == 2 * sum(originals) / 16 < usual_picture_bytes(256)
+    assert most_picture_bytes(plan, 16) == usual_picture_bytes(16)
+    gone = plan.extended([SourceEntry("/not/there.tar", "tar", "0" * 64, 20)], [{0: 0}])
+    assert most_picture_bytes(gone, 256) == most_picture_bytes(plan, 256)
 
 
 def test_only_what_is_pending_counts(config: ExtractConfig) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from cache_schema.errors import MismatchError, RefusedError
 from stages.imports.base import FeatureRow, ScannedFeatures, content_sha256
 from stages.imports.matrix import matrix_of
-from stages.imports.table import Table, key_of, require_keys
+from stages.imports.table import Table, key_of, keys_in, require_keys
 from stages.sources import open_source
 from stages.sources.base import Modality, Source, first_repeated, hash_of_key
 from stages.sources.files import planned_file
@@ -105,8 +105,7 @@ class MatrixWithTable:
         require_keys(table, self._key_column)
         hashes = array("Q")
         for row, batch in table.batches([self._key_column]):
-            for at, key in enumerate(batch.column(0).to_pylist()):
-                hashes.append(hash_of_key(self._named(key_of(key, self.table_uri, row + at))))
+            hashes.extend(hash_of_key(self._named(key)) for key in keys_in(batch.column(0), self.table_uri, row))
         found = np.frombuffer(hashes, np.uint64)
         repeated = first_repeated(found)
         if repeated is not None:

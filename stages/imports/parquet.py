@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from cache_schema.errors import MismatchError, RefusedError, UsageError
 from stages.imports.base import FEATURE_TYPE, MAX_DIM, FeatureRow, ScannedFeatures, content_sha256
-from stages.imports.table import Table, key_of, require_keys
+from stages.imports.table import Table, key_of, keys_in, require_keys
 from stages.sources import open_source
 from stages.sources.base import Modality, Source, first_repeated, hash_of_key
 from stages.sources.files import planned_file
@@ -111,8 +111,7 @@ class ParquetFeatures:
         require_keys(table, self._key_column)
         hashes = array("Q")
         for row, batch in table.batches([self._key_column]):
-            for at, key in enumerate(batch.column(0).to_pylist()):
-                hashes.append(hash_of_key(self._named(key_of(key, self.uri, row + at))))
+            hashes.extend(hash_of_key(self._named(key)) for key in keys_in(batch.column(0), self.uri, row))
         found = np.frombuffer(hashes, np.uint64)
         repeated = first_repeated(found)
         if repeated is not None:

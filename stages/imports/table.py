@@ -72,9 +72,14 @@ class Table:
             with _in_words(self.uri):
                 batch = next(batches, None)
             if batch is None:
-                return
+                break
             yield row, batch
             row += batch.num_rows
+        num_rows = file.metadata.row_group(group).num_rows
+        if row - first != num_rows:
+            raise DamagedError(
+                f"{self.uri} has {row - first:,} rows where its footer says {num_rows:,}: it is damaged; fetch it again"
+            )
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[pq.ParquetFile]:
@@ -96,9 +101,18 @@ def require_keys(table: Table, column: str) -> None:
         )
 
 
+def keys_in(column: pa.Array, uri: str, first_row: int) -> Iterator[str]:
+    """Yields the keys of a column, of which the first cell is that of row `first_row`; errors as `key_of`."""
+    with _in_words(uri):
+        values = column.to_pylist()
+    for row, value in enumerate(values, start=first_row):
+        yield key_of(value, uri, row)
+
+
 def key_of(value: Any, uri: str, row: int) -> str:
     """Returns the key that a cell holds; raises `DamagedError` when it holds none."""
-    key = value.as_py() if isinstance(value, pa.Scalar) else value
+    with _in_words(uri):
+        key = value.as_py() if isinstance(value, pa.Scalar) else value
     if key is None or key == "":
         raise DamagedError(f"{uri}: row {row:,} has no key: fill it in, or choose another column with ?key_column=NAME")
     return str(key)

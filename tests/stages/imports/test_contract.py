@@ -1,5 +1,7 @@
 """What every format of features promises; a new line in `FORMATS` needs an example and is then tested too."""
 
+import contextlib
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache_schema.errors import RefusedError, UsageError
+from cache_schema.errors import PipelineError, RefusedError, UsageError
 from pipeline.commands.import_ import command
 from stages.imports import FORMATS, FeatureFile, expand_features, open_features, states_of
 from stages.sources.base import hash_of_key
@@ -87,6 +89,22 @@ def test_a_file_cut_anywhere_is_refused(format_name: str, tmp_path: Path) -> Non
                 file.scan()
         path.write_bytes(whole)
     assert file.scan().dim == 8
+
+
+def test_changed_bytes_are_refused_in_words_or_read(format_name: str, tmp_path: Path) -> None:
+    file = written(format_name, tmp_path)
+    rng = random.Random(0)
+    for path in map(Path, file.paths):
+        whole = path.read_bytes()
+        for _ in range(80):
+            changed = bytearray(whole)
+            for _ in range(rng.randint(1, 4)):
+                changed[rng.randrange(len(changed))] = rng.randrange(256)
+            path.write_bytes(changed)
+            with contextlib.suppress(PipelineError):
+                scan = file.scan()
+                assert len(list(file.stream(0, len(scan.places), 0))) == len(file.read(scan.places.tolist()))
+        path.write_bytes(whole)
 
 
 def test_a_key_that_stands_twice_is_refused_with_both_places(format_name: str, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ config_option = partial(option, default_of=ExtractConfig)
 Example:
   pipeline extract --images 'photos/{000..099}.tar' --texts captions.txt \\
                    --teacher open_clip:ViT-L-14/openai --cache cache
-A URI is a path, a glob or a {000..099} range; tar, folder, text and Parquet are told apart by name
+A URI is a path, a glob or a {000..099} range; its kind (`pipeline list sources`) is told by its name
 (or `kind:` in front, `?option=value` behind). Stopped half-way? Run the same command again."""
 )
 @config_option("--images", type=Text("URI"), multiple=True, help="Source of images; may be repeated.")

@@ -25,6 +25,8 @@ REGISTRIES = {
     "losses": ("stages.losses", "LOSSES", "{name}", "the loss settings of `pipeline distill`"),
 }
 
+SOURCE_COLUMNS = ("of", "extensions", "options")
+
 
 @click.command(
     epilog="""\b
@@ -38,7 +40,8 @@ def command(what: str, as_json: bool, quiet: bool) -> None:
     module, registry, form, options = REGISTRIES[what]
     entries = getattr(importlib.import_module(module), registry)
     found = [_described(name, entry, form, module) for name, entry in entries.items()]
-    lines = [*table(found, ("name", "form", "description")), f"for {options}"]
+    columns = ("name", *SOURCE_COLUMNS, "description") if what == "sources" else ("name", "form", "description")
+    lines = [*table(found, columns), f"for {options}"]
     print_result({what: found}, as_json=as_json, lines=lines)
 
 
@@ -55,8 +58,15 @@ def _described(name: str, entry: Any, form: str, registry_module: str) -> dict[s
     return {
         "name": name,
         "form": " | ".join(forms) or form.format(name=name),
+        **(_facts_of_source(entry) if registry_module == "stages.sources" else {}),
         "description": described.partition("\n")[0].replace("`", ""),
     }
+
+
+def _facts_of_source(kind: Any) -> dict[str, str]:
+    """Returns what a kind of source holds, its extensions (without those of compressions), and its options."""
+    plain = [name for name in kind.extensions if not any(name.startswith(f"{other}.") for other in kind.extensions)]
+    return {"of": " ".join(kind.modalities), "extensions": " ".join(plain), "options": " ".join(kind.option_names)}
 
 
 def _documentation(thing: Any) -> str:

@@ -37,11 +37,11 @@ class _Header:
 
 
 class CsvSource(EntrySource):
-    """Rows of a CSV or TSV file. Options: `column`, `key_column` (default the row number, from 1); for images
-    `path_column` and `root`; `delimiter` (`,` `;` `|` `tab`), `encoding`, `header=no`, `quotes=no`.
+    """Rows of a CSV or TSV file, plain or compressed.
 
-    The first row names the columns; with `header=no` they are named by their number, from 1. With `quotes=no` a quote
-    is a character like any other and every line is a row. A row with another number of fields than the first is broken.
+    Options: those of `EntrySource`; `delimiter` (`,` `;` `|` `tab`), `encoding`, `header=no`, `quotes=no`. The first
+    row names the columns; with `header=no` they are named by their number, from 1. With `quotes=no` a quote is a
+    character like any other and every line is a row. A row with another number of fields than the first is broken.
     """
 
     kind: ClassVar[str] = "csv"

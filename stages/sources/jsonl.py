@@ -14,10 +14,10 @@ _NAMES_SHOWN = 20
 
 
 class JsonlSource(EntrySource):
-    """Lines of JSON. Options: `column`, `key_column` (default the line number); for images `path_column` and `root`.
+    """Lines of JSON objects, plain or compressed.
 
-    A sentence is a string; an image is base64 in a string, or a path. Every line is a row, empty ones too. JSON is read
-    strictly: UTF-8, no NaN, no name twice.
+    Options: those of `EntrySource`. A sentence is a string; an image is base64 in a string, or a path. Every line is a
+    row, empty ones too. JSON is read strictly: UTF-8, no NaN, no name twice.
     """
 
     kind: ClassVar[str] = "jsonl"

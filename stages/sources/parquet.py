@@ -25,8 +25,9 @@ _ARROW_SCHEMA = re.compile(rb"ARROW:schema.{1,8}?(/////[A-Za-z0-9+/]*=*)", re.DO
 
 
 class ParquetSource:
-    """Rows of a Parquet file. Options: `column` (default `image` or `text`), `key_column` (default the row number).
+    """Rows of a Parquet file.
 
+    Options: `column` (default `image` or `text`), `key_column` (default the row number), `path_column` and `root`.
     An image column holds bytes, or a struct with a field `bytes` (and perhaps `path`), as data sets on the hub do. With
     `path_column` in place of `column` the images are files of their own, below `root` (default the folder of the file).
     Row numbers count from 0. Memory stays at one batch of rows, whatever the size of the row groups' pages allows.
@@ -131,6 +132,11 @@ class ParquetSource:
                     if low < high:
                         yield low, batch.slice(low - row, high - low)
                     row += batch.num_rows
+                if row != first + num_rows:
+                    raise DamagedError(
+                        f"{self.uri}: row group {group} has {row - first:,} of its {num_rows:,} rows: it is damaged; "
+                        "fetch it again"
+                    )
             first += num_rows
 
     def _sample(self, key: str, row: int, value: pa.Scalar) -> RawSample:

@@ -49,7 +49,9 @@ class _Row:
 
 
 class TarSource:
-    """A webdataset tar. Option for images: `images=all`; for sentences: `ext` (`txt` or `json`) and `json_key`.
+    """A webdataset tar of images, of sentences or of both.
+
+    Option for images: `images=all`; for sentences: `ext` (`txt` or `json`) and `json_key`.
 
     The image of a sample is its first member with an image extension; with `images=all` every member whose last
     extension is one is a row (`x.jpg`, `x.seg.png`). The sentences of a sample are its `.txt` members (`x.txt`,

@@ -18,7 +18,9 @@ _LINE_FEED = 10
 
 
 class TextSource:
-    """Lines of a text file, plain or compressed (`.gz`, `.zst`). Options: `encoding` (default utf-8).
+    """Lines of a text file, plain or compressed.
+
+    Options: `encoding` (default utf-8).
 
     Every line is a row, empty ones too; a line feed at the very end opens no further line. A carriage return before
     the line feed, and a UTF-8 signature at the start of the file, belong to the file and not to the text.

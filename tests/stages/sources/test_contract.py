@@ -1,5 +1,6 @@
 """What every kind of source promises; a new line in `SOURCES` needs an example here and is then tested too."""
 
+import contextlib
 import csv
 import io
 import json
@@ -230,6 +231,58 @@ def test_a_source_that_is_gone_refuses(example: tuple[Source, Callable[[int], So
     sample = next(iter(source.read(0, 1, scan.offset_bytes(0))))
     with pytest.raises(RefusedError, match="restore"):
         gone.read_one(sample.key, sample.offset_bytes, sample.size_bytes)
+
+
+def test_damage_anywhere_is_refused_or_leaves_every_row_in_its_place(
+    example: tuple[Source, Callable[[int], Source]],
+) -> None:
+    source, _ = example
+    if not os.path.isfile(source.uri) or source.kind == "features":
+        pytest.skip("not one file with the samples in it")
+    scan = source.scan()
+    keys = [sample.key for sample in source.read(0, NUM_SAMPLES, scan.offset_bytes(0))]
+    whole = Path(source.uri).read_bytes()
+    for at in np.linspace(0, len(whole) - 1, 40).astype(int):
+        for damaged in (whole[:at], whole[:at] + bytes([whole[at] ^ 0x41]) + whole[at + 1 :]):
+            Path(source.uri).write_bytes(damaged)
+            fresh = open_source(source.uri, source.kind, source.modality, source.options)
+            try:
+                found = [sample.key for sample in fresh.read(0, NUM_SAMPLES, scan.offset_bytes(0))]
+            except (RefusedError, UsageError):
+                continue
+            # A key is data too: one flipped byte may turn it into another one, but no row may be lost or moved.
+            assert len(found) == NUM_SAMPLES
+            assert sum(one != other for one, other in zip(found, keys, strict=True)) <= 1
+            with contextlib.suppress(RefusedError, UsageError):
+                fresh.scan()
+
+
+def test_a_corpus_in_another_order_keeps_every_key_with_its_payload(tmp_path: Path) -> None:
+    def pairs(write: Callable[[Path, list[int]], str], order: list[int], modality: Modality) -> dict[str, bytes | None]:
+        (source,) = expand(write(tmp_path, order), modality)
+        scan = source.scan()
+        return {sample.key: sample.payload for sample in source.read(0, scan.num_samples, scan.offset_bytes(0))}
+
+    def jsonl(folder: Path, order: list[int]) -> str:
+        lines = [json.dumps({"id": n, "text": f"sentence {n}"}) + "\n" for n in order]
+        return f"{write_compressed(folder / 'p.jsonl.gz', ''.join(lines).encode())}?key_column=id"
+
+    def rows(folder: Path, order: list[int]) -> str:
+        (folder / "p.csv").write_text("text,id\n" + "".join(f'"sentence\n{n}",{n}\n' for n in order))
+        return f"{folder / 'p.csv'}?key_column=id"
+
+    def table(folder: Path, order: list[int]) -> str:
+        pq.write_table(pa.table({"id": order, "text": [f"sentence {n}" for n in order]}), folder / "p.parquet")
+        return f"{folder / 'p.parquet'}?key_column=id"
+
+    def texts(folder: Path, order: list[int]) -> str:
+        members = [(f"{n}.json", json.dumps({"caption": [f"a {n}", f"b {n}"]}).encode()) for n in order]
+        return str(write_tar(folder / "p.tar", members))
+
+    order = [4, 0, 3, 1, 2]
+    for write in (jsonl, rows, table, texts):
+        in_order = pairs(write, sorted(order), "text")
+        assert pairs(write, order, "text") == in_order and None not in in_order.values()
 
 
 @pytest.mark.parametrize("kind", [kind for kind in SOURCES if kind != "folder"])

@@ -10,6 +10,7 @@ from stages.decode import DECODE_RULES
 from stages.numerics import UNKNOWN, Arithmetic, numerics_of
 from stages.probes import compute_probes, probes_to_bytes
 from stages.teachers import Teacher, load_teacher, recipes_of
+from stages.teachers.base import files_unchanged
 
 
 def load_and_describe(
@@ -31,9 +32,9 @@ _LOADED: dict[tuple[str, str, str, str], Teacher] = {}
 
 
 def loaded_teacher(specification: str, device: str, precision: str) -> Teacher:
-    """Returns the teacher, the one already in this process when it is the same; errors as `load_teacher`."""
+    """Returns the teacher, the one already in this process while its files are unchanged; errors as `load_teacher`."""
     key = (specification, device, precision, str(Path.cwd()))
-    if key not in _LOADED:
+    if key not in _LOADED or not files_unchanged(_LOADED[key].files):
         _LOADED.clear()
         _LOADED[key] = load_teacher(specification, device=device, precision=precision)
     return _LOADED[key]

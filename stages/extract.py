@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 from cache_schema import atomic
 from cache_schema.cache import DEFAULT_PART_ROWS, Cache, CachedArray, create_cache
@@ -30,6 +29,7 @@ from stages.planning import grown_plan
 from stages.preprocess import Preprocess
 from stages.publication import publish_metadata, publish_plan, publish_recipe, target_of
 from stages.sources.features import require_pictures
+from stages.teachers.base import files_unchanged
 from stages.view_recipe import ORIGINALS, pictures_of, rule_of
 from stages.wanted_arrays import WantedArray, wanted_arrays
 from stages.wanted_pixels import wanted_pixels
@@ -242,7 +242,7 @@ def _unchanged(
     for modality in plans:
         for recipe in (cache.array(modality, name).recipe for name in cache.arrays(modality)):
             same = recipe.specification == specification and recipe.precision == config.precision
-            if same and recipe.view == 0 and _files_unchanged(recipe):
+            if same and recipe.view == 0 and recipe.files and files_unchanged(recipe.files):
                 recipes[modality] = recipe
     if recipes.keys() != plans.keys():
         return None
@@ -251,17 +251,6 @@ def _unchanged(
         if not there or len(cache.array(array.modality, array.name).committed) != plans[array.modality].num_parts:
             return None
     return recipes, {}
-
-
-def _files_unchanged(recipe: Recipe) -> bool:
-    for path, state in recipe.files.items():
-        try:
-            status = Path(path).stat()
-        except OSError:
-            return False
-        if {"size_bytes": status.st_size, "mtime_ns": status.st_mtime_ns} != state:
-            return False
-    return bool(recipe.files)
 
 
 def _publish_array(cache: Cache, array: WantedArray, probes: bytes | None, plan: Plan, fence: atomic.Fence) -> None:

@@ -5,9 +5,9 @@ Shape letters: B rows of a batch, C channels, H height, W width, D width of a fe
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,6 +104,18 @@ def states_of(paths: Iterable[Path]) -> dict[str, dict[str, int]]:
             raise EnvironmentProblem(f"cannot read {path}: {error.strerror}: check the path and permissions") from error
         states[str(path.absolute())] = {"size_bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
     return states
+
+
+def files_unchanged(files: Mapping[str, Any]) -> bool:
+    """Returns whether every one of `files`, as `states_of` gave them, is still there with the same size and time."""
+    for path, state in files.items():
+        try:
+            found = Path(path).stat()
+        except OSError:
+            return False
+        if {"size_bytes": found.st_size, "mtime_ns": found.st_mtime_ns} != state:
+            return False
+    return True
 
 
 def sha256_of(path: Path) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from cache_schema.errors import EnvironmentProblem, RefusedError, UsageError, unknown_name
 from cache_schema.json_file import read_json
 from stages.teachers.base import sha256_of
+from stages.teachers.hub import cached_only_unless_it_answers
 
 FORMS = "hf:ORG/NAME, hf:ORG/NAME@REVISION or hf:PATH"
 CONFIG_NAME = "config.json"
@@ -117,7 +118,8 @@ def _downloaded(name: str, revision: str | None) -> Path:
 
     wanted = [CONFIG_NAME, PREPROCESS_NAME, INDEX_NAME, "*.safetensors", *TOKENIZER_NAMES]
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+        with cached_only_unless_it_answers():
+            return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise UsageError(
             f"the hub has no repository {name}{f' with revision {revision}' if revision else ''} that may be read "

@@ -4,6 +4,7 @@ Three forms: `NAME/TAG` (published weights, through open_clip's hub), `local-dir
 weights) and `NAME@FILE[?like=TAG]` (a checkpoint file with the architecture that it was made for).
 """
 
+import contextlib
 import os
 import re
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 from cache_schema.errors import EnvironmentProblem, MismatchError, RefusedError, UsageError, nearest, unknown_name
 from cache_schema.json_file import Json, parse_json
 from stages.teachers.base import sha256_of
+from stages.teachers.hub import cached_only_unless_it_answers
 
 FORMS = "open_clip:NAME/TAG, open_clip:local-dir:PATH or open_clip:NAME@FILE"
 CONFIG_NAME = "open_clip_config.json"
@@ -87,7 +89,9 @@ def _from_tag(rest: str) -> ModelSource:
         )
     published = _known_tag(model_name, tag)
     try:
-        weights = Path(download_pretrained(published))
+        from_hub = published.get("hf_hub") and "file" not in published
+        with cached_only_unless_it_answers() if from_hub else contextlib.nullcontext():
+            weights = Path(download_pretrained(published))
     except (OSError, RuntimeError, ValueError) as error:
         raise EnvironmentProblem(
             f"cannot download the weights {tag!r} of {model_name} ({' '.join(str(error).split())[:200]}): connect to "

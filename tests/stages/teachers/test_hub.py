@@ -1,0 +1,67 @@
+"""A hub that does not answer is asked once, and a teacher whose files changed is loaded anew."""
+
+import shutil
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cache_schema.errors import EnvironmentProblem
+from stages.described_teacher import loaded_teacher
+from stages.teachers import load_teacher
+from tests.tiny_open_clip import make_tiny_open_clip
+
+
+@pytest.fixture
+def questions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[int]]:
+    """A hub that hangs up on everybody; yields the list of those who called."""
+    server, callers = socket.create_server(("127.0.0.1", 0)), []
+
+    def hang_up() -> None:
+        while True:
+            try:
+                connection, (_, port) = server.accept()
+            except OSError:
+                return
+            callers.append(port)
+            connection.close()
+
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    threading.Thread(target=hang_up, daemon=True).start()
+    yield callers
+    server.shutdown(socket.SHUT_RDWR)
+    server.close()
+
+
+def test_a_hub_that_hangs_up_is_asked_once_for_an_hf_teacher(questions: list[int], tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentProblem, match=r"cannot download nobody/nothing .*connect to the hub"):
+        load_teacher("hf:nobody/nothing", base_folder=tmp_path)
+    assert len(questions) == 1
+
+
+def test_a_hub_that_hangs_up_is_asked_once_for_an_open_clip_tag(
+    questions: list[int], publish: Callable[..., None]
+) -> None:
+    from huggingface_hub import constants
+
+    publish("tiny-clip", "far", hf_hub="nobody/nothing/")
+    with pytest.raises(EnvironmentProblem, match=r"cannot download the weights 'far' of tiny-clip"):
+        load_teacher("open_clip:tiny-clip/far")
+    assert len(questions) == 1
+    assert not constants.HF_HUB_OFFLINE
+
+
+def test_a_teacher_whose_files_changed_is_loaded_anew_in_the_same_process(tmp_path: Path) -> None:
+    folder = make_tiny_open_clip(tmp_path / "tiny")
+    specification = f"open_clip:local-dir:{folder}"
+    first = loaded_teacher(specification, "cpu", "float32")
+    assert loaded_teacher(specification, "cpu", "float32") is first
+    shutil.rmtree(folder)
+    make_tiny_open_clip(folder, seed=1)
+    again = loaded_teacher(specification, "cpu", "float32")
+    assert again.identity != first.identity
+    assert loaded_teacher(specification, "cpu", "float32") is again

@@ -6,8 +6,10 @@ V: views; B: rows of a batch; C, H, W: colours, height and width of the teacher'
 """
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -22,6 +24,7 @@ from cache_schema.pixels import commit_pixels
 from cache_schema.plan import SourceEntry
 from cache_schema.view_checks import VIEW_CHECK_BYTES
 from stages.admission import check_admission
+from stages.ahead import made_ahead
 from stages.decode import Limits
 from stages.described_teacher import arithmetic_of, loaded_teacher
 from stages.numerics import Arithmetic, may_share_an_array
@@ -237,29 +240,29 @@ class PartWorker:
     def _encode_images(
         self, pictures: Iterable[tuple[int, Prepared]], work: PartInProgress, arrays: Sequence[ArrayInProgress]
     ) -> None:
-        batch: list[tuple[int, Prepared]] = []
-        for picture in pictures:
-            batch.append(picture)
-            if len(batch) == self._settings.batch_size:
-                self._encode_batch(batch, work, arrays)
-                batch = []
-        if batch:
-            self._encode_batch(batch, work, arrays)
+        # The next batch is read, decoded and normalised while the teacher is busy with this one.
+        with closing(made_ahead(self._image_batches(pictures, work, arrays))) as batches:
+            for offsets, pixels_of_view in batches:
+                for array, pixels_BCHW in zip(arrays, pixels_of_view, strict=True):
+                    with work.measured("forward"):
+                        array.store(offsets, self._teacher.encode_images(pixels_BCHW))
+                self._show(offsets[-1] + 1)
 
-    def _encode_batch(
-        self, batch: list[tuple[int, Prepared]], work: PartInProgress, arrays: Sequence[ArrayInProgress]
-    ) -> None:
-        offsets = [offset for offset, _ in batch]
-        for view, array in enumerate(arrays):
-            with work.measured("forward"):
-                pixels = [prepared.pixels[view] for _, prepared in batch if prepared.pixels is not None]
-                array.store(offsets, self._teacher.encode_images(self._padded_pixels(pixels)))
+    def _image_batches(
+        self, pictures: Iterable[tuple[int, Prepared]], work: PartInProgress, arrays: Sequence[ArrayInProgress]
+    ) -> Iterator[tuple[list[int], list[np.ndarray]]]:
+        """Yields (offsets in the part, padded pixels_BCHW of every array) of one batch after the other."""
         crops = [array for array in arrays if array.output.rule is not None]
-        for offset, prepared in batch:
-            for place, array in enumerate(crops):
-                start = place * VIEW_CHECK_BYTES
-                array.store_check(offset, prepared.checks[start : start + VIEW_CHECK_BYTES])
-        self._show(offsets[-1] + 1)
+        remaining = iter(pictures)
+        while batch := list(islice(remaining, self._settings.batch_size)):
+            for offset, prepared in batch:
+                for place, array in enumerate(crops):
+                    start = place * VIEW_CHECK_BYTES
+                    array.store_check(offset, prepared.checks[start : start + VIEW_CHECK_BYTES])
+            pixels = [prepared.pixels for _, prepared in batch if prepared.pixels is not None]
+            with work.measured("decode"):
+                of_view = [self._padded_pixels([views[view] for views in pixels]) for view in range(len(arrays))]
+            yield [offset for offset, _ in batch], of_view
 
     def _show(self, num_rows: int) -> None:
         self.pulse += 1

@@ -61,7 +61,7 @@ A URI is a path, a glob or a {000..099} range; its kind (`pipeline list sources`
 @config_option(
     "--allow-mixed-numerics", is_flag=True, rare=True, help="Go on where parts were computed on another kind of device."
 )
-@config_option("--index/--no-index", help="Build a FAISS index of every array at the end.")
+@config_option("--index/--no-index", help="Build a FAISS index of every view 0 at the end.")
 @config_option("--index-device", type=Choice(("cpu", "cuda")), help="Where indexes are built.")
 @executor_options
 @help_all_option

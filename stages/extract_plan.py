@@ -181,6 +181,8 @@ def _time(
     return {
         "start_seconds": _rounded(measured.start_seconds),
         "seconds_here": {name: _rounded(value) for name, value in here.items()},
+        # A view alone costs less than its share of the decoding, or more: then the figure is rougher.
+        "shared_rows": any(_rows_to_do(work, modality) < plan.num_rows for modality, plan in pending.items()),
         "workers": num_workers,
         "seconds_on_workers": {name: _rounded(value * share) for name, value in here.items()},
     }

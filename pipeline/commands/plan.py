@@ -99,6 +99,8 @@ def _hours(foreseen: Mapping[str, Any]) -> list[str]:
     ]
     if foreseen["workers"] > 1:
         lines.append(f"{foreseen['workers']} workers like this: {shown(foreseen['seconds_on_workers'])}")
+    if foreseen["shared_rows"]:
+        lines.append("some rows lack only some of their arrays and are counted as that share of a row")
     return [*lines, "h:mm:ss, beside the start; building indexes and waiting for shared disks come on top"]
 
 

@@ -20,7 +20,8 @@ class RawSample:
     Attributes:
         key: its name, unique inside the source.
         payload: bytes of the image file, or UTF-8 bytes of the text; None exactly when `status` is not `ok`.
-        offset_bytes: where the payload is, for `read_one`: a byte offset, a row number (Parquet) or 0 (folder).
+        offset_bytes: where the payload is, for `read_one`: a byte offset (of the entry in CSV and JSON lines), a row
+            number (Parquet) or 0 (folder).
         size_bytes: bytes of the payload in the source.
         status: `ok` or why there is no payload: `src-unreadable`, `src-changed`, `src-no-image`, `text-type` …
         reason: the same in fixed words; for ok samples a note such as `misnamed`, or empty.

@@ -3,7 +3,7 @@
     python -m benchmarks.memory [--modality image text] [--factor 10]
 
 Each extract is a fresh process. Its peak is the largest sum of proportional set sizes (shared pages counted once) over
-the process and its decode processes, sampled twenty times a second. Without an index, which holds every vector by
+the process and its decode processes, sampled ten times a second. Without an index, which holds every vector by
 nature. The claim: within 10 % (`peak_ratio` at most 1.1).
 """
 

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import pytest
-
 from benchmarks.commands import run_pipeline
 from benchmarks.memory import write_texts
 from benchmarks.pictures import write_folder

@@ -6,7 +6,8 @@
 A durable operation is a folder made, a file opened for writing, written, synced, closed, renamed or removed, and a
 folder synced. A failing write leaves half of its bytes behind. With --forever every operation from the n-th on fails.
 `each` takes the four errors in turn.
-With --compound, 2 to 5 kills at random operations follow one another before a run may finish.
+With --views the images have further views and stored pixels. With --compound, 2 to 5 kills at random operations follow
+one another before a run may finish.
 
 Prints one JSON object: operations met, runs, and every way in which a rerun differed from the uninterrupted extract.
 Forks are cheap and safe here, because this process imports no torch, no FAISS, and starts no threads before forking.
@@ -15,6 +16,7 @@ Forks are cheap and safe here, because this process imports no torch, no FAISS, 
 import argparse
 import builtins
 import errno
+import hashlib
 import json
 import os
 import pathlib
@@ -22,6 +24,7 @@ import random
 import shutil
 import signal
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 import zarr  # noqa: F401 - imported before forking, so that not every run has to
@@ -173,28 +176,34 @@ def stumps(cache: Path, whole: Path) -> list[str]:
 
 def digests(path: Path) -> list[str]:
     cache = Cache.open(path)
-    return [cache.array(modality).digest() for modality in cache.modalities]
+    arrays = [cache.array(m, name).digest() for m in cache.modalities for name in cache.arrays(m)]
+    pixels = sorted(cache.layout.all_pixels.glob("*.arrow"))
+    return arrays + [hashlib.sha256(path.read_bytes()).hexdigest() for path in pixels]
 
 
 class Trial:
     """Runs with faults, each followed by a rerun that is compared with the uninterrupted extract."""
 
-    def __init__(self, folder: Path, fault: str, *, forever: bool) -> None:
-        self.folder, self.fault, self.forever = folder, fault, forever
-        self.whole = folder / "whole"
-        self.cache = folder / f"cache-{fault}-{'forever' if forever else 'once'}"
+    def __init__(self, folder: Path, fault: str, *, forever: bool, views: bool) -> None:
+        self.folder, self.fault, self.forever, self.views = folder, fault, forever, views
+        self.whole = folder / ("whole-views" if views else "whole")
+        self.cache = folder / f"cache-{fault}-{'forever' if forever else 'once'}{'-views' if views else ''}"
         self.wrong: list[str] = []
         self.runs = self.survived = 0
         if not self.whole.exists():
-            assert in_child(lambda: extract(config(folder, self.whole)) or 0) == 0
+            assert in_child(lambda: extract(self.settings(self.whole)) or 0) == 0
         self.expected = digests(self.whole)
+
+    def settings(self, cache: Path) -> ExtractConfig:
+        plain = config(self.folder, cache)
+        return replace(plain, views=3, store_pixels=8) if self.views else plain
 
     def begin(self) -> None:
         shutil.rmtree(self.cache, ignore_errors=True)
 
     def fail_at(self, number: int) -> bool:
         """Runs with a fault at operation `number`; returns False when the run ended before."""
-        settings = config(self.folder, self.cache)
+        settings = self.settings(self.cache)
         fault = ERRORS[number % len(ERRORS)] if self.fault == "each" else self.fault
         code = in_child(lambda: run_with_fault(settings, fault, number, forever=self.forever))
         if code == 0:
@@ -209,7 +218,7 @@ class Trial:
         return True
 
     def rerun(self, what: str) -> None:
-        if in_child(lambda: extract(config(self.folder, self.cache)) or 0) != 0:
+        if in_child(lambda: extract(self.settings(self.cache)) or 0) != 0:
             self.wrong.append(f"{what}: the rerun failed")
         elif digests(self.cache) != self.expected or verify_cache(self.cache):
             self.wrong.append(f"{what}: the rerun gave another cache")
@@ -220,12 +229,13 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("fault", choices=("kill", "each", *ERRORS))
     parser.add_argument("--forever", action="store_true")
+    parser.add_argument("--views", action="store_true")
     parser.add_argument("--first", type=int, default=1)
     parser.add_argument("--step", type=int, default=1)
     parser.add_argument("--compound", type=int, default=0)
     args = parser.parse_args()
     probe_images()  # kept, so that not every run has to draw them
-    trial = Trial(args.folder, args.fault, forever=args.forever)
+    trial = Trial(args.folder, args.fault, forever=args.forever, views=args.views)
     number = args.first
     if args.compound:
         rng = random.Random(args.first)

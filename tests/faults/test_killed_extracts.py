@@ -33,6 +33,11 @@ def test_an_extract_killed_at_every_eleventh_durable_operation_reruns_to_the_sam
 
 
 @pytest.mark.slow
+def test_an_extract_of_views_and_pixels_killed_at_any_operation_reruns_to_the_same_files(corpus: Path) -> None:
+    assert trial(corpus, "kill", "--views", "--first", "100", "--step", "37")["runs"] >= 10
+
+
+@pytest.mark.slow
 def test_kills_on_top_of_kills_rerun_to_the_same_digest(corpus: Path) -> None:
     assert trial(corpus, "kill", "--compound", "4")["runs"] >= 8
 
@@ -49,7 +54,12 @@ def test_a_disk_that_fails_at_an_operation_is_one_clear_error_without_a_stump_an
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize(
     "args",
-    [["kill"], ["kill", "--compound", "200"], *(["each", "--first", "1", *how] for how in ([], ["--forever"]))],
+    [
+        ["kill"],
+        ["kill", "--views"],
+        ["kill", "--compound", "200"],
+        *(["each", "--first", "1", *how] for how in ([], ["--forever"])),
+    ],
     ids=" ".join,
 )
 def test_a_fault_at_every_durable_operation_leaves_a_cache_that_reruns_to_the_same_digest(

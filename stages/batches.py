@@ -1,4 +1,4 @@
-"""What one training step sees, made ahead of the step in a background thread.
+"""What one training step sees.
 
 A batch is a pure function of the step: the same rows, crops and features come whatever the number of workers, and
 whether or not the run was stopped before.
@@ -6,9 +6,6 @@ whether or not the run was stopped before.
 Shape letters: B images of a batch, T sentences of a batch, D width of a feature, H and W pixels, C colours.
 """
 
-from collections import deque
-from collections.abc import Callable, Generator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -21,8 +18,6 @@ from stages.order import EpochSequence, Rows, digest_of_rows, text_generator, te
 from stages.pictures import Pictures
 from stages.replay import Replay
 from stages.views import Crop, crop_of
-
-_STEPS_AHEAD = 2
 
 
 @dataclass(frozen=True)
@@ -133,25 +128,3 @@ class BatchMaker:
             self.num_texts,
             mined_share=self.mined_share,
         )
-
-
-def made_ahead(make: Callable[[int], Batch], steps: range) -> Generator[Batch]:
-    """Yields `make(step)` for every step in order, made ahead by one background thread.
-
-    An error of `make` is raised when its step is due. Closing the iterator ends the thread.
-    """
-    with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
-        waiting: deque[Future[Batch]] = deque()
-        upcoming = iter(steps)
-        try:
-            while True:
-                for step in upcoming:
-                    waiting.append(thread.submit(make, step))
-                    if len(waiting) > _STEPS_AHEAD:
-                        break
-                if not waiting:
-                    return
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()

@@ -15,7 +15,8 @@ from cache_schema.errors import DivergedError, EnvironmentProblem
 from cache_schema.json_file import Json
 from cache_schema.recipe import differences
 from stages.accumulate import backward_of_batch
-from stages.batches import Batch, BatchMaker, made_ahead
+from stages.ahead import made_ahead
+from stages.batches import Batch, BatchMaker
 from stages.checkpoint import newest_checkpoint, restore, save_checkpoint, tensors_of
 from stages.distill_job import DistillJob
 from stages.export import export_student
@@ -84,7 +85,7 @@ class TrainingLoop:
                 self.say(f"{self.folder.metrics} lacks {log.num_lost_lines:,} steps before the checkpoint")
             maker = self._batch_maker(stack.enter_context(self._pictures()))
             batches = stack.enter_context(
-                closing(made_ahead(maker.batch_of_step, range(first_step, self.job.num_steps)))
+                closing(made_ahead(map(maker.batch_of_step, range(first_step, self.job.num_steps))))
             )
             waiting = time.perf_counter()
             for batch in batches:

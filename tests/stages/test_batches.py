@@ -9,7 +9,8 @@ from PIL import Image
 
 from cache_schema.cache import Cache
 from cache_schema.errors import MismatchError
-from stages.batches import BatchMaker, made_ahead
+from stages.ahead import made_ahead
+from stages.batches import BatchMaker
 from stages.order import EpochSequence
 from stages.pictures import Originals, PicturesInMemory, PicturesStreamed, fit_in_memory
 from stages.preprocess import Preprocess, crop_pixels
@@ -76,7 +77,7 @@ def test_memory_and_stream_any_number_of_workers_and_any_start_give_the_same_bat
         lambda: PicturesStreamed(PREPROCESS, Originals(), num_workers=2, exact=False),
     ):
         with make() as pictures:
-            found = list(made_ahead(_maker(cache, pictures).batch_of_step, range(2, 4)))
+            found = list(made_ahead(map(_maker(cache, pictures).batch_of_step, range(2, 4))))
         for ours, theirs in zip(found, reference[2:], strict=True):
             assert ours.step == theirs.step
             for field in ("rows", "pixels_BHWC", "teacher_image_BD", "text_TD"):
@@ -123,8 +124,8 @@ def test_batches_made_ahead_raise_an_error_only_when_its_step_is_due():
 
     seen = []
     with pytest.raises(ValueError, match="planted"):
-        seen.extend(made_ahead(make, range(5)))
-    steps = made_ahead(make, range(5))
+        seen.extend(made_ahead(map(make, range(5))))
+    steps = made_ahead(map(make, range(5)))
     assert [next(steps), next(steps)] == [0, 1]
     with pytest.raises(ValueError, match="planted"):
         next(steps)
@@ -132,7 +133,7 @@ def test_batches_made_ahead_raise_an_error_only_when_its_step_is_due():
 
 def test_closing_early_makes_no_further_batches():
     made = []
-    steps = made_ahead(lambda step: made.append(step), range(100))
+    steps = made_ahead(map(made.append, range(100)))
     next(steps)
     steps.close()
     assert len(made) <= 4

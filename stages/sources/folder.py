@@ -4,7 +4,7 @@ import hashlib
 import os
 import stat
 from array import array
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from itertools import islice
 from typing import ClassVar
@@ -115,13 +115,15 @@ class FolderSource:
         try:
             with os.scandir(os.path.join(self.uri, inside)) as entries:
                 shown = (entry for entry in entries if not entry.name.startswith("."))
-                ordered = sorted(shown, key=lambda entry: os.fsencode(entry.name))
+                ordered = deque(sorted(shown, key=lambda entry: os.fsencode(entry.name)))
         except OSError as error:
             where = os.path.join(self.uri, inside)
             raise UsageError(
                 f"folder {where} cannot be listed ({error.strerror}): give access or leave it out"
             ) from error
-        for entry in ordered:
+        while ordered:
+            # Taken out one by one: an entry keeps what `stat` told it, far more than its name.
+            entry = ordered.popleft()
             base = entry.name
             name = f"{inside}/{base}" if inside else base
             extension = base.rpartition(".")[2].lower() if "." in base else ""

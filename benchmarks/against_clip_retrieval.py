@@ -40,7 +40,18 @@ BARE_PACKAGES = (
     *("clip-retrieval==2.45.0", "all_clip", "clip-anytorch", "multilingual-clip", "img2dataset", "autofaiss"),
     *("embedding_reader", "fire==0.5.0", "termcolor", "braceexpand", "webdataset<0.3", "h5py", "prometheus-client"),
     *("flask", "flask_restful", "flask_cors", "aniso8601", "werkzeug", "itsdangerous", "blinker", "pandas<3"),
-    *("python-dateutil", "pytz", "tzdata", "six", "scikit-learn", "threadpoolctl", "joblib", "cloudpickle", "scipy"),
+    *(
+        "python-dateutil",
+        "pytz",
+        "tzdata",
+        "six",
+        "scikit-learn",
+        "threadpoolctl",
+        "joblib",
+        "cloudpickle",
+        "narwhals",
+        "scipy",
+    ),
     *("sentence-transformers<6", "transformers<5", "tokenizers<0.23", "huggingface_hub<1", "setuptools<80"),
 )
 WHOLE_PACKAGES = ("wandb", "aiohttp", "requests")

@@ -98,7 +98,8 @@ def _init(ray: ModuleType, address: str | None, folder: Path, num_cpus: int, thr
             logging_level="ERROR",
             runtime_env={"env_vars": variables},
         )
-    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except Exception as error:
+        # Ray 2.60 raises a bare `Exception` when its processes do not start in time, as on a busy machine.
         first_line = str(error).strip().partition("\n")[0][:300]
         where = "a private Ray cluster cannot be started" if address is None else f"Ray cluster {address} is not usable"
         remedy = "use --executor serial" if address is None else "check address, token and that both run the same Ray"

@@ -31,6 +31,8 @@ HEAVY = ("torch", "ray", "faiss", "zarr", "pyarrow", "open_clip", "timm")
 
 EVERYTHING = {"everything", "Exception", "BaseException"}
 MAY_CATCH_EVERYTHING = {"stages/decode.py", "stages/decode_child.py", "stages/decode_pool.py", "pipeline/executor.py"}
+# Ray itself raises a bare Exception when it cannot start.
+MAY_CATCH_EVERYTHING |= {"pipeline/ray_cluster.py"}
 MAY_WRITE = {"cache_schema/atomic.py"}
 # What else may write: the lock's guard file, the null device, FAISS into the path that `atomic.publish_with` hands it,
 # and TensorBoard's own log. Encoders that write to a `buffer` in memory write no file.

@@ -60,9 +60,9 @@ def distill(
                 say(f"run {folder.root} has ended before; this is its result")
                 return dict(record.result)
             say(
-                f"{job.num_steps:,} steps of {job.sequence.batch_size:,} images and {job.num_texts:,} sentences; the "
-                f"{_where(config.images)} has {len(job.sequence.rows):,} ok images and the {_where(config.texts)} "
-                f"{len(job.text_rows):,} ok sentences"
+                f"{job.num_steps:,} steps of {job.sequence.batch_size:,} images and {job.num_texts:,} sentences, from "
+                f"{len(job.sequence.rows):,} ok images of the {_where(config.images)} and {len(job.text_rows):,} ok "
+                f"sentences of the {_where(config.texts)}"
             )
             if job.replay is not None or job.small is not None:
                 say(_what_is_seen(job))

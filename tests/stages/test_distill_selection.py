@@ -63,7 +63,7 @@ def test_the_rows_of_a_run_are_the_ok_rows_of_its_selections(config: DistillConf
 def test_a_run_trains_on_its_selection_and_its_record_says_which(config: DistillConfig, cache: Cache) -> None:
     said: list[str] = []
     distill(config, notice=said.append)
-    assert "the selection 'pictures' has 15 ok images and the selection 'sentences' 20 ok sentences" in said[0]
+    assert "15 ok images of the selection 'pictures' and 20 ok sentences of the selection 'sentences'" in said[0]
     record = read_record(RunFolder(config.out))
     assert record.about["image_selection"] == "pictures" and record.about["text_selection"] == "sentences"
     assert record.asked["image_selection"] and record.asked["text_selection"]

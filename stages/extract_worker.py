@@ -6,7 +6,7 @@ V: views; B: rows of a batch; C, H, W: colours, height and width of the teacher'
 """
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
@@ -240,8 +240,10 @@ class PartWorker:
     def _encode_images(
         self, pictures: Iterable[tuple[int, Prepared]], work: PartInProgress, arrays: Sequence[ArrayInProgress]
     ) -> None:
-        # The next batch is read, decoded and normalised while the teacher is busy with this one.
-        with closing(made_ahead(self._image_batches(pictures, work, arrays))) as batches:
+        made = self._image_batches(pictures, work, arrays)
+        # A device of its own gets its next batch read, decoded and normalised meanwhile. On the CPU the teacher has
+        # all cores already, and a thread beside it would only hold it up; decode processes run ahead all the same.
+        with closing(made if self._settings.device == "cpu" else made_ahead(made)) as batches:
             for offsets, pixels_of_view in batches:
                 for array, pixels_BCHW in zip(arrays, pixels_of_view, strict=True):
                     with work.measured("forward"):
@@ -250,7 +252,7 @@ class PartWorker:
 
     def _image_batches(
         self, pictures: Iterable[tuple[int, Prepared]], work: PartInProgress, arrays: Sequence[ArrayInProgress]
-    ) -> Iterator[tuple[list[int], list[np.ndarray]]]:
+    ) -> Generator[tuple[list[int], list[np.ndarray]]]:
         """Yields (offsets in the part, padded pixels_BCHW of every array) of one batch after the other."""
         crops = [array for array in arrays if array.output.rule is not None]
         remaining = iter(pictures)

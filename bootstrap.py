@@ -15,7 +15,7 @@ VENV = ROOT / ".venv"
 READY = VENV / ".ready"
 CONSTRAINTS = ROOT / "constraints.txt"
 OLDEST_PYTHON = (3, 11)
-NEEDED_GB = 8
+NEEDED_GB = 9
 GB = 2**30
 # Installed one after the other and before the rest, so that each one's downloads are gone when the next arrive: all at
 # once needs 12 GB for a while.

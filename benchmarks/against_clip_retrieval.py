@@ -1,6 +1,6 @@
 """Steady-state time of `pipeline extract` against clip-retrieval's inference: same pictures, model file and cores.
 
-    python -m benchmarks.against_clip_retrieval [--venv /tmp/clip-retrieval] [--rows 256] [--rounds 2]
+    python -m benchmarks.against_clip_retrieval [--venv VENV] [--rows 256] [--rounds 2]
 
 clip-retrieval 2.45 asks for older versions of open_clip, NumPy and PyArrow than ours, so it lives in a virtual
 environment of its own, made at --venv when it is not there (about 0.6 GB): its own code and pure-Python needs, with our

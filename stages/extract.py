@@ -11,7 +11,7 @@ from functools import partial
 
 from cache_schema import atomic
 from cache_schema.cache import DEFAULT_PART_ROWS, Cache, CachedArray, create_cache
-from cache_schema.errors import MismatchError, RefusedError, TooManyBadRows, UsageError
+from cache_schema.errors import MismatchError, RefusedError, UsageError
 from cache_schema.json_file import Json
 from cache_schema.layout import MODALITIES, Layout, Modality
 from cache_schema.pixels import publish_pixels_recipe
@@ -20,6 +20,7 @@ from cache_schema.recipe import Recipe
 from cache_schema.records import parts_by_numerics
 from cache_schema.stored_pixels import StoredPixels, stored_pixels
 from stages.admission import package_versions
+from stages.bad_rows import check_bad_rows
 from stages.described_teacher import load_and_describe
 from stages.estimate import disk_estimate, most_picture_bytes, pending_work, require_free_disk
 from stages.extract_config import ExtractConfig
@@ -76,13 +77,8 @@ class ExtractJob:
             TooManyBadRows: more of the modality's planned rows are bad than the configuration allows.
         """
         total = self._bad_rows[modality] = self._bad_rows.get(modality, 0) + num_bad
-        planned = self.num_planned[modality]
-        if total > self.config.max_bad_fraction * planned:
-            raise TooManyBadRows(
-                f"{total:,} of {planned:,} {modality}s are bad, more than --max-bad-fraction "
-                f"{self.config.max_bad_fraction}: see `pipeline inspect {self.config.cache} --bad`, mend the source or "
-                "allow more, and run again"
-            )
+        config = self.config
+        check_bad_rows(config.cache, modality, total, self.num_planned[modality], config.max_bad_fraction)
 
     def finish(self, *, progress: Progress | None = None) -> list[CachedArray]:
         """Builds the missing indexes of finished arrays of view 0 and returns all arrays; `cache` is opened anew."""

@@ -11,11 +11,12 @@ from functools import partial
 from importlib.metadata import version
 
 from cache_schema.cache import DEFAULT_PART_ROWS, Cache, CachedArray, create_cache
-from cache_schema.errors import MismatchError, TooManyBadRows, UsageError
+from cache_schema.errors import MismatchError, UsageError
 from cache_schema.json_file import Json
 from cache_schema.layout import MODALITIES, Modality
 from cache_schema.plan import Plan
 from cache_schema.recipe import IMPORTED, Recipe, array_name, differences
+from stages.bad_rows import check_bad_rows
 from stages.import_config import DEFAULT_LOGIT_SCALE, ImportConfig
 from stages.import_plan import ImportPlan, import_plan
 from stages.import_worker import ImportSettings, ImportTask, KnownFeatures, PartImporter
@@ -68,13 +69,8 @@ class ImportJob:
             TooManyBadRows: more of the modality's planned rows are bad than the configuration allows.
         """
         total = self._bad_rows[modality] = self._bad_rows.get(modality, 0) + num_bad
-        planned = self.num_planned[modality]
-        if total > self.config.max_bad_fraction * planned:
-            raise TooManyBadRows(
-                f"{total:,} of {planned:,} {modality}s are bad, more than --max-bad-fraction "
-                f"{self.config.max_bad_fraction}: see `pipeline inspect {self.config.cache} --bad`, mend what is named "
-                "or allow more, and run again"
-            )
+        config = self.config
+        check_bad_rows(config.cache, modality, total, self.num_planned[modality], config.max_bad_fraction)
 
     def finish(self, *, progress: Progress | None = None) -> list[CachedArray]:
         """Builds the missing indexes of finished arrays and returns the arrays, opened anew."""

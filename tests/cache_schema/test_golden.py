@@ -17,12 +17,16 @@ DIGESTS = {
     "format-1": {
         "image": "884728540f234ba4222ca275c5f428b558ee640bd560418ff0188fcede1964d1",
         "text": "3528dfc286b1b9c61f5aa915676d348d7a3f9e3414e85bb6d14f3f020ec8a8d2",
-    }
+    },
+    "run-1/cache": {
+        "image": "c233d7f76143758aede2d5c3bd8e7a4b1f40501b80a91e76a49f8b29863bf9cd",
+        "text": "cd72238c9cd3f72ae7706a480eb3a201c78d53bcffb820410843b3b7fb5b76d1",
+    },
 }
 
 
 def test_every_golden_cache_has_an_expectation() -> None:
-    assert {path.name for path in GOLDEN.iterdir() if path.is_dir()} == set(DIGESTS)
+    assert {str(path.parent.relative_to(GOLDEN)) for path in GOLDEN.rglob("cache.json")} == set(DIGESTS)
 
 
 @pytest.mark.parametrize("name", DIGESTS)

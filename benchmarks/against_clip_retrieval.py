@@ -30,7 +30,7 @@ from benchmarks.extract_overhead import extract
 from benchmarks.pictures import payloads_of, write_folder
 from benchmarks.teachers import save_open_clip
 from cache_schema.cache import Cache
-from stages.extract_config import ExtractConfig
+from stages.extract.config import ExtractConfig
 
 ARCHITECTURE = "ViT-B-32"
 COLUMNS = ("rows", "ours_s", "theirs_s", "ratio", "our_start_up_s", "their_start_up_s", "min_cosine")

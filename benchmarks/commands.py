@@ -79,6 +79,6 @@ def median(values: Sequence[float]) -> float:
 
 def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
     """Prints `rows` under `columns`, on stderr, for people; the JSON on stdout is the result."""
-    from pipeline.report import table
+    from pipeline.output import table
 
     print("\n".join(table(rows, columns)), file=sys.stderr)

@@ -32,13 +32,13 @@ from PIL import Image
 from benchmarks.commands import median, print_table, run_pipeline
 from benchmarks.pictures import payloads_of, write_folder
 from benchmarks.teachers import STUB, composed, open_clip_random
-from stages.decode_pool import DecodePool
-from stages.described_teacher import loaded_teacher
-from stages.extract import open_job
-from stages.extract_config import ExtractConfig
-from stages.prepare import PreparePlan
-from stages.preprocess import Preprocess, normalise
+from stages.extract.config import ExtractConfig
+from stages.extract.job import open_job
+from stages.images.pool import DecodePool
+from stages.images.prepare import PreparePlan
+from stages.images.preprocess import Preprocess, normalise
 from stages.teachers import Teacher
+from stages.teachers.described import loaded_teacher
 
 PART_ROWS = 16_384
 COLUMNS = ("teacher", "bare_decode_s", "bare_forward_s", "extract_s", "ratio_to_bare", "ratio_to_forward", "start_up_s")

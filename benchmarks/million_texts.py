@@ -18,7 +18,7 @@ from benchmarks.commands import Ran, print_table, run_pipeline
 from benchmarks.memory import write_texts
 from benchmarks.teachers import STUB
 from cache_schema.features import storable
-from stages.described_teacher import loaded_teacher
+from stages.teachers.described import loaded_teacher
 
 COLUMNS = ("rows", "rows_per_s", "extract_s", "bare_s", "overhead_us_per_row")
 

@@ -74,10 +74,10 @@ def stored_per_s(
 ) -> float:
     """Returns images per second from JPEG bytes to unit features in memory, through the decode pool and the teacher."""
     from cache_schema.features import storable
-    from stages.decode_pool import DecodePool
-    from stages.described_teacher import loaded_teacher
-    from stages.prepare import PreparePlan
-    from stages.preprocess import normalise
+    from stages.images.pool import DecodePool
+    from stages.images.prepare import PreparePlan
+    from stages.images.preprocess import normalise
+    from stages.teachers.described import loaded_teacher
 
     teacher = loaded_teacher(specification, device, precision)
     jobs = ((payload, None) for payload in cycle(list(stored_pictures())))

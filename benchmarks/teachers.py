@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from urllib.parse import quote
 
-STUB = "python:tests.stub_teacher:make?dim=64"
+STUB = "python:tests.corpora.stub_teacher:make?dim=64"
 
 
 def composed(folder: Path) -> str:

@@ -6,6 +6,7 @@ files end in `.partial`; readers ignore them and whoever cleans up may delete th
 """
 
 import errno
+import fcntl
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -131,6 +132,24 @@ def remove_file(path: Path) -> None:
     with failures_named(path):
         path.unlink(missing_ok=True)
         _fsync(path.parent)
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Holds the empty file `path`, made when missing, so that one process of this file system is inside at a time.
+
+    Raises:
+        EnvironmentProblem: the system refused.
+    """
+    with failures_named(path):
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+    try:
+        with failures_named(path):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        with failures_named(path):
+            os.close(descriptor)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from cache_schema.errors import RefusedError
 from cache_schema.shards import RowFormat, RowReader
 
 NORM_TOLERANCE = 1e-3
@@ -51,3 +52,13 @@ def storable(features_BD: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
     stored = (wide / norms[:, None]).astype(np.float16)
     stored[rows] = np.nan
     return stored, refused
+
+
+def usable_unit_rows(features: np.ndarray, what: str) -> np.ndarray:
+    """Returns `features`, shape (B, D), as float32 rows of norm 1; raises `RefusedError` when `what` has none such."""
+    norms = np.linalg.norm(features, axis=1)
+    if not (np.isfinite(norms).all() and norms.all()):
+        raise RefusedError(
+            f"the model gives no usable feature for {what}: its weights, precision or device are at fault"
+        )
+    return unit_rows(features)

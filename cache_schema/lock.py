@@ -4,7 +4,6 @@ No clock of another machine is ever believed. A lock is stale when its holder wa
 longer lives, or when its heartbeat does not change while this process watches it for `STALE_AFTER_SECONDS`.
 """
 
-import fcntl
 import os
 import secrets
 import socket
@@ -115,16 +114,8 @@ class WriterLock:
     @contextmanager
     def _guard(self) -> Iterator[None]:
         # Makes "read the lock, then replace it" one step among the processes that share this file system.
-        path = self.path.with_name(f".{self.path.name}.guard")
-        with atomic.failures_named(path):
-            descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
-        try:
-            with atomic.failures_named(path):
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with atomic.held(self.path.with_name(f".{self.path.name}.guard")):
             yield
-        finally:
-            with atomic.failures_named(path):
-                os.close(descriptor)
 
 
 def _is_dead(holder: dict[str, Json]) -> bool:

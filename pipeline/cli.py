@@ -17,8 +17,8 @@ from click.core import ParameterSource
 from cache_schema.errors import PipelineError, nearest, unknown_name
 from pipeline import signals
 from pipeline.commands import COMMANDS, module_of
-from pipeline.config import DEBUG_VARIABLE, key_of, variable_of
-from pipeline.report import OutputClosed, print_error, print_note, printable
+from pipeline.options.layers import DEBUG_VARIABLE, key_of, variable_of
+from pipeline.output import OutputClosed, print_error, print_note, printable
 
 # These keep what they did so far and go on from there.
 RESUMABLE = ("extract", "import", "mine", "distill", "demo")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, TextIO
 
-from pipeline.report import printable
+from pipeline.output import printable
 
 SECONDS_BETWEEN_LINES = 5.0
 LONGEST_SILENCE_SECONDS = 60.0

@@ -16,8 +16,8 @@ import zarr
 from PIL import Image
 
 from cache_schema.cache import Cache
-from tests.tiny_open_clip import make_tiny_open_clip
-from tests.webdataset import write_tar
+from tests.corpora.tiny_open_clip import make_tiny_open_clip
+from tests.corpora.webdataset import write_tar
 
 pytestmark = pytest.mark.slow
 

@@ -9,9 +9,9 @@ import click
 
 from cache_schema.errors import UsageError
 from cache_schema.layout import MODALITIES, Modality, check_name
-from pipeline.option_types import Choice, FilePath, Number, Text, option, shared_options
+from pipeline.options.types import Choice, FilePath, Number, Text, option, shared_options
+from pipeline.output import print_result, table
 from pipeline.progress import open_progress
-from pipeline.report import print_result, table
 
 
 @click.command(
@@ -44,7 +44,7 @@ def command(
         raise UsageError(f"dedup has {given}: give one of them")
     check_name(name, "selection")
     from cache_schema.cache import Cache
-    from stages.dedup import dedup
+    from stages.search.dedup import dedup
 
     start = time.monotonic()
     with open_progress("dedup", quiet=quiet) as progress:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from pipeline.option_types import FilePath, option, shared_options
-from pipeline.report import print_result, table
+from pipeline.options.types import FilePath, option, shared_options
+from pipeline.output import print_result, table
 
 STUDENT_COLUMNS = ("name", "zero_shot_top1", "agreement_top1", "mean_cosine")
 

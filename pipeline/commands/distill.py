@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from pipeline.config import refuse_stray_cluster
-from pipeline.executor_config import EXECUTORS
-from pipeline.option_types import (
+from pipeline.executors.config import EXECUTORS
+from pipeline.options.layers import refuse_stray_cluster
+from pipeline.options.types import (
     Choice,
     Count,
     FilePath,
@@ -22,10 +22,10 @@ from pipeline.option_types import (
     option,
     shared_options,
 )
+from pipeline.output import print_note, print_result
 from pipeline.progress import open_progress
-from pipeline.report import print_note, print_result
 from pipeline.signals import stop_flag
-from stages.distill_config import DEFAULT_STUDENT, LARGEST_DEFAULT_BATCH, PICTURES, DistillConfig
+from stages.distill.config import DEFAULT_STUDENT, LARGEST_DEFAULT_BATCH, PICTURES, DistillConfig
 
 config_option = partial(option, default_of=DistillConfig)
 
@@ -101,13 +101,13 @@ def command(
 
 
 def _here() -> Callable[..., dict[str, Any]]:
-    from stages.distill import distill
+    from stages.distill.run import distill
 
     return distill
 
 
 def _in_ray(address: str | None) -> Callable[..., dict[str, Any]]:
-    from pipeline.ray_train import distill_in_ray
+    from pipeline.executors.ray_train import distill_in_ray
 
     return partial(distill_in_ray, address=address)
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import click
 
-from pipeline.option_types import Count, FilePath, Text, option, shared_options
+from pipeline.options.types import Count, FilePath, Text, option, shared_options
+from pipeline.output import print_note, print_result, table
 from pipeline.progress import open_progress
-from pipeline.report import print_note, print_result, table
-from stages.evaluate_config import EvaluateConfig
+from stages.evaluate.config import EvaluateConfig
 
 config_option = partial(option, default_of=EvaluateConfig)
 
@@ -44,7 +44,7 @@ test/0.tar with pictures and .cls files."""
 def command(models: tuple[str, ...], as_json: bool, quiet: bool, **settings: Any) -> None:
     """Measure each MODEL (a run, an exported folder or a teacher) on labelled pictures, and against its teacher."""
     configs = [EvaluateConfig(model=model, **settings) for model in models]
-    from stages.evaluate import SeenTeachers, evaluate_model
+    from stages.evaluate.run import SeenTeachers, evaluate_model
 
     # A teacher that several models have in common looks at the pictures once.
     seen: SeenTeachers = {}

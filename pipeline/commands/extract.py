@@ -11,17 +11,18 @@ import click
 
 from cache_schema.errors import PartsFailed, RefusedError
 from pipeline.cache_summary import indexes, pixels, pixels_line
-from pipeline.executor import Executor, get_executor
-from pipeline.executor_config import ExecutorConfig
-from pipeline.executor_options import executor_options
-from pipeline.gpus import idle_gpus, num_gpus_here
-from pipeline.option_types import Choice, Count, FilePath, Number, Text, help_all_option, option, shared_options
+from pipeline.executors.base import Executor
+from pipeline.executors.choose import get_executor
+from pipeline.executors.config import ExecutorConfig
+from pipeline.executors.gpus import idle_gpus, num_gpus_here
+from pipeline.options.executor import executor_options
+from pipeline.options.types import Choice, Count, FilePath, Number, Text, help_all_option, option, shared_options
+from pipeline.output import print_note, print_result, table
 from pipeline.progress import Progress, open_progress
-from pipeline.report import print_note, print_result, table
-from stages.extract_config import MAX_PIXELS_SIDE, MAX_VIEWS, ExtractConfig
+from stages.extract.config import MAX_PIXELS_SIDE, MAX_VIEWS, ExtractConfig
 
 if TYPE_CHECKING:
-    from stages.extract import ExtractJob
+    from stages.extract.job import ExtractJob
 
 ARRAY_COLUMNS = ("modality", "array", "rows", "ok", "bad", "pending", "dim", "bytes", "fingerprint", "digest")
 MAX_FAILURES_SHOWN = 5
@@ -92,7 +93,7 @@ def _extract(
 
     Workers that run `elsewhere` need no GPU here, and cannot show their progress within a part.
     """
-    from stages.extract import open_job, summary_of
+    from stages.extract.job import open_job, summary_of
 
     start = time.monotonic()
     failures: list[FailedPart] = []

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from pipeline.option_types import FilePath, shared_options
-from pipeline.report import print_result
+from pipeline.options.types import FilePath, shared_options
+from pipeline.output import print_result
 
 
 @click.command(

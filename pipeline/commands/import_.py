@@ -10,14 +10,15 @@ import click
 
 from cache_schema.errors import PartsFailed, RefusedError
 from pipeline.cache_summary import indexes
-from pipeline.executor import Failure, SerialExecutor
-from pipeline.option_types import Choice, Count, FilePath, Number, Text, option, shared_options
+from pipeline.executors.base import Failure
+from pipeline.executors.serial import SerialExecutor
+from pipeline.options.types import Choice, Count, FilePath, Number, Text, option, shared_options
+from pipeline.output import print_note, print_result, table
 from pipeline.progress import Progress, open_progress
-from pipeline.report import print_note, print_result, table
-from stages.import_config import DEFAULT_LOGIT_SCALE, ImportConfig
+from stages.imported.config import DEFAULT_LOGIT_SCALE, ImportConfig
 
 if TYPE_CHECKING:
-    from stages.import_job import ImportJob
+    from stages.imported.job import ImportJob
 
 ARRAY_COLUMNS = ("modality", "array", "rows", "ok", "bad", "pending", "dim", "fingerprint", "digest")
 
@@ -72,8 +73,8 @@ def command(as_json: bool, quiet: bool, **settings: Any) -> None:
 
 def import_features(config: ImportConfig, progress: Progress) -> tuple[dict[str, Any], list[Failure]]:
     """Imports the pending parts and finishes the job; returns what to print and why parts failed."""
-    from stages.extract import summary_of
-    from stages.import_job import open_import
+    from stages.extract.job import summary_of
+    from stages.imported.job import open_import
 
     start, num_rows = time.monotonic(), 0
     failures: list[Failure] = []

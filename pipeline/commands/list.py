@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from pipeline.option_types import Choice, shared_options
-from pipeline.report import print_result, table
+from pipeline.options.types import Choice, shared_options
+from pipeline.output import print_result, table
 
 # What is listed -> where its registry is, the form of an entry that does not show one, and the option that takes it.
 REGISTRIES = {
@@ -17,12 +17,12 @@ REGISTRIES = {
     "students": ("stages.students", "STUDENTS", "{name}:...", "--student"),
     "sources": ("stages.sources", "SOURCES", "{name}:PATH", "--images and --texts"),
     "formats": (
-        "stages.imports",
+        "stages.feature_files",
         "FORMATS",
         "{name}:PATH",
         "--image-features and --text-features of `pipeline import`",
     ),
-    "losses": ("stages.losses", "LOSSES", "{name}", "the loss settings of `pipeline distill`"),
+    "losses": ("stages.distill.losses", "LOSSES", "{name}", "the loss settings of `pipeline distill`"),
 }
 
 SOURCE_COLUMNS = ("of", "extensions", "options")

@@ -8,9 +8,9 @@ import click
 
 from cache_schema.errors import UsageError, nearest
 from cache_schema.layout import MODALITIES, Modality, check_name
-from pipeline.option_types import Choice, Count, FilePath, Text, option, shared_options
+from pipeline.options.types import Choice, Count, FilePath, Text, option, shared_options
+from pipeline.output import print_result
 from pipeline.progress import open_progress
-from pipeline.report import print_result
 
 
 @click.command(
@@ -36,7 +36,7 @@ def command(
     check_name(name, "set of neighbours")
     ends = _parsed(from_array, "--from"), _parsed(to_array, "--to")
     from cache_schema.cache import Cache
-    from stages.mine import mine
+    from stages.search.mine import mine
 
     opened = Cache.open(cache)
     start = time.monotonic()

@@ -9,10 +9,10 @@ from typing import Any
 import click
 
 from pipeline.commands.extract import command as extract
-from pipeline.option_types import Count, Number, help_all_option, option, shared_options
+from pipeline.options.types import Count, Number, help_all_option, option, shared_options
+from pipeline.output import print_result, table
 from pipeline.progress import duration, open_progress
-from pipeline.report import print_result, table
-from stages.extract_config import ExtractConfig
+from stages.extract.config import ExtractConfig
 
 # What extract is asked about its cache, plan is asked too, in the same words. Bad rows and the place of the index's
 # building change nothing of a plan.
@@ -43,7 +43,7 @@ Takes the options of `pipeline extract`. Nothing is written into the cache's fol
 def command(calibrate_seconds: float, workers: int, as_json: bool, quiet: bool, **settings: Any) -> None:
     """Say what an extract would do: rows, bytes, free disk, and hours after timing a little of it."""
     config = ExtractConfig(**settings)
-    from stages.extract_plan import plan_extract
+    from stages.extract.forecast import plan_extract
 
     with open_progress("plan", quiet=quiet) as progress:
         result = plan_extract(config, calibrate_seconds=calibrate_seconds, num_workers=workers, progress=progress)

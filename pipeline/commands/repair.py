@@ -9,12 +9,12 @@ import click
 
 from cache_schema.errors import PartsFailed, RefusedError
 from pipeline.commands.import_ import failed_parts, import_features
-from pipeline.executor import SerialExecutor
-from pipeline.option_types import Count, FilePath, Text, shared_options
+from pipeline.executors.serial import SerialExecutor
+from pipeline.options.types import Count, FilePath, Text, shared_options
+from pipeline.output import print_result
 from pipeline.progress import Progress, open_progress
-from pipeline.report import print_result
-from stages.extract_config import ExtractConfig
-from stages.import_config import ImportConfig
+from stages.extract.config import ExtractConfig
+from stages.imported.config import ImportConfig
 
 if TYPE_CHECKING:
     from cache_schema.cache import Cache
@@ -34,8 +34,8 @@ Needs the teacher (or the imported features) and the originals. Stopped half-way
 def command(cache: Path, batch_size: int, device: str, as_json: bool, quiet: bool) -> None:
     """Verify the cache at CACHE, extract its damaged parts again, and verify it once more."""
     from cache_schema.cache import Cache
+    from cache_schema.repair import withdraw
     from cache_schema.verify import verify_cache
-    from stages.repair import withdraw
 
     with open_progress("repair", quiet=quiet) as progress:
         withdrawn = withdraw(Cache.open(cache), verify_cache(cache, progress=progress))
@@ -88,7 +88,7 @@ def _import(cache: Path, teacher_name: str, progress: Progress) -> None:
 
 
 def _extract(config: ExtractConfig, teacher: str, precision: str, progress: Progress) -> None:
-    from stages.extract import open_job
+    from stages.extract.job import open_job
 
     with open_job(replace(config, teacher=teacher, precision=precision), progress=progress) as job:
         for done, outcome in enumerate(SerialExecutor().map(job.make_worker, job.tasks), start=1):

@@ -6,9 +6,9 @@ from pathlib import Path
 import click
 
 from cache_schema.errors import RefusedError
-from pipeline.option_types import FilePath, shared_options
+from pipeline.options.types import FilePath, shared_options
+from pipeline.output import print_result
 from pipeline.progress import open_progress
-from pipeline.report import print_result
 
 
 @click.command(

@@ -212,7 +212,7 @@ def _pooled(drawn: list[bytes], progress: Progress) -> NDArray[np.float32]:
     from PIL import Image
 
     from pipeline.demo.teacher import ImageEncoder
-    from stages.preprocess import normalise, prepare_pixels
+    from stages.images.preprocess import normalise, prepare_pixels
 
     images = ImageEncoder()
     pooled = []

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache_schema.cache import Cache
-from stages.decode import Limits, decode_image
-from stages.evaluate.dataset import EvaluationSet, LabelledPicture, open_evaluation_set
+from stages.evaluate.data import EvaluationSet, LabelledPicture, open_evaluation_set
 from stages.evaluate.models import EvaluatedModel, load_model
-from stages.evaluate.zero_shot import class_vectors
-from stages.preprocess import normalise, prepare_pixels
+from stages.images.decode import Limits, decode_image
+from stages.images.preprocess import normalise, prepare_pixels
+from stages.teachers.class_vectors import class_vectors
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def make_gallery(models: list[str], data: Path, cache: Path, *, per_class: int, 
     for name in models:
         model = load_model(name, device="cpu")
         image_GD = _encode(model, pictures)
-        labels_G = (image_GD @ class_vectors(model.texts, held_out, batch_size=64).T).argmax(axis=1)
+        labels_G = (image_GD @ class_vectors(model.texts, held_out.prompts(), batch_size=64).T).argmax(axis=1)
         cosine_GT = image_GD @ text_TD.T
         best_G = cosine_GT.argmax(axis=1)
         sentences = opened.texts(text_rows[best_G])

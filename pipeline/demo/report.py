@@ -7,7 +7,7 @@ from cache_schema import atomic
 from pipeline.demo.gallery import make_gallery
 from pipeline.demo.page import Curve, page
 from pipeline.demo.steps import DemoConfig, DemoFolder, StudentPlan, steps_of
-from stages.run_folder import RunFolder
+from stages.runs.folder import RunFolder
 
 _PICTURES_PER_CLASS = 3
 _POINTS_OF_A_CURVE = 120

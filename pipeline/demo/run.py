@@ -18,8 +18,8 @@ from cache_schema.json_file import read_json
 from pipeline.demo.data import make_data
 from pipeline.demo.report import write_report
 from pipeline.demo.steps import DemoConfig, DemoFolder, Step, steps_of
+from pipeline.output import print_note
 from pipeline.progress import open_progress
-from pipeline.report import print_note
 
 # A command that fails has printed its own message; the demo ends with the same exit code.
 _POLL_SECONDS = 0.05

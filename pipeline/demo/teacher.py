@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from cache_schema.errors import EnvironmentProblem, UsageError
 from pipeline.demo.alignment import Alignment
 from pipeline.demo.pictures import PICTURE_PIXELS
-from stages.preprocess import Preprocess
+from stages.images.preprocess import Preprocess
 from stages.teachers.base import sha256_of
 
 LOGIT_SCALE = 20.0

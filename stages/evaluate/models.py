@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from cache_schema.errors import MismatchError, UsageError
 from cache_schema.recipe import IMPORTED
 from stages.device import torch_device
-from stages.export import CONFIG_NAME, require_probes
-from stages.preprocess import Preprocess
+from stages.export.model_folder import require_probes
+from stages.export.open_clip import CONFIG_NAME
+from stages.images.preprocess import Preprocess
 from stages.students import load_image_tower
 from stages.students.encoder import StudentEncoder
 from stages.students.saved import find_image_tower, read_about

@@ -6,17 +6,18 @@ To add a kind, write a class with the methods of `base.Source` in a file of its 
 import os
 
 from cache_schema.errors import UsageError, unknown_name
-from stages.sources.base import Modality, RawSample, ScannedSource, Source
+from cache_schema.layout import Modality
+from stages.files.opened import is_remote
+from stages.files.uris import parse_uri, paths_of
+from stages.sources.base import RawSample, ScannedSource, Source
 from stages.sources.csv import CsvSource
 from stages.sources.dime_fm import DimeFmSource
-from stages.sources.features import FeaturesSource
-from stages.sources.files import is_remote
+from stages.sources.feature_rows import FeaturesSource
 from stages.sources.folder import FolderSource
 from stages.sources.jsonl import JsonlSource
 from stages.sources.parquet import ParquetSource
 from stages.sources.tar import TarSource
 from stages.sources.text import TextSource
-from stages.sources.uris import parse_uri, paths_of
 
 __all__ = ["SOURCES", "Modality", "RawSample", "ScannedSource", "Source", "expand", "open_source"]
 

@@ -1,6 +1,5 @@
 """What every kind of source gives: a scan of names and sizes, samples in order, and one payload at random."""
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
@@ -93,19 +92,3 @@ class Source(Protocol):
         The bytes are those now in the source: compare their digest before believing them.
         """
         ...
-
-
-def hash_of_key(key: str) -> int:
-    """Returns the 8-byte BLAKE2b of a key as an integer, for finding duplicates in little memory."""
-    return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
-
-
-def first_repeated(key_hashes: np.ndarray) -> tuple[int, int] | None:
-    """Returns the indices (first, second) of the two earliest equal hashes of one value, or None."""
-    order = np.argsort(key_hashes, kind="stable")
-    ordered = key_hashes[order]
-    places = np.flatnonzero(ordered[1:] == ordered[:-1])
-    if not len(places):
-        return None
-    at = places[np.argmin(order[places + 1])]
-    return int(order[at]), int(order[at + 1])

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import BinaryIO, ClassVar
 
 from cache_schema.errors import RefusedError, UsageError, unknown_name
-from stages.sources.base import Modality
-from stages.sources.compressed import compression_of, content_of, with_compressions
+from cache_schema.layout import Modality
+from stages.files.compressed import compression_of, content_of, with_compressions
+from stages.files.lines import ENCODINGS
 from stages.sources.entries import TABLE_OPTIONS, BrokenEntry, Entry, EntrySource, without_signature
-from stages.sources.lines import ENCODINGS
 from stages.sources.text import refuse_wide_characters
 
 DELIMITERS = {",": b",", ";": b";", "|": b"|", "tab": b"\t", "\t": b"\t"}

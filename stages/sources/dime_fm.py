@@ -15,9 +15,11 @@ from typing import ClassVar
 import numpy as np
 
 from cache_schema.errors import MismatchError, RefusedError, UsageError
-from stages.sources.base import MAX_PAYLOAD_BYTES, Modality, RawSample, ScannedSource, first_repeated, hash_of_key
-from stages.sources.files import SourceFile, planned_file, read_range
-from stages.sources.keyed_lines import KeyedLine, keyed_lines, require_line_index
+from cache_schema.layout import Modality
+from stages.files.keyed_lines import KeyedLine, keyed_lines, require_line_index
+from stages.files.keys import first_repeated, hash_of_key
+from stages.files.opened import SourceFile, planned_file, read_range
+from stages.sources.base import MAX_PAYLOAD_BYTES, RawSample, ScannedSource
 
 _MAX_TEXT_BYTES = 1 << 20
 _MAX_BASE64_BYTES = (MAX_PAYLOAD_BYTES // 3 + 1) * 4

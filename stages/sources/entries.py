@@ -17,10 +17,12 @@ from typing import Any, BinaryIO, ClassVar, cast
 import numpy as np
 
 from cache_schema.errors import MismatchError, RefusedError, UsageError
-from stages.sources.base import Modality, RawSample, ScannedSource, first_repeated, hash_of_key
-from stages.sources.compressed import content_of
+from cache_schema.layout import Modality
+from stages.files.compressed import content_of
+from stages.files.keys import first_repeated, hash_of_key
+from stages.files.lines import MAX_LINE_BYTES, SIGNATURE, read_ahead
+from stages.sources.base import RawSample, ScannedSource
 from stages.sources.image_files import read_image_file, require_root, root_of
-from stages.sources.lines import MAX_LINE_BYTES, SIGNATURE, read_ahead
 
 MAX_IMAGE_ENTRY_BYTES = 64 << 20
 """A longer entry with an image in base64 is set aside unread, as `img-too-many-bytes`."""

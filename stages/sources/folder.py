@@ -12,8 +12,10 @@ from typing import ClassVar
 import numpy as np
 
 from cache_schema.errors import MismatchError, RefusedError, UsageError
-from stages.image_formats import IMAGE_EXTENSIONS, is_misnamed
-from stages.sources.base import MAX_PAYLOAD_BYTES, Modality, RawSample, ScannedSource, hash_of_key
+from cache_schema.layout import Modality
+from stages.files.keys import hash_of_key
+from stages.images.formats import IMAGE_EXTENSIONS, is_misnamed
+from stages.sources.base import MAX_PAYLOAD_BYTES, RawSample, ScannedSource
 from stages.sources.image_files import SizeChanged, read_regular, word_of
 
 _NO_SIZE = -1

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 from cache_schema.errors import MismatchError, UsageError
-from stages.image_formats import is_misnamed
+from stages.files.opened import NotRegular, is_remote, open_regular, planned_file
+from stages.files.remote import check_address
+from stages.images.formats import is_misnamed
 from stages.sources.base import MAX_PAYLOAD_BYTES
-from stages.sources.files import NotRegular, is_remote, open_regular, planned_file
-from stages.sources.remote import check_address
 
 
 class SizeChanged(Exception):

@@ -4,10 +4,10 @@ import json
 from collections.abc import Iterator
 from typing import Any, BinaryIO, ClassVar
 
-from stages.sources.base import Modality
-from stages.sources.compressed import with_compressions
+from cache_schema.layout import Modality
+from stages.files.compressed import with_compressions
+from stages.files.lines import read_line
 from stages.sources.entries import TABLE_OPTIONS, BrokenEntry, Entry, EntrySource, without_signature
-from stages.sources.lines import read_line
 from stages.sources.text import refuse_wide_characters
 
 _NAMES_SHOWN = 20

@@ -13,10 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cache_schema.errors import DamagedError, MismatchError, RefusedError, UsageError
-from stages.image_formats import is_misnamed
-from stages.sources.base import MAX_PAYLOAD_BYTES, Modality, RawSample, ScannedSource, first_repeated, hash_of_key
+from cache_schema.layout import Modality
+from stages.files.keys import first_repeated, hash_of_key
+from stages.files.opened import SourceFile, planned_file, read_range
+from stages.images.formats import is_misnamed
+from stages.sources.base import MAX_PAYLOAD_BYTES, RawSample, ScannedSource
 from stages.sources.entries import TABLE_OPTIONS, resolve_root
-from stages.sources.files import SourceFile, planned_file, read_range
 from stages.sources.image_files import read_image_file, require_root
 
 _MAGIC = b"PAR1"

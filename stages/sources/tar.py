@@ -15,13 +15,15 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cache_schema.errors import DamagedError, MismatchError, RefusedError, UsageError, unknown_name
-from stages.image_formats import IMAGE_EXTENSIONS, is_misnamed
-from stages.sources.base import MAX_PAYLOAD_BYTES, Modality, RawSample, ScannedSource, first_repeated, hash_of_key
+from cache_schema.layout import Modality
+from stages.files.keys import first_repeated, hash_of_key
+from stages.files.lines import MAX_LINE_BYTES
+from stages.files.opened import SourceFile, planned_file, read_range
+from stages.files.tar_members import BLOCK_BYTES, Member, member_size, read_members
+from stages.images.formats import IMAGE_EXTENSIONS, is_misnamed
+from stages.sources.base import MAX_PAYLOAD_BYTES, RawSample, ScannedSource
 from stages.sources.entries import BrokenEntry
-from stages.sources.files import SourceFile, planned_file, read_range
 from stages.sources.jsonl import parse_object
-from stages.sources.lines import MAX_LINE_BYTES
-from stages.sources.tar_members import BLOCK_BYTES, Member, member_size, read_members
 
 _MAX_ROWS = BLOCK_BYTES - 1
 _JSON_KEYS = ("caption", "text")

@@ -8,9 +8,10 @@ from typing import BinaryIO, ClassVar
 import numpy as np
 
 from cache_schema.errors import MismatchError, RefusedError, UsageError, unknown_name
-from stages.sources.base import Modality, RawSample, ScannedSource
-from stages.sources.compressed import content_of, with_compressions
-from stages.sources.lines import ENCODINGS, MAX_LINE_BYTES, SIGNATURE, read_ahead, read_line
+from cache_schema.layout import Modality
+from stages.files.compressed import content_of, with_compressions
+from stages.files.lines import ENCODINGS, MAX_LINE_BYTES, SIGNATURE, read_ahead, read_line
+from stages.sources.base import RawSample, ScannedSource
 
 _HEAD_BYTES = 4096
 _CHUNK_BYTES = 4 << 20

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cache_schema.errors import DamagedError, UsageError
 from cache_schema.json_file import Json
-from stages.preprocess import Preprocess
+from stages.images.preprocess import Preprocess
 
 # Source: open_clip 3.3.0, constants.OPENAI_DATASET_MEAN and OPENAI_DATASET_STD, its default for every image tower.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stages.preprocess import Preprocess
+from stages.images.preprocess import Preprocess
 from stages.students.base import Student
 
 

@@ -6,7 +6,7 @@
 from copy import deepcopy
 
 from cache_schema.errors import unknown_name
-from stages.preprocess import Preprocess
+from stages.images.preprocess import Preprocess
 from stages.students.base import CLIP_MEAN, CLIP_STD, TowerDescription
 from stages.students.specification import name_and_options, pixels, share, switch
 

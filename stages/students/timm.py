@@ -7,7 +7,7 @@ through open_clip's TimmModel, it is an open_clip image tower like any other.
 from typing import Any
 
 from cache_schema.errors import UsageError, unknown_name
-from stages.preprocess import Preprocess
+from stages.images.preprocess import Preprocess
 from stages.students.base import CLIP_MEAN, CLIP_STD, TowerDescription
 from stages.students.specification import name_and_options, pixels, share, switch
 

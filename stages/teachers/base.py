@@ -16,7 +16,7 @@ from cache_schema.errors import EnvironmentProblem
 from cache_schema.json_file import Json
 from cache_schema.layout import Modality
 from cache_schema.recipe import Recipe
-from stages.preprocess import Preprocess
+from stages.images.preprocess import Preprocess
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 

@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 
 from cache_schema.errors import RefusedError, unknown_name
-from stages.preprocess import Preprocess, normalise, prepare_pixels
-from stages.probe_inputs import probe_images
+from stages.images.preprocess import Preprocess, normalise, prepare_pixels
 from stages.teachers.hf_source import PREPROCESS_NAME, HfSource
+from stages.teachers.probe_inputs import probe_images
 
 _PROCESSORS = {name: f"{name}ImageProcessorPil" for name in ("CLIP", "ChineseCLIP", "Siglip", "EfficientNet", "ViT")}
 _OF_FAMILY = {"siglip": "Siglip", "align": "EfficientNet", "chinese_clip": "ChineseCLIP"}

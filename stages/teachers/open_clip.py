@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cache_schema.errors import EnvironmentProblem, MismatchError, RefusedError, UsageError
 from cache_schema.json_file import Json
 from stages.device import full_float32, torch_device
-from stages.preprocess import Preprocess
+from stages.images.preprocess import Preprocess
 from stages.teachers.activations import activations_in
 from stages.teachers.base import PRECISIONS, Teacher, states_of
 from stages.teachers.checkpoint_weights import load_all, logit_scale_and_bias, read_tensors

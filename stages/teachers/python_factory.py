@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from cache_schema.errors import EnvironmentProblem, RefusedError, UsageError, nearest
 from cache_schema.json_file import Json, canonical_json, parse_json
-from stages.preprocess import Preprocess
+from stages.images.preprocess import Preprocess
 from stages.teachers.base import PRECISIONS, Teacher, states_of
 
 _NEEDED = ("identity", "dim", "logit_scale", "preprocess", "encode_images", "encode_texts")
@@ -275,5 +275,5 @@ def _checked_preprocess(value: Any, specification: str) -> Preprocess:
         return Preprocess.from_json({**defaults, **value})
     except (TypeError, ValueError) as error:
         raise RefusedError(
-            f"the preprocess of {specification} is none ({error}): give a stages.preprocess.Preprocess or its fields"
+            f"the preprocess of {specification} is none ({error}): give a stages.images Preprocess or its fields"
         ) from error

@@ -6,7 +6,7 @@ from benchmarks.commands import run_pipeline
 from benchmarks.memory import write_texts
 from benchmarks.pictures import write_folder
 from benchmarks.teachers import STUB
-from tests.stages.pictures import jpeg
+from tests.corpora.pictures import jpeg
 
 ROOM_BYTES = 25_000_000
 """Far less than what ten times the rows would take if pixels, features or samples were kept."""

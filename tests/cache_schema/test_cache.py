@@ -13,7 +13,7 @@ from cache_schema.cache import Cache, create_cache
 from cache_schema.errors import DamagedError, MismatchError, RefusedError, UnfinishedError, UsageError
 from cache_schema.features import storable, unit_rows
 from cache_schema.json_file import read_sealed, seal
-from tests.tiny_cache import add_array, make_cache, unit_features
+from tests.corpora.tiny_cache import add_array, make_cache, unit_features
 
 
 def test_plain_zarr_and_parquet_show_the_same_rows_and_features(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from cache_schema.errors import DamagedError, MismatchError, UnfinishedError, Us
 from cache_schema.json_file import read_json, read_sealed, readable_json, seal
 from cache_schema.neighbours import ArrayBinding, NeighboursReader, NeighboursRecipe, NeighboursWriter
 from cache_schema.verify import verify_cache
-from tests.tiny_cache import make_cache
+from tests.corpora.tiny_cache import make_cache
 
 NUM_IMAGES, NUM_TEXTS, PART_ROWS, K = 40, 60, 16, 3
 

@@ -20,7 +20,7 @@ from cache_schema.leftovers import leftovers_of, remove_leftovers
 from cache_schema.plan import SourceEntry, write_plan
 from cache_schema.selections import Selection, SelectionBinding, read_selection, selection_names, write_selection
 from cache_schema.verify import verify_cache
-from tests.tiny_cache import add_array, make_cache, unit_features
+from tests.corpora.tiny_cache import add_array, make_cache, unit_features
 
 ROWS = np.array([0, 1, 5, 16, 31, 39], np.int64)
 METHOD = {"name": "by hand"}

@@ -14,7 +14,7 @@ from cache_schema.json_file import read_sealed, seal
 from cache_schema.layout import shard_path
 from cache_schema.leftovers import leftovers_of, remove_leftovers
 from cache_schema.verify import verify_cache
-from tests.tiny_cache import make_cache
+from tests.corpora.tiny_cache import make_cache
 
 ARRAY = "imaginary.v0"
 

@@ -21,15 +21,15 @@ from cache_schema.cache import Cache
 from cache_schema.errors import PipelineError
 from cache_schema.leftovers import leftovers_of
 from cache_schema.neighbours import NeighboursReader
+from cache_schema.repair import withdraw
 from cache_schema.selections import read_selection, selection_names
 from cache_schema.verify import verify_cache
-from stages.extract import open_job
-from stages.extract_config import ExtractConfig
-from stages.index import load_index
-from stages.repair import withdraw
+from stages.extract.config import ExtractConfig
+from stages.extract.job import open_job
+from stages.search.index import load_index
+from tests.corpora.least_corpus import write_small_corpus
 from tests.faults.killed_extracts import config
 from tests.faults.processes import result_of
-from tests.faults.small_corpus import write_small_corpus
 
 PAGE = 4096
 KINDS = {
@@ -221,7 +221,7 @@ def is_named(paths: list[Path], kind: str, said: str) -> bool:
 
 def _siblings(path: Path) -> list[Path]:
     part = int(path.parent.name if path.name == "0" else path.stem)
-    array = "tests-stub-teacher-make.v0"
+    array = "tests-corpora-stub-teacher-make.v0"
     records = Path(path.parts[0]) / "arrays" / array / "records"
     return [records / f"{part:05d}.json", records / f"{part:05d}.rows"]
 

@@ -11,10 +11,10 @@ from typing import Any, NoReturn
 
 from cache_schema import atomic
 from cache_schema.errors import MismatchError
-from stages.decode_pool import DecodePool
-from stages.extract_worker import PartWorker
-from stages.part_in_progress import PartReport, PartTask
-from tests.stub_teacher import StubTeacher
+from stages.extract.part import PartReport, PartTask
+from stages.extract.worker import PartWorker
+from stages.images.pool import DecodePool
+from tests.corpora.stub_teacher import StubTeacher
 
 # decode: between two pictures. forward: in the teacher. exit: there, but by an exit with code 0. write N: at the N-th
 # durable operation of the commit, the last ones being those between the data and the record. reply: committed, but

@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.faults.processes import result_of, start
 
-STUB = "python:tests.stub_teacher:make?dim=16"
+STUB = "python:tests.corpora.stub_teacher:make?dim=16"
 
 
 def sample(pid: int, cache: Path) -> dict[str, int] | None:

@@ -29,14 +29,14 @@ from pathlib import Path
 
 import zarr  # noqa: F401 - imported before forking, so that not every run has to
 
-import tests.stub_teacher  # noqa: F401 - likewise
+import tests.corpora.stub_teacher  # noqa: F401 - likewise
 from cache_schema import atomic, lock
 from cache_schema.cache import Cache
 from cache_schema.errors import EnvironmentProblem
 from cache_schema.verify import verify_cache
-from stages.extract import open_job
-from stages.extract_config import ExtractConfig
-from stages.probes import probe_images
+from stages.extract.config import ExtractConfig
+from stages.extract.job import open_job
+from stages.teachers.probes import probe_images
 
 DURABLE_CALLS = ("open", "fsync", "close", "replace", "mkdir", "unlink")
 ERRORS = ("ENOSPC", "EDQUOT", "EIO", "EROFS")
@@ -48,7 +48,7 @@ def config(folder: Path, cache: Path) -> ExtractConfig:
         cache=cache,
         images=(str(folder / "pictures"),),
         texts=(str(folder / "sentences.txt"),),
-        teacher="python:tests.stub_teacher:make?dim=8",
+        teacher="python:tests.corpora.stub_teacher:make?dim=8",
         part_rows=8,
         batch_size=8,
         decode_workers=0,

@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from stages.import_config import ImportConfig
-from stages.import_job import open_import
-from tests.faults import killed_extracts
-from tests.stages.imports.foreign_features import (
+from stages.imported.config import ImportConfig
+from stages.imported.job import open_import
+from tests.corpora.foreign_features import (
     keys_of,
     sentences_of,
     vectors,
@@ -13,7 +12,8 @@ from tests.stages.imports.foreign_features import (
     write_image_tsv,
     write_npy,
 )
-from tests.stages.pictures import jpeg
+from tests.corpora.pictures import jpeg
+from tests.faults import killed_extracts
 
 
 def write_features(folder: Path) -> Path:

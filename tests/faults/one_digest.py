@@ -15,7 +15,7 @@ from typing import Any
 
 from cache_schema.cache import Cache
 from cache_schema.verify import verify_cache
-from tests.faults.mixed_corpus import Corpus, write_corpus
+from tests.corpora.mixed_corpus import Corpus, write_corpus
 from tests.faults.processes import kill_group, result_of, start
 
 BATCH_ROWS = 32
@@ -36,7 +36,8 @@ class Trial:
 
     def command(self, name: str, *more: str, sources: slice = slice(None)) -> list[str]:
         options = f"dim=16&seconds_per_batch={self.seconds_per_batch}&calls={self.folder / name}.calls"
-        args = ["extract", "--cache", str(self.folder / name), "--teacher", f"python:tests.stub_teacher:make?{options}"]
+        teacher = f"python:tests.corpora.stub_teacher:make?{options}"
+        args = ["extract", "--cache", str(self.folder / name), "--teacher", teacher]
         for flag, paths in (("--images", self.corpus.images), ("--texts", self.corpus.texts)):
             args += [arg for path in paths[sources] for arg in (flag, str(path))]
         rows = ["--part-rows", str(self.part_rows), "--batch-size", str(BATCH_ROWS)]

@@ -29,12 +29,12 @@ from typing import Any
 
 import zarr  # noqa: F401 - imported before forking, so that not every run has to
 
-import tests.stub_teacher  # noqa: F401 - likewise
+import tests.corpora.stub_teacher  # noqa: F401 - likewise
 from cache_schema import atomic
 from cache_schema.errors import PipelineError
 from cache_schema.verify import verify_cache
-from stages.extract_config import ExtractConfig
-from stages.probes import probe_images
+from stages.extract.config import ExtractConfig
+from stages.teachers.probes import probe_images
 from tests.faults.killed_extracts import config, digests, extract, in_child
 
 Operation = list[Any]

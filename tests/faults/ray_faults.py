@@ -23,18 +23,18 @@ from pathlib import Path
 from typing import Any
 
 from cache_schema.errors import MismatchError
-from pipeline.executor import SerialExecutor
-from pipeline.executor_config import ExecutorConfig, WorkerRange
-from pipeline.ray_cluster import connected
-from pipeline.ray_executor import RayExecutor
-from stages.extract import ExtractJob
+from pipeline.executors.config import ExecutorConfig, WorkerRange
+from pipeline.executors.ray_cluster import connected
+from pipeline.executors.ray_executor import RayExecutor
+from pipeline.executors.serial import SerialExecutor
+from stages.extract.job import ExtractJob
 from tests.faults import processes
 from tests.faults.faulty_worker import RefusingWorker
 from tests.faults.ray_trials import Corpus, Figures, deliver_twice, digests, extracting, strike_workers, write_corpus
 
-SLOW = "python:tests.stub_teacher:make?seconds_per_batch=0.3"
+SLOW = "python:tests.corpora.stub_teacher:make?seconds_per_batch=0.3"
 # So slow that the run is not over when the loss of its head is noticed.
-SLOWER = "python:tests.stub_teacher:make?seconds_per_batch=4"
+SLOWER = "python:tests.corpora.stub_teacher:make?seconds_per_batch=4"
 # Until a node, driver or head that is gone is noticed by all who must notice it.
 SECONDS_TO_NOTICE = 90.0
 SETTINGS = {

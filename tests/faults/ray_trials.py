@@ -9,12 +9,13 @@ from typing import Any
 
 from cache_schema.cache import Cache
 from cache_schema.verify import verify_cache
-from pipeline.executor import Executor, Outcome, SerialExecutor
-from stages.extract import ExtractJob, open_job
-from stages.extract_config import ExtractConfig
-from stages.part_in_progress import PartTask
+from pipeline.executors.base import Executor, Outcome
+from pipeline.executors.serial import SerialExecutor
+from stages.extract.config import ExtractConfig
+from stages.extract.job import ExtractJob, open_job
+from stages.extract.part import PartTask
+from tests.corpora.small_corpus import write_sources
 from tests.faults.faulty_worker import FaultyWorker, faults_for
-from tests.stages.small_corpus import write_sources
 
 
 @dataclass
@@ -61,7 +62,7 @@ class Corpus:
     sentences: Path
     expected: dict[str, str]
 
-    def config(self, name: str, teacher: str = "python:tests.stub_teacher:make") -> ExtractConfig:
+    def config(self, name: str, teacher: str = "python:tests.corpora.stub_teacher:make") -> ExtractConfig:
         """Returns the configuration of an extract into the cache called `name`, which is removed first."""
         cache = self.folder / name
         shutil.rmtree(cache, ignore_errors=True)
@@ -90,7 +91,7 @@ def write_corpus(folder: Path, *, num_images: int = 80, num_texts: int = 80) -> 
     pictures, sentences = write_sources(folder, num_images=num_images, num_texts=num_texts)
     for name in ("0003.png", "0042.png"):
         (pictures / name).write_bytes(b"not a picture")
-    config = config_of(folder / "serial", pictures, sentences, "python:tests.stub_teacher:make")
+    config = config_of(folder / "serial", pictures, sentences, "python:tests.corpora.stub_teacher:make")
     for _ in extracting(config, SerialExecutor()):
         pass
     return Corpus(folder, pictures, sentences, digests(folder / "serial"))

@@ -26,16 +26,16 @@ from pathlib import Path
 import zarr  # noqa: F401 - imported before forking, so that not every run has to
 
 import pipeline.commands.extract  # noqa: F401 - likewise
-import tests.stub_teacher  # noqa: F401 - likewise
+import tests.corpora.stub_teacher  # noqa: F401 - likewise
 from cache_schema import atomic, lock
 from cache_schema.cache import Cache
 from cache_schema.errors import PipelineError
 from cache_schema.verify import verify_cache
 from pipeline import signals
 from pipeline.cli import run
-from stages.extract import open_job  # noqa: F401 - likewise
-from stages.probes import probe_images
-from tests.faults.small_corpus import write_small_corpus
+from stages.extract.job import open_job  # noqa: F401 - likewise
+from stages.teachers.probes import probe_images
+from tests.corpora.least_corpus import write_small_corpus
 
 HEARTBEAT_SECONDS, STALE_AFTER_SECONDS = 0.1, 0.6
 SAYS_WHO = re.compile(r"is being written by process \d+ on \S+|is no longer held by this process")
@@ -68,7 +68,7 @@ class Rivals:
         self.expected: list[str] = []
 
     def args(self, seconds_per_batch: float = 0.0) -> list[str]:
-        teacher = f"python:tests.stub_teacher:make?dim=8&seconds_per_batch={seconds_per_batch}"
+        teacher = f"python:tests.corpora.stub_teacher:make?dim=8&seconds_per_batch={seconds_per_batch}"
         texts = ["--texts", str(self.folder / "sentences.txt"), "--texts", str(self.folder / "more.txt")]
         sources = ["--images", str(self.folder / "pictures"), *texts]
         rows = ["--part-rows", "4", "--batch-size", "4", "--decode-workers", "0", "--no-index", "--quiet"]

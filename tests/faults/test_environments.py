@@ -9,11 +9,11 @@ import pytest
 
 from cache_schema.cache import Cache
 from cache_schema.verify import verify_cache
+from tests.corpora.least_corpus import write_small_corpus
 from tests.faults.processes import environment
-from tests.faults.small_corpus import write_small_corpus
 
 SOURCES = ["--images", "pictures", "--texts", "sentences.txt"]
-STUB = "python:tests.stub_teacher:make?dim=8"
+STUB = "python:tests.corpora.stub_teacher:make?dim=8"
 ENVIRONMENTS = {
     "plain": {},
     "C locale": {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},

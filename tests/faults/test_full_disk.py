@@ -33,7 +33,7 @@ def resize(disk: Path, size: str) -> None:
 
 def args_of(disk: Path, sentences: Path, more: str = "") -> list[str]:
     args = ["extract", "--cache", str(disk / "cache"), "--texts", str(sentences), "--part-rows", "256"]
-    return [*args, "--teacher", f"python:tests.stub_teacher:make?dim=64{more}", "--no-index", "--quiet"]
+    return [*args, "--teacher", f"python:tests.corpora.stub_teacher:make?dim=64{more}", "--no-index", "--quiet"]
 
 
 def fill_at(disk: Path, kilobytes: int, sentences: Path) -> tuple[int, str]:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.corpora.least_corpus import write_small_corpus
 from tests.faults.processes import ROOT, environment
-from tests.faults.small_corpus import write_small_corpus
 
 
 @pytest.fixture(scope="module")

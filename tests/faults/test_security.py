@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.corpora.least_corpus import write_small_corpus
+from tests.corpora.pictures import jpeg
+from tests.corpora.webdataset import write_tar
 from tests.faults.damage import kind_of
 from tests.faults.processes import ROOT, environment, result_of, run
-from tests.faults.small_corpus import write_small_corpus
-from tests.stages.pictures import jpeg
-from tests.webdataset import write_tar
 
-STUB = "python:tests.stub_teacher:make?dim=8"
+STUB = "python:tests.corpora.stub_teacher:make?dim=8"
 SECRETS = {
     **{name: f"canary-{name.lower()}" for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN")},
     **{name: f"canary-{name.lower()}" for name in ("GOOGLE_API_KEY", "MY_PASSWORD", "AZURE_STORAGE_KEY")},

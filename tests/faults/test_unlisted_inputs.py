@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stages.decode import Limits, decode_image
-from stages.decode_pool import DecodePool
-from stages.prepare import PreparePlan
-from stages.preprocess import Preprocess
-from tests.stages.pictures import encoded, jpeg, noise, png, png_chunk
+from stages.images.decode import Limits, decode_image
+from stages.images.pool import DecodePool
+from stages.images.prepare import PreparePlan
+from stages.images.preprocess import Preprocess
+from tests.corpora.pictures import encoded, jpeg, noise, png, png_chunk
 
 PREPROCESS = Preprocess((32, 32), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic", "shortest")
 

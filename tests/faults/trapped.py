@@ -13,7 +13,7 @@ NOTED = (
     *("pickle.find_class", "os.system", "os.exec", "os.posix_spawn", "pty.spawn"),
 )
 # What our own decode processes answer with, and NumPy's own way to make arrays of them.
-OUR_CLASSES = ("stages.prepare", "stages.decode", "stages.views", "stages.preprocess")
+OUR_CLASSES = ("stages.images.prepare", "stages.images.decode", "stages.images.crops", "stages.images.preprocess")
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from types import ModuleType
 
 import pytest
 
-from pipeline.ray_cluster import connected
+from pipeline.executors.ray_cluster import connected
 
 
 @pytest.fixture(scope="session")

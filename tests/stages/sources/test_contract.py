@@ -17,12 +17,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from cache_schema.errors import RefusedError, UsageError
-from stages.sources import SOURCES, Modality, Source, expand, open_source
-from stages.sources.base import hash_of_key
-from tests.stages.imports.foreign_features import keys_of, sentences_of, vectors, write_npy
-from tests.stages.pictures import jpeg
-from tests.stages.sources.compressing import write_compressed
-from tests.webdataset import write_tar
+from cache_schema.layout import Modality
+from stages.files.keys import hash_of_key
+from stages.sources import SOURCES, Source, expand, open_source
+from tests.corpora.compressing import write_compressed
+from tests.corpora.foreign_features import keys_of, sentences_of, vectors, write_npy
+from tests.corpora.pictures import jpeg
+from tests.corpora.webdataset import write_tar
 
 NUM_SAMPLES = 7
 
@@ -307,6 +308,6 @@ def test_an_unknown_option_or_a_wrong_modality_is_a_usage_error(kind: str) -> No
 
 def test_reading_sources_needs_no_torch() -> None:
     heavy = "{'torch', 'ray', 'zarr', 'faiss'}"
-    code = f"import sys, stages.sources, stages.decode_pool; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, stages.sources, stages.images.pool; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from cache_schema.errors import DamagedError, MismatchError, RefusedError, UsageError
-from stages.sources import keyed_lines
+from stages.files import keyed_lines
 from stages.sources.dime_fm import DimeFmSource, caption_of
-from tests.stages.pictures import jpeg
+from tests.corpora.pictures import jpeg
 
 
 def write(path: Path, *lines: str) -> Path:

@@ -8,7 +8,7 @@ import pytest
 from cache_schema.errors import MismatchError, RefusedError, UsageError
 from stages.sources import RawSample, open_source
 from stages.sources.folder import FolderSource
-from tests.stages.pictures import encoded, jpeg, noise
+from tests.corpora.pictures import encoded, jpeg, noise
 
 IMAGE = jpeg(16, 12)
 

@@ -11,7 +11,7 @@ import pytest
 
 from cache_schema.errors import MismatchError, UsageError
 from stages.sources import RawSample, Source, expand, open_source
-from tests.stages.pictures import encoded, jpeg, noise
+from tests.corpora.pictures import encoded, jpeg, noise
 
 IMAGE = jpeg(16, 12)
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from cache_schema.errors import MismatchError, RefusedError, UsageError
-from stages.sources import Modality, RawSample, expand
+from cache_schema.layout import Modality
+from stages.sources import RawSample, expand
 from stages.sources.jsonl import JsonlSource
-from tests.stages.pictures import jpeg
+from tests.corpora.pictures import jpeg
 
 GOOD = [json.dumps({"text": f"sentence {number}"}) for number in range(300)]
 

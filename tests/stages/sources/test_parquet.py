@@ -8,9 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from cache_schema.errors import DamagedError, RefusedError, UsageError
-from stages.sources import Modality, RawSample
+from cache_schema.layout import Modality
+from stages.sources import RawSample
 from stages.sources.parquet import ParquetSource
-from tests.stages.pictures import encoded, jpeg, noise
+from tests.corpora.pictures import encoded, jpeg, noise
 
 IMAGES = [jpeg(8, 8, number) for number in range(5)]
 

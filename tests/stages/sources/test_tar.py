@@ -13,8 +13,8 @@ from cache_schema.errors import DamagedError, RefusedError, UsageError
 from stages.sources import RawSample
 from stages.sources import base as source_base
 from stages.sources.tar import TarSource
-from tests.stages.pictures import encoded, jpeg, noise
-from tests.webdataset import write_tar
+from tests.corpora.pictures import encoded, jpeg, noise
+from tests.corpora.webdataset import write_tar
 
 IMAGE = jpeg(16, 12)
 

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from cache_schema.errors import MismatchError, RefusedError, UsageError
-from stages.sources import Modality, RawSample
+from cache_schema.layout import Modality
+from stages.sources import RawSample
 from stages.sources.tar import TarSource
-from tests.stages.pictures import jpeg
-from tests.webdataset import write_tar
+from tests.corpora.pictures import jpeg
+from tests.corpora.webdataset import write_tar
 
 IMAGE = jpeg(16, 12)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.tiny_open_clip import tiny_config
+from tests.corpora.tiny_open_clip import tiny_config
 
 
 @pytest.fixture(scope="package")

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from cache_schema.errors import DamagedError, MismatchError, PipelineError, RefusedError, UsageError
 from stages.teachers import load_teacher
-from tests.tiny_hf import make_tiny_hf
+from tests.corpora.tiny_hf import make_tiny_hf
 
 WEIGHTS, CONFIG, PREPROCESS = "model.safetensors", "config.json", "preprocessor_config.json"
 

@@ -14,16 +14,16 @@ import torch
 from cache_schema.errors import EnvironmentProblem, UsageError
 from cache_schema.features import unit_rows
 from cache_schema.verify import verify_cache
-from stages.evaluate import EvaluateConfig, evaluate_model
-from stages.extract import open_job
-from stages.extract_config import ExtractConfig
-from stages.preprocess import normalise, prepare_pixels
+from stages.evaluate.run import EvaluateConfig, evaluate_model
+from stages.extract.config import ExtractConfig
+from stages.extract.job import open_job
+from stages.images.preprocess import normalise, prepare_pixels
 from stages.teachers import Teacher, load_teacher, load_text_tower
 from stages.teachers.hf_source import FAMILIES
-from tests.stages.evaluate.test_evaluate import write_held_out
-from tests.stages.pictures import noise
-from tests.stages.small_corpus import extract, picture, write_sources
-from tests.tiny_hf import make_tiny_hf
+from tests.corpora.pictures import noise
+from tests.corpora.small_corpus import extract, picture, write_sources
+from tests.corpora.tiny_hf import make_tiny_hf
+from tests.stages.evaluate.test_run import write_held_out
 
 TEXTS = ["a photo of a cat", "TWO  Dogs &amp; a bird", "東京の夜景", "snow", "a bus!", "word " * 100]
 CONTEXT = {"clip": 77, "metaclip_2": 77, "siglip": 64, "align": 64, "chinese_clip": 52}

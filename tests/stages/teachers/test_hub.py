@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from cache_schema.errors import EnvironmentProblem
-from stages.described_teacher import loaded_teacher
 from stages.teachers import load_teacher
-from tests.tiny_open_clip import make_tiny_open_clip
+from stages.teachers.described import loaded_teacher
+from tests.corpora.tiny_open_clip import make_tiny_open_clip
 
 
 @pytest.fixture

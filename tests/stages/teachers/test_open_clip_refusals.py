@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from cache_schema.errors import DamagedError, EnvironmentProblem, MismatchError, RefusedError, UsageError
 from stages.teachers import load_teacher
-from tests.tiny_open_clip import make_tiny_open_clip, tiny_config, tiny_weights
+from tests.corpora.tiny_open_clip import make_tiny_open_clip, tiny_config, tiny_weights
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cache_schema.errors import UsageError
-from stages.preprocess import normalise, prepare_pixels
+from stages.images.preprocess import normalise, prepare_pixels
 from stages.teachers import Teacher, load_teacher, load_text_tower
-from tests.stages.pictures import noise
-from tests.tiny_open_clip import make_tiny_open_clip, save_local_dir, tiny_config, tiny_weights
+from tests.corpora.pictures import noise
+from tests.corpora.tiny_open_clip import make_tiny_open_clip, save_local_dir, tiny_config, tiny_weights
 
 TEXTS = ["a photo of a cat", "TWO  Dogs &amp; a bird", "東京の夜景", "snow", "<start_of_text> a bus", "word " * 100]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cache_schema.errors import EnvironmentProblem, RefusedError, UsageError
-from stages.preprocess import Preprocess
+from stages.images.preprocess import Preprocess
 from stages.teachers import load_teacher
 from stages.teachers.python_factory import PythonTeacher
 
@@ -70,7 +70,7 @@ def test_a_factory_of_the_working_directory_makes_a_teacher(write: Callable[...,
 
 def test_what_the_object_has_beyond_the_needed_is_used(write: Callable[..., str]) -> None:
     more = """
-from stages.preprocess import Preprocess
+from stages.images.preprocess import Preprocess
 Made.logit_bias = -10
 Made.context_length = np.int64(7)
 Made.tokenizer = {"name": "words"}

@@ -1,0 +1,209 @@
+"""The training loop of `stages.distill.run` inside one Ray actor: the same result, errors and progress as here.
+
+The actor trains in its main thread; a second, idle actor passes progress to the driver and the wish to stop back.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from cache_schema.errors import EnvironmentProblem, PipelineError, UsageError
+from pipeline.executors.base import Failure, attempt
+from pipeline.executors.ray_cluster import connected
+from pipeline.progress import Progress
+from stages.distill.config import DistillConfig
+
+SECONDS_BETWEEN_POSTS = 0.5
+
+
+def distill_in_ray(
+    config: DistillConfig,
+    *,
+    address: str | None,
+    progress: Progress,
+    notice: Callable[[str], None],
+    should_stop: Callable[[], bool],
+) -> dict[str, Any]:
+    """Returns what `stages.distill.run.distill(config)` returns, computed by an actor of a Ray cluster.
+
+    Args:
+        config: paths in it must mean the same where the actor runs.
+        address: of a running cluster; None starts a private one on this machine.
+        progress: called as training goes on.
+        notice: called with what training has to say.
+        should_stop: asked twice a second; the trainer then saves its state.
+
+    Raises:
+        UsageError: `config.device` names one certain GPU.
+        EnvironmentProblem: the cluster cannot be used, has no such GPU, or the actor died.
+        PipelineError: training raised it.
+        KeyboardInterrupt: `should_stop` said so and the state is saved; the message says where.
+    """
+    if config.device not in ("cpu", "cuda"):
+        raise UsageError(f"--executor ray chooses the GPU, so it cannot take {config.device!r}: use --device cuda")
+    cores = os.cpu_count() or 1
+    with connected(address, num_cpus=cores, threads_per_worker=cores) as ray:
+        num_gpus = int(ray.cluster_resources().get("GPU", 0))
+        if config.device == "cuda" and not num_gpus:
+            raise EnvironmentProblem("a GPU is asked for and Ray has none: add a node with one, or use --device cpu")
+        mailbox = ray.remote(num_cpus=0)(_Mailbox).remote()
+        trainer = ray.remote(num_cpus=1, num_gpus=int(config.device == "cuda"), max_restarts=0)(_Trainer)
+        actor = trainer.remote(os.getcwd())
+        try:
+            answer = _follow(ray, actor.train.remote(config, mailbox), mailbox, progress, notice, should_stop)
+        except ray.exceptions.RayError as error:
+            reason = " ".join(str(error).split())[:300]
+            raise EnvironmentProblem(
+                f"the Ray actor that trains is gone ({reason}): look for a lack of memory, and run again to resume"
+            ) from error
+        finally:
+            ray.kill(actor)
+            ray.kill(mailbox)
+    return answer.unpacked()
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """How training ended: exactly one of these is there."""
+
+    result: dict[str, Any] | None = None
+    error: PipelineError | None = None
+    stopped: str | None = None
+    failure: Failure | None = None
+
+    def unpacked(self) -> dict[str, Any]:
+        """Returns the result, or raises what training in this process would have raised."""
+        if self.error is not None:
+            raise self.error
+        if self.stopped is not None:
+            raise KeyboardInterrupt(self.stopped)
+        if self.failure is not None:
+            failed = EnvironmentProblem(f"training failed in Ray ({self.failure}): run again with --debug to see where")
+            failed.add_note(self.failure.trace)
+            raise failed
+        assert self.result is not None
+        return self.result
+
+
+@dataclass(frozen=True)
+class _News:
+    """What the trainer did lately: its progress, and what it has to say."""
+
+    progress: tuple[int, int, str, str] | None
+    notices: tuple[str, ...]
+
+
+def _follow(
+    ray: ModuleType,
+    training: Any,
+    mailbox: Any,
+    progress: Progress,
+    notice: Callable[[str], None],
+    should_stop: Callable[[], bool],
+) -> _Answer:
+    """Passes news on until `training` ends, and returns its answer."""
+    asked_to_stop = False
+    while True:
+        done, _ = ray.wait([training], timeout=SECONDS_BETWEEN_POSTS)
+        if should_stop() and not asked_to_stop:
+            asked_to_stop = True
+            ray.get(mailbox.ask_to_stop.remote())
+        news: _News = ray.get(mailbox.take_news.remote())
+        for said in news.notices:
+            notice(said)
+        if news.progress is not None:
+            progress(*news.progress)
+        if done:
+            answer: _Answer = ray.get(training)
+            return answer
+
+
+class _Mailbox:
+    """Holds the trainer's news for the driver, and the driver's wish to stop for the trainer."""
+
+    def __init__(self) -> None:
+        self._progress: tuple[int, int, str, str] | None = None
+        self._notices: list[str] = []
+        self._must_stop = False
+
+    def post(self, progress: tuple[int, int, str, str] | None, notices: list[str]) -> bool:
+        """Keeps what is new; returns whether the trainer must stop."""
+        self._progress = progress or self._progress
+        self._notices += notices
+        return self._must_stop
+
+    def take_news(self) -> _News:
+        """Returns what was posted since the last call."""
+        news = _News(self._progress, tuple(self._notices))
+        self._progress, self._notices = None, []
+        return news
+
+    def ask_to_stop(self) -> None:
+        """Makes every `post` from now on say so."""
+        self._must_stop = True
+
+
+class _Trainer:
+    """Trains where Ray put it."""
+
+    def __init__(self, working_folder: str) -> None:
+        if Path(working_folder).is_dir():
+            os.chdir(working_folder)
+        sys.path.insert(0, working_folder)
+
+    def train(self, config: DistillConfig, mailbox: Any) -> _Answer:
+        """Returns how training ended."""
+        correspondence = _Correspondence(mailbox)
+        outcome = attempt(lambda _: _trained(config, correspondence), None)
+        correspondence.post()
+        return _Answer(failure=outcome.error) if outcome.value is None else outcome.value
+
+
+class _Correspondence:
+    """The trainer's end of the mailbox, used at most every half second, so that training never waits for it."""
+
+    def __init__(self, mailbox: Any) -> None:
+        self._mailbox = mailbox
+        self._progress: tuple[int, int, str, str] | None = None
+        self._notices: list[str] = []
+        self._posted_at = 0.0
+        self._must_stop = False
+
+    def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
+        """Keeps the latest progress for the next post."""
+        self._progress = (done, total, unit, note)
+
+    def notice(self, said: str) -> None:
+        """Keeps a sentence for the next post."""
+        self._notices.append(said)
+
+    def should_stop(self) -> bool:
+        """Posts what is new when it is time, and returns whether the driver wants training to stop."""
+        if time.monotonic() - self._posted_at >= SECONDS_BETWEEN_POSTS:
+            self.post()
+        return self._must_stop
+
+    def post(self) -> None:
+        """Sends what is new and learns what the driver wants."""
+        import ray
+
+        self._must_stop = ray.get(self._mailbox.post.remote(self._progress, self._notices))
+        self._progress, self._notices = None, []
+        self._posted_at = time.monotonic()
+
+
+def _trained(config: DistillConfig, driver: _Correspondence) -> _Answer:
+    from stages.distill.run import TrainingStopped, distill
+
+    try:
+        callbacks = {"progress": driver.progress, "notice": driver.notice, "should_stop": driver.should_stop}
+        return _Answer(result=distill(config, **callbacks))  # type: ignore[arg-type]
+    except TrainingStopped as stopped:
+        return _Answer(stopped=str(stopped))
+    except PipelineError as error:
+        return _Answer(error=type(error)(str(error)))

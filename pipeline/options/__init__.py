@@ -1,0 +1,1 @@
+"""Where option values come from, and the types that check them."""

@@ -1,0 +1,245 @@
+"""The types of option values, each with the rule it enforces, and how an option takes its default from a dataclass."""
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import click
+
+from cache_schema.errors import nearest
+from pipeline.executors.config import WorkerRange
+from pipeline.options.layers import ConfigFile
+from pipeline.output import only_results_on_stdout
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+LARGEST_COUNT = 2**31 - 1
+_HELP_ALL = "pipeline.help_all"
+_DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
+
+
+class Count(click.ParamType):
+    """A whole number in plain digits. `1e3`, `0x10`, `1_000`, `-1` and huge numbers are refused with the rule."""
+
+    name = "N"
+
+    def __init__(self, at_least: int = 1, at_most: int = LARGEST_COUNT) -> None:
+        self.at_least = at_least
+        self.at_most = at_most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int) and not isinstance(value, bool):
+            number = value
+        elif isinstance(value, str) and re.fullmatch(r"[0-9]{1,20}", value):
+            number = int(value)
+        else:
+            self.fail(f"{_shown(value)} is not a whole number in plain digits: {self._rule()}", param, ctx)
+        if not self.at_least <= number <= self.at_most:
+            self.fail(f"{_shown(value)} is out of range: {self._rule()}", param, ctx)
+        return number
+
+    def _rule(self) -> str:
+        return f"give a number from {self.at_least} to {self.at_most}, such as {max(self.at_least, 64)}"
+
+
+class WorkerCount(click.ParamType):
+    """`N`, or `MIN:MAX` for a number of workers that may change during a run."""
+
+    name = "N|MIN:MAX"
+    most = 4096
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> WorkerRange:
+        if isinstance(value, WorkerRange):
+            return value
+        given = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+        rule = f"give a number from 1 to {self.most}, or MIN:MAX such as 1:8"
+        if not isinstance(given, str) or not (found := re.fullmatch(r"([0-9]{1,20})(?::([0-9]{1,20}))?", given)):
+            self.fail(f"{_shown(value)} is no number of workers: {rule}", param, ctx)
+        least, most = int(found[1]), int(found[2] or found[1])
+        if not 1 <= least <= most <= self.most:
+            self.fail(f"{_shown(value)} is out of range: {rule}, the smaller first", param, ctx)
+        return WorkerRange(least, most)
+
+
+class Number(click.ParamType):
+    """A finite decimal number in a range. `nan`, `inf` and words are refused with the rule."""
+
+    name = "X"
+
+    def __init__(self, *, above: float | None = None, at_least: float | None = None, at_most: float = 1e9) -> None:
+        self.above = above
+        self.at_least = at_least
+        self.at_most = at_most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number and not (isinstance(value, str) and _DECIMAL.fullmatch(value)):
+            self.fail(f"{_shown(value)} is not a number: {self._rule()}", param, ctx)
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        too_small = (self.above is not None and number <= self.above) or (
+            self.at_least is not None and number < self.at_least
+        )
+        if not math.isfinite(number) or too_small or number > self.at_most:
+            self.fail(f"{_shown(value)} is out of range: {self._rule()}", param, ctx)
+        return number
+
+    def _rule(self) -> str:
+        low = f"above {self.above:g}" if self.above is not None else f"from {self.at_least:g}"
+        return f"give a finite number {low}, up to {self.at_most:g}"
+
+
+class Choice(click.ParamType):
+    """One of a few words, exactly as written; another one is refused with the list and the nearest."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self.words = tuple(words)
+        self.name = "|".join(self.words)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return f"[{self.name}]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value in self.words:
+            return str(value)
+        guess = nearest(value, self.words) if isinstance(value, str) else ""
+        self.fail(f"{_shown(value)} is none of {', '.join(self.words)}{guess}", param, ctx)
+
+
+class Text(click.ParamType):
+    """A word that means something to us, such as a specification or the URI of a source; not empty, without NUL."""
+
+    # An environment variable for an option that may be repeated has one value per line: URIs may contain blanks.
+    envvar_list_splitter = "\n"
+
+    def __init__(self, name: str = "NAME") -> None:
+        self.name = name
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str | None:
+        # click would write an option's words in capitals. An argument is called by its own name.
+        return self.name if isinstance(param, click.Option) else None
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not isinstance(value, str):
+            self.fail(f"{_shown(value)} is not text: put it between quotes", param, ctx)
+        if not value.strip() or "\0" in value:
+            self.fail(f"{_shown(value)} names nothing: give a {self.name}", param, ctx)
+        return value
+
+
+class FilePath(Text):
+    """A path, made absolute at once, so that a later change of the working directory does not matter."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:  # type: ignore[override]
+        if isinstance(value, Path):
+            return value
+        return Path(super().convert(value, param, ctx)).expanduser().absolute()
+
+
+class NamedNumber(click.ParamType):
+    """`NAME=X`, for an option that may be repeated; in a configuration file also a table."""
+
+    name = "NAME=X"
+    envvar_list_splitter = "\n"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
+        if isinstance(value, tuple):
+            return value
+        name, equals, number = value.partition("=") if isinstance(value, str) else ("", "", "")
+        if not name or not equals:
+            self.fail(f"{_shown(value)} is not NAME=X: write a name and a number, such as vl=0.7", param, ctx)
+        return name, Number(at_least=0).convert(number, param, ctx)
+
+
+class HostAndPort(Text):
+    """`HOST:PORT` of the head of a running Ray cluster."""
+
+    def __init__(self) -> None:
+        super().__init__("HOST:PORT")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        host, _, port = super().convert(value, param, ctx).rpartition(":")
+        if not re.fullmatch(r"[\w.-]+|\[[0-9a-fA-F:]+\]", host) or not re.fullmatch(r"[0-9]{1,5}", port):
+            self.fail(f"{_shown(value)} is no address: give HOST:PORT of the cluster's head, such as 10.0.0.1:6379")
+        return f"{host}:{port}"
+
+
+def _shown(value: Any) -> str:
+    # Python refuses to write an integer of more than 4,300 digits.
+    text = repr(value) if not isinstance(value, int) or value.bit_length() < 1000 else "a number of hundreds of digits"
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text):,} characters)"
+
+
+class Setting(click.Option):
+    """An option that `--help` leaves out when it is `rare`; `--help-all` shows it too."""
+
+    def __init__(self, *args: Any, rare: bool = False, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.rare = rare
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        return None if self.rare and not ctx.meta.get(_HELP_ALL) else super().get_help_record(ctx)
+
+
+def _show_all_help(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        ctx.meta[_HELP_ALL] = True
+        click.echo(ctx.get_help())
+        ctx.exit()
+
+
+help_all_option = click.option(
+    "--help-all",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_all_help,
+    help="Show the rarer options too.",
+)
+
+
+def option(*names: str, default_of: type | None = None, **settings: Any) -> Callable[[Command], Command]:
+    """Returns a click option whose default, shown in the help, is that of the field of the same name in `default_of`.
+
+    The dataclass stays the only home of the default. A field whose default is None gets no `[default: …]`: its help
+    says what happens then.
+    """
+    if default_of is not None:
+        field_name = settings.pop("field", None) or names[0].split("/")[0].lstrip("-").replace("-", "_")
+        known = {field.name: field for field in dataclasses.fields(default_of)}
+        default = known[field_name].default
+        if default is not dataclasses.MISSING and default not in (None, ()):
+            settings["default"] = default
+            settings["show_default"] = settings.get("show_default", True)
+    return click.option(*names, cls=Setting, **settings)
+
+
+def _with_clean_stdout(command: Command) -> Command:
+    @functools.wraps(command)
+    def wrapped(*args: Any, **options: Any) -> Any:
+        with only_results_on_stdout():
+            return command(*args, **options)
+
+    return cast(Command, wrapped)
+
+
+def shared_options(command: Command) -> Command:
+    """Adds what every command has: `--config`, `--json` (as `as_json`), `--quiet`, `--debug`, and a clean stdout.
+
+    The innermost decorator of a command.
+    """
+    command = _with_clean_stdout(command)
+    for add in (
+        click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."),
+        click.option("--quiet", is_flag=True, help="Show no progress."),
+        click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object."),
+        click.option("--config", cls=ConfigFile, type=FilePath("FILE"), help="TOML file with a table per command."),
+    ):
+        command = add(command)
+    return command

@@ -1,0 +1,1 @@
+"""Stage two: students train from cached features; the teacher is not loaded."""

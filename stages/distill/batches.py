@@ -1,0 +1,130 @@
+"""What one training step sees.
+
+A batch is a pure function of the step: the same rows, crops and features come whatever the number of workers, and
+whether or not the run was stopped before.
+
+Shape letters: B images of a batch, T sentences of a batch, D width of a feature, H and W pixels, C colours.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache_schema.cache import Cache, CachedArray, ImageLocation
+from cache_schema.neighbours import NeighboursReader
+from stages.distill.order import EpochSequence, Rows, digest_of_rows, text_generator, texts_of_step
+from stages.distill.pictures import Pictures
+from stages.distill.replay import Replay
+from stages.images.crops import Crop, crop_of
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The inputs of one step.
+
+    Attributes:
+        step: from 0.
+        rows: image rows, shape (B,).
+        pixels_BHWC: uint8, one crop of every image.
+        teacher_image_BD: float32, unit norm, the teacher's features of the same images.
+        text_TD: float32, unit norm, the teacher's features of the step's sentences.
+    """
+
+    step: int
+    rows: Rows
+    pixels_BHWC: NDArray[np.uint8]
+    teacher_image_BD: NDArray[np.float32]
+    text_TD: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class BatchMaker:
+    """Makes the batch of any step.
+
+    Attributes:
+        cache: open; its arrays are complete.
+        images: the teacher's image array.
+        texts: the teacher's text array.
+        sequence: order of the image rows.
+        pictures: where pixels come from.
+        neighbours: mined sentences of every image; None draws all at random.
+        text_rows: eligible sentences, ascending.
+        num_texts: sentences of a step.
+        mined_share: at most this part of them are neighbours.
+        seed: of crops and of drawn sentences.
+        crop_scale: least and greatest share of a picture's area that a crop shows.
+        flip: mirror half of the crops.
+        replay: views of the teacher that are shown again; None draws crops anew for every visit.
+    """
+
+    cache: Cache
+    images: CachedArray
+    texts: CachedArray
+    sequence: EpochSequence
+    pictures: Pictures
+    neighbours: NeighboursReader | None
+    text_rows: Rows
+    num_texts: int
+    mined_share: float
+    seed: int
+    crop_scale: tuple[float, float]
+    flip: bool
+    replay: Replay | None = None
+
+    @cached_property
+    def _text_rows_digest(self) -> bytes:
+        return digest_of_rows(self.text_rows)
+
+    def batch_of_step(self, step: int) -> Batch:
+        """Returns the batch of global `step`, from 0.
+
+        Raises:
+            MismatchError: an original picture changed since the teacher saw it, or a replayed view has other pixels.
+            DamagedError: the cache changed or is damaged.
+        """
+        visits = self.sequence.visits_of_step(step)
+        locations = self.cache.locations(visits.rows)
+        replay = self.replay
+        if replay is None:
+            crops = [self._crop(*visit) for visit in zip(locations, visits.epochs.tolist(), strict=True)]
+            teacher_image_BD = self.images.features.gather_unit(visits.rows)
+            to_check = np.zeros(len(visits.rows), bool)
+        else:
+            crops = replay.crops(locations, visits.epochs)
+            teacher_image_BD = replay.features(visits.rows, visits.epochs)
+            to_check = replay.not_yet_seen(visits.rows, visits.epochs)
+        cut = self.pictures.crops(visits.rows, locations, crops, to_check)
+        if replay is not None:
+            compared = [location for location, wanted in zip(locations, to_check, strict=True) if wanted]
+            replay.compare(visits.rows[to_check], visits.epochs[to_check], cut.checks_B4[to_check], compared)
+        return Batch(
+            step=step,
+            rows=visits.rows,
+            pixels_BHWC=cut.pixels_BHWC,
+            teacher_image_BD=teacher_image_BD,
+            text_TD=self.texts.features.gather_unit(self._texts_of_step(step, visits.rows)),
+        )
+
+    def _crop(self, location: ImageLocation, epoch: int) -> Crop:
+        # View 0 is the teacher's own preprocessing, so the first epoch sees view 1.
+        crop = crop_of(
+            self.seed,
+            epoch + 1,
+            location.digest,
+            width=location.width,
+            height=location.height,
+            scale=self.crop_scale,
+        )
+        return crop if self.flip else replace(crop, flip=False)
+
+    def _texts_of_step(self, step: int, image_rows: Rows) -> Rows:
+        return texts_of_step(
+            image_rows,
+            None if self.neighbours is None else self.neighbours.ids(image_rows),
+            self.text_rows,
+            text_generator(self._text_rows_digest, seed=self.seed, step=step),
+            self.num_texts,
+            mined_share=self.mined_share,
+        )

@@ -1,0 +1,60 @@
+"""What a run says of each step: metrics that depend on the run alone, and its speed, which does not."""
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from cache_schema import atomic
+from cache_schema.json_file import canonical_json
+from stages.runs.folder import RunFolder
+
+
+class TrainingLog:
+    """Appends to metrics.jsonl, speed.jsonl and TensorBoard; first cuts them back to the steps that are done.
+
+    Args:
+        folder: of the run.
+        first_step: steps done; a run that went on after its last checkpoint repeats those steps now.
+    """
+
+    def __init__(self, folder: RunFolder, *, first_step: int) -> None:
+        # TensorBoard takes a second to import.
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._folder = folder
+        self.num_lost_lines = max(0, first_step - _num_lines(folder))
+        atomic.keep_lines(folder.metrics, first_step - self.num_lost_lines)
+        atomic.keep_lines(folder.speed, first_step - self.num_lost_lines)
+        self._board = SummaryWriter(str(folder.tensorboard), purge_step=first_step + 1 if first_step else None)
+        self._clock = time.perf_counter()
+
+    def write(self, step: int, metrics: Mapping[str, float], *, num_images: int, waited_seconds: float) -> float:
+        """Writes the lines of a step and returns its images per second.
+
+        Args:
+            step: steps done, from 1.
+            metrics: finite numbers.
+            num_images: of the step.
+            waited_seconds: that the step waited for its batch.
+        """
+        now = time.perf_counter()
+        seconds, self._clock = now - self._clock, now
+        speed = {"images_per_s": num_images / seconds, "seconds": seconds, "waited_seconds": waited_seconds}
+        atomic.append_line(self._folder.metrics, canonical_json({"step": step, **metrics}).decode())
+        atomic.append_line(self._folder.speed, canonical_json({"step": step, **speed}).decode())
+        for name, value in {**metrics, **speed}.items():
+            self._board.add_scalar(name, value, step)
+        return speed["images_per_s"]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._board.close()
+
+
+def _num_lines(folder: RunFolder) -> int:
+    return folder.metrics.read_bytes().count(b"\n") if folder.metrics.exists() else 0

@@ -1,0 +1,302 @@
+"""The worker of stage one: a loaded teacher that turns one planned part into a committed one.
+
+The same worker runs in the serial executor and in every actor. It imports torch only inside a teacher.
+
+V: views; B: rows of a batch; C, H, W: colours, height and width of the teacher's input; D: width of a feature.
+"""
+
+import sys
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from cache_schema.atomic import Fence
+from cache_schema.commit import commit_part, committed_samples
+from cache_schema.errors import MismatchError
+from cache_schema.layout import Modality
+from cache_schema.pixels import commit_pixels
+from cache_schema.plan import SourceEntry
+from cache_schema.view_checks import VIEW_CHECK_BYTES
+from stages.extract.admission import check_admission
+from stages.extract.part import (
+    ArrayInProgress,
+    ArrayOutput,
+    PartInProgress,
+    PartReport,
+    PartTask,
+    PixelsOutput,
+)
+from stages.extract.reader import PartReader
+from stages.extract.wanted import require_same_pixels
+from stages.images.decode import Limits
+from stages.images.prepare import Prepared
+from stages.images.preprocess import Preprocess, normalise
+from stages.prefetch import made_ahead
+from stages.teachers.arithmetic import Arithmetic, may_share_an_array
+from stages.teachers.described import arithmetic_of, loaded_teacher
+from stages.teachers.probes import check_probes, probes_from_bytes
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """Plain values that make every worker of one extract equal, wherever it runs.
+
+    Attributes:
+        specification: of the teacher.
+        device: cpu, cuda or cuda:N.
+        precision: of the forward pass.
+        batch_size: rows of one forward pass; shorter batches are padded, so that features do not depend on neighbours.
+        num_threads: CPU threads of the teacher; 0 means one per core.
+        decode_workers: processes that decode images; 0 decodes inline.
+        fence: of the cache's lock.
+        versions: of the packages that decide what a feature is; every worker must have the same.
+        outputs: of each modality the arrays with a pending part, view 0 first. Where there are none at all, no teacher
+            is needed.
+        sources: the plan's sources of each modality.
+        pixels: the stored pixels, where some are pending.
+        preprocess: of the teacher, for images.
+        allow_mixed_numerics: parts may be computed on another kind of arithmetic than those already there; recorded.
+        limits: what one input may cost.
+    """
+
+    specification: str
+    device: str
+    precision: str
+    batch_size: int
+    num_threads: int
+    decode_workers: int
+    fence: Fence
+    versions: Mapping[str, str]
+    outputs: Mapping[Modality, tuple[ArrayOutput, ...]]
+    sources: Mapping[Modality, tuple[SourceEntry, ...]]
+    pixels: PixelsOutput | None = None
+    preprocess: Preprocess | None = None
+    allow_mixed_numerics: bool = False
+    limits: Limits = field(default_factory=Limits)
+
+
+class PartWorker:
+    """Callable that commits one part after the other. A context manager; `close` stops its decode processes.
+
+    Attributes:
+        pulse: a number that changes as it goes on within a part.
+
+    Args:
+        settings: plain values, the same for all workers.
+        progress: called with the rows of the part under way that are encoded so far; for a worker in the process that
+            shows it.
+
+    Raises, when it is made:
+        EnvironmentProblem: this machine does not see the cache that the run writes.
+        MismatchError: the teacher loaded here does not reproduce the probes of an array, or its device computes
+            otherwise than the one that made the parts already there; or its packages are not those of the run, or
+            store other pixels.
+    """
+
+    def __init__(self, settings: WorkerSettings, *, progress: Callable[[int], None] | None = None) -> None:
+        check_admission(settings.fence, settings.versions)
+        self.pulse = 0
+        self._settings = settings
+        self._progress = progress
+        # Stays so where pixels alone are pending.
+        self._arithmetic = Arithmetic(settings.precision, "nothing")
+        if any(settings.outputs.values()):
+            self._teacher = loaded_teacher(settings.specification, settings.device, settings.precision)
+            _set_threads(settings.num_threads)
+            self._arithmetic = arithmetic_of(self._teacher, settings.device, settings.precision)
+        for modality, outputs in settings.outputs.items():
+            self._admit(modality, outputs)
+        if settings.pixels is not None:
+            require_same_pixels(settings.pixels.recipe)
+        self._reader = PartReader(
+            settings.sources,
+            settings.preprocess,
+            num_views=len(settings.outputs.get("image", ())),
+            decode_workers=settings.decode_workers,
+            limits=settings.limits,
+        )
+
+    def _admit(self, modality: Modality, outputs: Sequence[ArrayOutput]) -> None:
+        probes: dict[bytes, Path] = {}
+        for output in outputs:
+            target = output.target
+            path = target.layout.probes(modality, target.array)
+            # The views of one teacher have the same probes, which need to be computed once only.
+            probes.setdefault(path.read_bytes(), path)
+            others = [kind for kind in output.numerics if not may_share_an_array(kind, self._arithmetic.numerics)]
+            if others and not self._settings.allow_mixed_numerics:
+                raise MismatchError(
+                    f"{modality} parts in {target.layout.root} were computed on {' and '.join(others)}, this worker "
+                    f"computes on {self._arithmetic.numerics}: use such a device and version, extract into a new "
+                    "cache, or say --allow-mixed-numerics, which is recorded"
+                )
+        for data, path in probes.items():
+            stored = probes_from_bytes(data, where=path)
+            check_probes(stored, self._teacher, modality, where=path, arithmetic=self._arithmetic)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def kind(self) -> str:
+        """The kind of arithmetic it computes with, which the workers of one run must share unless they need not."""
+        return "any" if self._settings.allow_mixed_numerics else self._arithmetic.numerics
+
+    def close(self) -> None:
+        """Stops the decode processes."""
+        self._reader.close()
+
+    def __call__(self, task: PartTask) -> PartReport:
+        """Reads, encodes and commits what is pending of the part of `task`. Doing it twice gives the same files.
+
+        Raises:
+            RefusedError: a source is damaged or no longer what was planned, or the lock was lost.
+            EnvironmentProblem: the cache cannot be written.
+        """
+        outputs = self._settings.outputs.get(task.modality, ())
+        arrays = [
+            ArrayInProgress(output, task.part.num_rows) for output in outputs if output.target.array in task.arrays
+        ]
+        done = PartReport(task.modality, task.part.number, task.part.num_rows)
+        of_pixels = [array for array in arrays if array.output.from_pixels]
+        rest = [array for array in arrays if not array.output.from_pixels]
+        if rest or task.pixels:
+            done += self._from_sources(PartInProgress(task), rest)
+        if of_pixels:
+            done += self._from_pixels(task, of_pixels)
+        return done
+
+    def _from_sources(self, work: PartInProgress, arrays: Sequence[ArrayInProgress]) -> PartReport:
+        """Reads the part from its sources, and commits its `arrays` and, after view 0, its pixels."""
+        task = work.task
+        if task.modality == "image":
+            views = [array.output.rule for array in arrays]
+            store = self._settings.pixels.recipe if task.pixels and self._settings.pixels is not None else None
+            self._encode_images(self._reader.originals(work, views, store=store), work, arrays)
+        else:
+            (array,) = arrays
+            self._encode_texts(work, array)
+        num_bad = sum(self._commit(work, array) for array in arrays if array.output.rule is None)
+        if task.pixels:
+            self._commit_pixels(work)
+        for array in arrays:
+            if array.output.rule is not None:
+                self._commit(work, array)
+        return PartReport(task.modality, task.part.number, task.part.num_rows, num_bad, work.seconds)
+
+    def _from_pixels(self, task: PartTask, arrays: Sequence[ArrayInProgress]) -> PartReport:
+        """Reads the part from its stored pixels and sample table, and commits its `arrays`."""
+        layout = arrays[0].output.target.layout
+        work = PartInProgress(task, committed_samples(layout, "image", task.part.number))
+        views = [array.output.rule for array in arrays]
+        self._encode_images(self._reader.stored(work, views, layout), work, arrays)
+        for array in arrays:
+            self._commit(work, array)
+        return PartReport(task.modality, task.part.number, task.part.num_rows, 0, work.seconds)
+
+    def _commit_pixels(self, work: PartInProgress) -> None:
+        pixels = self._settings.pixels
+        assert pixels is not None, "pixels are pending"
+        with work.measured("write"):
+            commit_pixels(
+                pixels.layout,
+                pixels.recipe,
+                work.task.part.number,
+                work.pixel_rows(),
+                part_fingerprint=work.task.part_fingerprint,
+                fence=self._settings.fence,
+            )
+
+    def _commit(self, work: PartInProgress, array: ArrayInProgress) -> int:
+        """Commits the part of one array; returns its bad rows."""
+        with work.measured("write"):
+            record = commit_part(
+                array.output.target,
+                work.task.part.number,
+                work.samples,
+                array.features_BD,
+                part_fingerprint=work.task.part_fingerprint,
+                exceptions=array.exceptions,
+                view_checks=array.view_checks,
+                numerics=self._arithmetic.numerics,
+                allow_mixed_numerics=self._settings.allow_mixed_numerics,
+                seconds={name: round(value, 3) for name, value in work.seconds.items() if name != "write"},
+                fence=self._settings.fence,
+            )
+        self.pulse += 1
+        return len(record.bad)
+
+    def _encode_images(
+        self, pictures: Iterable[tuple[int, Prepared]], work: PartInProgress, arrays: Sequence[ArrayInProgress]
+    ) -> None:
+        made = self._image_batches(pictures, work, arrays)
+        # A device of its own gets its next batch read, decoded and normalised meanwhile. On the CPU the teacher has
+        # all cores already, and a thread beside it would only hold it up; decode processes run ahead all the same.
+        with closing(made if self._settings.device == "cpu" else made_ahead(made)) as batches:
+            for offsets, pixels_of_view in batches:
+                for array, pixels_BCHW in zip(arrays, pixels_of_view, strict=True):
+                    with work.measured("forward"):
+                        array.store(offsets, self._teacher.encode_images(pixels_BCHW))
+                self._show(offsets[-1] + 1)
+
+    def _image_batches(
+        self, pictures: Iterable[tuple[int, Prepared]], work: PartInProgress, arrays: Sequence[ArrayInProgress]
+    ) -> Generator[tuple[list[int], list[np.ndarray]]]:
+        """Yields (offsets in the part, padded pixels_BCHW of every array) of one batch after the other."""
+        crops = [array for array in arrays if array.output.rule is not None]
+        remaining = iter(pictures)
+        while batch := list(islice(remaining, self._settings.batch_size)):
+            for offset, prepared in batch:
+                for place, array in enumerate(crops):
+                    start = place * VIEW_CHECK_BYTES
+                    array.store_check(offset, prepared.checks[start : start + VIEW_CHECK_BYTES])
+            pixels = [prepared.pixels for _, prepared in batch if prepared.pixels is not None]
+            with work.measured("decode"):
+                of_view = [self._padded_pixels([views[view] for views in pixels]) for view in range(len(arrays))]
+            yield [offset for offset, _ in batch], of_view
+
+    def _show(self, num_rows: int) -> None:
+        self.pulse += 1
+        if self._progress is not None:
+            self._progress(num_rows)
+
+    def _padded_pixels(self, batch: list[np.ndarray]) -> np.ndarray:
+        padding = [np.zeros_like(batch[0])] * (self._settings.batch_size - len(batch))
+        return normalise(np.stack(batch + padding), self._teacher.preprocess)
+
+    def _encode_texts(self, work: PartInProgress, array: ArrayInProgress) -> None:
+        texts: list[str] = []
+        offsets: list[int] = []
+        num_rows = work.task.part.num_rows
+        for offset, raw in enumerate(self._reader.raw_samples(work)):
+            sample = work.add_text(raw, self._settings.limits)
+            if sample.text is not None:
+                texts.append(sample.text)
+                offsets.append(offset)
+            if offsets and (len(offsets) == self._settings.batch_size or offset + 1 == num_rows):
+                with work.measured("forward"):
+                    array.note_truncation(offsets, texts, self._teacher)
+                    padding = [""] * (self._settings.batch_size - len(texts))
+                    array.store(offsets, self._teacher.encode_texts(texts + padding))
+                texts, offsets = [], []
+                self._show(offset + 1)
+        if len(work.samples) < num_rows:
+            raise work.source_shrank(len(work.samples))
+
+
+def _set_threads(num_threads: int) -> None:
+    # A teacher that computes with torch has imported it by now; no other one is made to.
+    torch = sys.modules.get("torch")
+    if torch is not None and num_threads:
+        torch.set_num_threads(num_threads)

@@ -1,0 +1,188 @@
+"""The members of a tar, in order, from their headers.
+
+The headers are read by our own few lines: the standard library ends silently at a damaged header, and a shard that
+lost its tail must not become a shorter shard. Payloads are never opened as anything, whatever their name.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from cache_schema.errors import DamagedError, RefusedError
+from stages.files.opened import SourceFile
+
+BLOCK_BYTES = 512
+"""Every header and every payload starts at a multiple of this."""
+
+_MAX_NAME_BYTES = 1 << 16
+_REGULAR, _LONG_NAME, _LONG_LINK, _EXTENDED, _GLOBAL = (b"0", b"\x00", b"7"), b"L", b"K", (b"x", b"X"), b"g"
+_SPARSE = b"S"
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstd"}
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A regular member: its header (with those that extend it) starts at `header_offset`, its payload at `offset`."""
+
+    name: str
+    header_offset: int
+    offset: int
+    size: int
+
+
+def read_members(
+    uri: str, file: SourceFile, position: int, ignored: Counter[str], digest: Any = None
+) -> Iterator[Member]:
+    """Yields the regular members from the header at `position` on, and checks the end of the archive.
+
+    Args:
+        uri: of the tar, for messages.
+        file: the tar, open.
+        position: where a header starts.
+        ignored: counts what is not a regular file.
+        digest: takes in name, size and kind of every member.
+
+    Raises:
+        DamagedError: the tar is empty, cut, compressed or damaged, or goes on after its end; names the offset.
+        RefusedError: a sparse member.
+    """
+    file_bytes = file.size_bytes
+    header_offset = position
+    extended: dict[str, str] = {}
+    while True:
+        header = file.read_at(position, BLOCK_BYTES)
+        if position == 0:
+            _refuse_compressed(uri, header)
+        if len(header) < BLOCK_BYTES:
+            raise _cut(uri, position, file_bytes, "has no end mark" if not header else "ends inside a header")
+        if header == bytes(BLOCK_BYTES):
+            _check_end(uri, file, position, file_bytes)
+            return
+        kind = header[156:157]
+        size = _checked_size(uri, header, position)
+        offset = position + BLOCK_BYTES
+        if kind in _EXTENDED or kind == _GLOBAL or kind in (_LONG_NAME, _LONG_LINK):
+            if size > _MAX_NAME_BYTES:
+                raise DamagedError(f"{uri}: extended header of {size:,} bytes at offset {position:,}: write it again")
+            body = _body(uri, file, offset, size, file_bytes)
+            if kind == _LONG_NAME:
+                extended["path"] = _text(body.rstrip(b"\x00"))
+            elif kind in _EXTENDED:
+                extended.update(_extended_fields(body))
+            position = offset + _padded(size)
+            continue
+        if kind == _SPARSE or "GNU.sparse.major" in extended or "GNU.sparse.map" in extended:
+            raise RefusedError(f"{uri}: sparse member at offset {position:,} is not supported: tar it plainly")
+        if "size" in extended and extended["size"].isdecimal():
+            size = int(extended["size"])
+        name = extended.get("path") or _name_of(header)
+        if kind not in _REGULAR:
+            # Only regular members have a body worth skipping by; links and folders claim none.
+            size = size if kind not in (b"1", b"2", b"3", b"4", b"5", b"6") else 0
+            ignored["not a regular file"] += 1
+        if offset + size > file_bytes:
+            raise DamagedError(
+                f"{uri}: member {name!r} at offset {position:,} claims {size:,} bytes, "
+                f"the file ends at {file_bytes:,}: it is cut or damaged; fetch it again"
+            )
+        if digest is not None:
+            digest.update(f"{len(name)} {name} {size} {kind!r}\n".encode("utf-8", "surrogatepass"))
+        if kind in _REGULAR:
+            yield Member(name, header_offset, offset, size)
+        position = header_offset = offset + _padded(size)
+        extended = {}
+
+
+def member_size(uri: str, file: SourceFile, offset_bytes: int) -> int:
+    """Returns the size that the header right before a payload at `offset_bytes` states; raises `DamagedError`."""
+    header = file.read_at(offset_bytes - BLOCK_BYTES, BLOCK_BYTES)
+    if len(header) < BLOCK_BYTES:
+        raise _cut(uri, offset_bytes, file.size_bytes, "ends inside a header")
+    return _checked_size(uri, header, offset_bytes - BLOCK_BYTES)
+
+
+def _body(uri: str, file: SourceFile, offset: int, size: int, file_bytes: int) -> bytes:
+    body = file.read_at(offset, size)
+    if len(body) < size:
+        raise _cut(uri, offset, file_bytes, "ends inside an extended header")
+    return body
+
+
+def _checked_size(uri: str, header: bytes, position: int) -> int:
+    """Returns the size of the member; raises `DamagedError` when the header is not one."""
+    stated = header[148:156].strip(b" \x00")
+    summed = sum(header) - sum(header[148:156]) + 8 * 32
+    try:
+        valid = int(stated, 8) == summed
+    except ValueError:
+        valid = False
+    if not valid:
+        if position == 0:
+            raise DamagedError(f"{uri} is not a tar (no header at offset 0): name its kind, as in text:PATH")
+        raise DamagedError(f"{uri}: no valid header at offset {position:,}: it is damaged; fetch it again")
+    field = header[124:136]
+    if field[0] & 0x80:
+        return int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big") if field[0] == 0x80 else 1 << 62
+    try:
+        return int(field.strip(b" \x00") or b"0", 8)
+    except ValueError:
+        raise DamagedError(f"{uri}: unreadable size at offset {position:,}: it is damaged; fetch it again") from None
+
+
+def _refuse_compressed(uri: str, head: bytes) -> None:
+    for magic, name in _COMPRESSED.items():
+        if head.startswith(magic):
+            raise DamagedError(f"{uri} is compressed with {name}: unpack it to a plain .tar")
+
+
+def _check_end(uri: str, file: SourceFile, position: int, file_bytes: int) -> None:
+    """Refuses what stands after the end mark: another tar appended there would be lost without a word."""
+    second = file.read_at(position + BLOCK_BYTES, BLOCK_BYTES)
+    if len(second) < BLOCK_BYTES:
+        raise _cut(uri, position, file_bytes, "has half an end mark")
+    at = position + BLOCK_BYTES
+    while at < file_bytes:
+        rest = file.read_at(at, 1 << 20)
+        if not rest:
+            return
+        if rest.count(0) != len(rest):
+            raise DamagedError(
+                f"{uri} goes on after its end mark at offset {position:,}: "
+                "if tars were joined, join them with 'tar --concatenate', else cut it there"
+            )
+        at += len(rest)
+
+
+def _cut(uri: str, position: int, file_bytes: int, how: str) -> DamagedError:
+    if file_bytes == 0:
+        return DamagedError(f"{uri} is empty (0 bytes), not a tar: fetch it again, or leave it out")
+    return DamagedError(f"{uri} {how} at offset {position:,} of {file_bytes:,}: it is cut; fetch it again")
+
+
+def _padded(size: int) -> int:
+    return -(-size // BLOCK_BYTES) * BLOCK_BYTES
+
+
+def _text(raw: bytes) -> str:
+    # Names are bytes; this keeps every one of them different and printable.
+    return raw.decode("utf-8", "backslashreplace")
+
+
+def _name_of(header: bytes) -> str:
+    name = header[:100].split(b"\x00", 1)[0]
+    prefix = header[345:500].split(b"\x00", 1)[0] if header[257:263] == b"ustar\x00" else b""
+    return _text(prefix + b"/" + name if prefix else name)
+
+
+def _extended_fields(body: bytes) -> dict[str, str]:
+    """Returns the records of a pax header: each is `LENGTH KEY=VALUE` and a newline."""
+    fields: dict[str, str] = {}
+    while body:
+        length, _, rest = body.partition(b" ")
+        if not length.isdigit() or not len(length) + 2 < int(length) <= len(body):
+            break
+        key, _, value = rest[: int(length) - len(length) - 2].partition(b"=")
+        fields[_text(key)] = _text(value)
+        body = body[int(length) :]
+    return fields

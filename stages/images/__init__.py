@@ -1,0 +1,1 @@
+"""From untrusted bytes to the pixels that a model sees."""

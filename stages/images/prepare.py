@@ -1,0 +1,180 @@
+"""The whole way of one payload to the pixels a model sees: decode, crop or resize. Runs in decode processes."""
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from stages.images.crops import Crop
+from stages.images.decode import Decoded, Limits, decode_image
+from stages.images.preprocess import Preprocess, crop_pixels, prepare_pixels, resized_size
+from stages.images.stored import PixelRule
+from stages.images.views import ViewRule, check_of
+
+Job = tuple[bytes, Any]
+"""A payload and what is wanted of it, in the words of the plan that prepares it."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What became of one payload.
+
+    Attributes:
+        pixels: uint8, of the plan's shape or shorter along its first axis; None where `status` is not `ok`.
+        status: `ok`, or why there are no pixels.
+        reason: in fixed words.
+        width: of the whole upright picture, 0 where unknown.
+        height: likewise.
+        checks: `VIEW_CHECK_BYTES` for every crop that was to be checked, see `stages.images.view_check`.
+        jpeg: the picture as it is to be stored, where that was wanted.
+    """
+
+    pixels: np.ndarray | None
+    status: str = "ok"
+    reason: str = ""
+    width: int = 0
+    height: int = 0
+    checks: bytes = b""
+    jpeg: bytes = b""
+
+
+class Plan(Protocol):
+    """What decode processes do to every payload. Pickled into them, so its class must be importable there."""
+
+    @property
+    def limits(self) -> Limits:
+        """What one payload may cost."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the largest pixels that `prepare` returns: what a place in the memory shared with a process holds."""
+
+    def prepare(self, payload: bytes, wanted: Any, /) -> Prepared:
+        """Returns what is `wanted` of `payload`; never raises for bad bytes."""
+
+
+@dataclass(frozen=True)
+class PreparePlan:
+    """One crop of every payload, or the model's own evaluation preprocessing of it. Its pixels are HWC.
+
+    Attributes:
+        preprocess: the values of the model that will see the pixels.
+        limits: what one payload may cost.
+        reduce_jpeg: decode a JPEG at a fraction of its size where its crop allows it. Faster, and the pixels differ
+            a little, so it is for training crops; a payload without a crop is never reduced.
+    """
+
+    preprocess: Preprocess
+    limits: Limits = field(default_factory=Limits)
+    reduce_jpeg: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.preprocess.size, 3)
+
+    def prepare(self, payload: bytes, crop: Crop | None) -> Prepared:
+        """Returns the pixels of the crop, or of the model's own evaluation preprocessing where `crop` is None."""
+        reduce_for = (crop, self.preprocess.size) if self.reduce_jpeg and crop is not None else None
+        decoded = decode_image(payload, self.limits, reduce_for=reduce_for)
+        if decoded.image is None:
+            return Prepared(None, decoded.status, decoded.reason, decoded.width, decoded.height)
+        if crop is not None:
+            pixels = crop_pixels(decoded.image, crop, self.preprocess)
+        else:
+            if too_long := over_resized_limit(decoded, self.preprocess, self.limits):
+                return Prepared(None, "img-too-many-pixels", too_long, decoded.width, decoded.height)
+            pixels = prepare_pixels(decoded.image, self.preprocess)
+        return Prepared(pixels, "ok", decoded.reason, decoded.width, decoded.height)
+
+
+def over_resized_limit(decoded: Decoded, preprocess: Preprocess, limits: Limits) -> str:
+    """Returns the reason why a picture is too long for the resize of `preprocess`, empty when it is not."""
+    width, height = resized_size(decoded.width, decoded.height, preprocess)
+    too_long = width * height > limits.max_resized_pixels
+    return f"over {limits.max_resized_pixels} after resize" if too_long else ""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is wanted of one payload.
+
+    Attributes:
+        digest: of the sample; together with a rule it says which box a view shows.
+        views: None stands for view 0, the teacher's own evaluation preprocessing.
+        store: how to store the picture; None stores nothing.
+        original_size: (width, height) of the upright original, when the payload is its stored copy.
+    """
+
+    digest: bytes
+    views: tuple[ViewRule | None, ...]
+    store: PixelRule | None = None
+    original_size: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class ReplayPlan:
+    """One crop of every payload, decoded at full size, with its check where that is wanted. Its pixels are HWC.
+
+    Attributes:
+        preprocess: the values of the student.
+        limits: what one payload may cost.
+    """
+
+    preprocess: Preprocess
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.preprocess.size, 3)
+
+    def prepare(self, payload: bytes, wanted: tuple[Crop, bool]) -> Prepared:
+        """Returns the pixels of a crop, and its check if the second of `wanted` says so."""
+        crop, with_check = wanted
+        decoded = decode_image(payload, self.limits)
+        if decoded.image is None:
+            return Prepared(None, decoded.status, decoded.reason, decoded.width, decoded.height)
+        pixels_HWC = crop_pixels(decoded.image, crop, self.preprocess)
+        checks = check_of(decoded.image, crop) if with_check else b""
+        return Prepared(pixels_HWC, "ok", decoded.reason, decoded.width, decoded.height, checks)
+
+
+@dataclass(frozen=True)
+class ViewsPlan:
+    """All wanted views of every payload; their pixels are VHWC.
+
+    Attributes:
+        preprocess: the values of the teacher.
+        num_views: the most views that one payload is asked for.
+        limits: what one payload may cost.
+    """
+
+    preprocess: Preprocess
+    num_views: int
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.num_views, *self.preprocess.size, 3)
+
+    def prepare(self, payload: bytes, wanted: Wanted) -> Prepared:
+        """Returns the pixels of the wanted views, and the checks of those that are crops, in the same order."""
+        decoded = decode_image(payload, self.limits)
+        if decoded.image is None:
+            return Prepared(None, decoded.status, decoded.reason, decoded.width, decoded.height)
+        # Asked of every original, so that a sample has one status whatever was extracted of it first.
+        if wanted.original_size is None and (too_long := over_resized_limit(decoded, self.preprocess, self.limits)):
+            return Prepared(None, "img-too-many-pixels", too_long, decoded.width, decoded.height)
+        width, height = wanted.original_size or (decoded.width, decoded.height)
+        crops = [
+            None if rule is None else rule.crop(wanted.digest, width=width, height=height) for rule in wanted.views
+        ]
+        pixels_VHWC = np.empty((len(crops), *self.shape[1:]), np.uint8)
+        for place, crop in enumerate(crops):
+            pixels_VHWC[place] = self._pixels(decoded.image, crop)
+        checks = b"".join(check_of(decoded.image, crop) for crop in crops if crop is not None)
+        jpeg = b"" if wanted.store is None else wanted.store.encode(decoded.image)
+        return Prepared(pixels_VHWC, "ok", decoded.reason, decoded.width, decoded.height, checks, jpeg)
+
+    def _pixels(self, image: Image.Image, crop: Crop | None) -> np.ndarray:
+        return prepare_pixels(image, self.preprocess) if crop is None else crop_pixels(image, crop, self.preprocess)

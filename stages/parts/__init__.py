@@ -1,0 +1,1 @@
+"""What every job over the parts of a cache shares."""

@@ -1,0 +1,1 @@
+"""A distillation run on disk, for whoever names one: its folder, its record and its checkpoints."""

@@ -1,0 +1,1 @@
+"""Between the stages: indexes, mined neighbours and duplicates, from features to rows."""

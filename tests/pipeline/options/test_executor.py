@@ -1,0 +1,128 @@
+"""Who runs the parts: what may be asked, what contradicts itself, and the remark about idle GPUs."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from pipeline.cli import cli
+from pipeline.executors.config import ExecutorConfig, WorkerRange
+from pipeline.executors.gpus import idle_gpus, num_gpus_here
+from pipeline.options.executor import executor_options
+
+RAY = ("--executor", "ray")
+
+
+@pytest.fixture
+def extract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Runs `pipeline extract` with arguments that come to no work, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *args: CliRunner().invoke(cli, ["extract", "--cache", "c", *args])
+
+
+def parsed(*args: str) -> ExecutorConfig:
+    """Returns the configuration that the options `args` mean."""
+    found: list[ExecutorConfig] = []
+
+    @click.command()
+    @click.option("--device", default="cpu")
+    @executor_options
+    def command(executor: ExecutorConfig, device: str) -> None:
+        found.append(executor)
+
+    result = CliRunner().invoke(command, list(args), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return found[0]
+
+
+def test_default_is_the_serial_executor_and_nothing_else() -> None:
+    assert parsed() == ExecutorConfig()
+
+
+def test_workers_are_a_number_or_a_range() -> None:
+    assert parsed(*RAY, "--workers", "2").workers == WorkerRange(2, 2)
+    assert parsed(*RAY, "--workers", "1:8").workers == WorkerRange(1, 8)
+
+
+def test_every_option_arrives() -> None:
+    numbers = ("--cpus-per-worker", "3", "--gpus-per-worker", "0.5", "--join-seconds", "9", "--stall-seconds", "8")
+    assert parsed(*RAY, "--ray-address", "head:6379", "--device", "cuda", *numbers) == ExecutorConfig(
+        name="ray",
+        device="cuda",
+        ray_address="head:6379",
+        gpus_per_worker=0.5,
+        cpus_per_worker=3,
+        join_seconds=9.0,
+        stall_seconds=8.0,
+    )
+
+
+@pytest.mark.parametrize(
+    "workers", ["0", "3:2", "0:2", "two", "1:", ":4", "1:2:3", "1-4", "-1", "1e3", "9" * 40, "5000", "1:5000", "", " 2"]
+)
+def test_number_of_workers_that_cannot_be_is_refused_with_the_rule(
+    extract: Callable[..., Result], workers: str
+) -> None:
+    result = extract(*RAY, "--workers", workers)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: --workers: ")
+    assert "give a number from 1 to 4096, or MIN:MAX such as 1:8" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("--workers", "2"), "--workers 2 is for --executor ray"),
+        (("--workers", "1:2"), "--workers 1:2 is for --executor ray"),
+        (("--cpus-per-worker", "2"), "--cpus-per-worker 2 is for --executor ray"),
+        (("--gpus-per-worker", "1", "--device", "cuda"), "--gpus-per-worker 1.0 is for --executor ray"),
+        (("--ray-address", "head:6379"), "--ray-address head:6379 is for --executor ray"),
+        ((*RAY, "--gpus-per-worker", "0.5"), "--gpus-per-worker 0.5 contradicts --device cpu"),
+        ((*RAY, "--gpus-per-worker", "2", "--device", "cuda"), "--gpus-per-worker: '2' is out of range"),
+        ((*RAY, "--gpus-per-worker", "0", "--device", "cuda"), "--gpus-per-worker: '0' is out of range"),
+        ((*RAY, "--cpus-per-worker", "0"), "--cpus-per-worker: '0' is out of range"),
+        ((*RAY, "--device", "cuda:1"), "use --device cuda"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused_before_anything_is_written(
+    extract: Callable[..., Result], tmp_path: Path, args: tuple[str, ...], words: str
+) -> None:
+    result = extract(*args)
+    assert result.exit_code == 2, result.output
+    assert words in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rare_options_are_in_the_long_help_only(extract: Callable[..., Result]) -> None:
+    for option in ("--gpus-per-worker", "--cpus-per-worker", "--join-seconds", "--stall-seconds"):
+        assert option not in extract("--help").stdout
+        assert option in extract("--help-all").stdout
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"), [(None, 3), ("0,1", 2), ("2", 1), ("", 0), ("-1", 0), ("0,-1,1", 1), ("0,1,2,3,4", 3)]
+)
+def test_gpus_are_counted_by_their_device_files_and_what_is_visible(
+    tmp_path: Path, visible: str | None, expected: int
+) -> None:
+    for name in ("nvidia0", "nvidia1", "nvidia5", "nvidiactl", "nvidia-uvm", "null"):
+        (tmp_path / name).touch()
+    assert num_gpus_here(tmp_path, {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}) == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "num_gpus", "words"),
+    [
+        ("cpu", 0, ""),
+        ("cuda", 1, ""),
+        ("cpu", 1, "1 GPU of this machine will be idle: --device cuda"),
+        ("cuda", 8, "7 GPUs of this machine will be idle: --executor ray --device cuda computes on all 8"),
+        ("cuda:1", 2, "1 GPU of this machine will be idle: --executor ray --device cuda"),
+    ],
+)
+def test_serial_run_says_how_many_gpus_it_leaves_idle(device: str, num_gpus: int, words: str) -> None:
+    remark = idle_gpus(device, num_gpus)
+    assert remark.startswith(words) and bool(remark) == bool(words)

@@ -1,0 +1,79 @@
+"""Accumulation that caches features gives the gradient of the whole batch, not the sum of small ones."""
+
+import numpy as np
+import pytest
+import torch
+
+from stages.distill.gradient_cache import backward_of_batch, to_input
+from stages.distill.losses import total_loss
+from stages.images.preprocess import Preprocess, normalise
+from stages.students import build_student
+
+WEIGHTS = {"vl": 0.5, "pvl": 0.3, "udist": 0.2}
+TEMPERATURES = {"vl": 1.0, "pvl": 3.0, "udist": 7.0}
+VIT = "timm:vit_tiny_patch16_224?drop={drop}&drop_path={drop}"
+
+
+def _student(specification, **settings):
+    student = build_student(specification.format(**settings), 12, seed=0).train()
+    if "vit_tiny" in specification:
+        student.tower.trunk.blocks = student.tower.trunk.blocks[:2]
+    return student
+
+
+def _gradients(student, micro_batch_size, *, num_images=7, step=3):
+    rng = np.random.default_rng(0)
+    pixels = torch.from_numpy(rng.integers(0, 256, (num_images, *student.preprocess.size, 3), np.uint8))
+    teacher = torch.from_numpy(rng.standard_normal((num_images, 12)).astype(np.float32))
+    texts = torch.from_numpy(rng.standard_normal((11, 12)).astype(np.float32))
+
+    def loss(image_BD):
+        return total_loss(image_BD, teacher, texts, weights=WEIGHTS, temperatures=TEMPERATURES, logit_scale=20.0)[0]
+
+    student.zero_grad()
+    features = backward_of_batch(
+        student, pixels, loss, micro_batch_size=micro_batch_size, randomness=(5, step), precision="float32"
+    )
+    return features, torch.cat([p.grad.flatten() for p in student.parameters()])
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 3, 6])
+def test_two_pass_gradient_equals_the_one_pass_gradient(micro_batch_size):
+    student = _student(VIT, drop=0)
+    whole_features, whole = _gradients(student, None)
+    features, gradient = _gradients(student, micro_batch_size)
+    assert torch.allclose(features, whole_features, atol=1e-5)
+    assert (gradient - whole).norm() <= 1e-4 * whole.norm()
+
+
+def test_the_sum_of_small_batches_would_be_another_gradient():
+    # Guards the test above: a loss that does not couple images would pass it trivially.
+    student = _student(VIT, drop=0)
+    _, whole = _gradients(student, None, num_images=6)
+    _, half = _gradients(student, None, num_images=3)
+    assert (half - whole).norm() > 1e-2 * whole.norm()
+
+
+def test_dropout_draws_the_same_in_both_passes_and_anew_in_every_step():
+    student = _student(VIT, drop=0.3)
+    passes = []
+    student.register_forward_hook(lambda module, inputs, output: passes.append(output.detach().clone()))
+    features, gradient = _gradients(student, 3)
+    assert len(passes) == 6 and all(torch.equal(passes[i], passes[i + 3]) for i in range(3))
+    assert torch.equal(gradient, _gradients(student, 3)[1])
+    assert not torch.equal(features, _gradients(student, 3, step=4)[0])
+
+
+def test_running_statistics_move_once_per_step_and_micro_batch():
+    counts = []
+    for micro_batch_size in (None, 4):
+        student = _student("timm:resnet10t?image_size=32")
+        _gradients(student, micro_batch_size, num_images=8)
+        counts.append(student.tower.trunk.bn1.num_batches_tracked.item())
+    assert counts == [1, 2], "not 4: the first of the two passes leaves no trace"
+
+
+def test_training_normalises_pixels_as_evaluation_does():
+    preprocess = Preprocess(size=(9, 7), mean=(0.48, 0.45, 0.40), std=(0.26, 0.27, 0.28))
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 9, 7, 3), np.uint8)
+    assert np.array_equal(to_input(torch.from_numpy(pixels), preprocess).numpy(), normalise(pixels, preprocess))

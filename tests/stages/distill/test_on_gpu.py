@@ -1,0 +1,83 @@
+"""What only a GPU can show. Skips itself without one."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from cache_schema.errors import EnvironmentProblem
+from stages.distill.config import DistillConfig
+from stages.distill.losses import LOSSES
+from stages.distill.run import TrainingStopped, distill
+from tests.corpora.small_corpus import small_cache
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    return DistillConfig(
+        cache=small_cache(folder).path,
+        out=folder / "run",
+        student="open_clip:ViT-S-32-alt?image_size=64",
+        steps=6,
+        batch_size=16,
+        device="cuda",
+    )
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("tf32", [False, True])
+def test_losses_on_the_gpu_equal_those_on_the_cpu_even_where_tf32_is_allowed(name, tf32):
+    generator = torch.Generator().manual_seed(0)
+    features = [torch.randn(rows, 768, generator=generator) for rows in (64, 64, 200)]
+    settings = {"logit_scale": 100.0, "temperature": 1.0}
+    expected = LOSSES[name](*features, **settings).item()
+    from stages.distill.losses import total_loss
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    try:
+        found, _ = total_loss(
+            *(x.cuda() for x in features), weights={name: 1.0}, temperatures={name: 1.0}, logit_scale=100.0
+        )
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert abs(found.item() - expected) <= 1e-5 * max(1, abs(expected))
+
+
+def test_training_in_bfloat16_stops_and_resumes(config):
+    out = config.out.with_name("resumed")
+    with pytest.raises(TrainingStopped):
+        asked = iter([False] * 3 + [True])
+        distill(replace(config, out=out), should_stop=lambda: next(asked))
+    result = distill(replace(config, out=out))
+    assert np.isfinite(result["loss"]) and result["steps"] == 6
+
+
+def test_micro_batches_see_the_same_loss(config):
+    runs = [
+        distill(replace(config, out=config.out.with_name(f"micro-{size}"), steps=1, micro_batch_size=size))
+        for size in (16, 4)
+    ]
+    assert runs[0]["loss"] == pytest.approx(runs[1]["loss"], rel=1e-2)
+
+
+def test_a_run_saved_on_the_gpu_resumes_on_the_cpu_and_says_that_it_is_not_bit_identical(config):
+    moved = replace(config, out=config.out.with_name("moved"), precision="float32")
+    asked = iter([False] * 2 + [True])
+    with pytest.raises(TrainingStopped):
+        distill(moved, should_stop=lambda: next(asked))
+    said = []
+    distill(replace(moved, device="cpu"), notice=said.append)
+    assert any("not be bit-identical" in sentence for sentence in said)
+
+
+def test_a_device_that_is_not_there_is_named_with_those_that_are(config):
+    with pytest.raises(EnvironmentProblem, match="device 'cuda:99' is not there; this machine has: cpu, cuda:0"):
+        distill(replace(config, device="cuda:99"))

@@ -1,0 +1,87 @@
+"""Labelled pictures in the CLIP_benchmark layout: read as they are, refused where they lie."""
+
+import io
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from cache_schema.errors import DamagedError, UsageError
+from stages.evaluate.data import open_evaluation_set
+from tests.corpora.webdataset import write_tar
+
+
+def _png(shade=0):
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (shade, shade, shade)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    (tmp_path / "test").mkdir()
+    (tmp_path / "classnames.txt").write_text("cat\ndog, big\n\nfröhlich\n")
+    (tmp_path / "zeroshot_classification_templates.txt").write_text("a {c}.\nthe {}\n")
+    return tmp_path
+
+
+def test_pictures_come_with_their_labels_in_the_order_of_the_tars(data):
+    write_tar(data / "test" / "0.tar", [("b.png", _png(1)), ("b.cls", b"2"), ("a.cls", b" 0\n"), ("a.png", _png(2))])
+    write_tar(data / "test" / "1.tar", [("b.PNG", _png(3)), ("b.cls", b"1"), ("b.json", b"{}")])
+    (data / "test" / "nshards.txt").write_text("2")
+    found = open_evaluation_set(data)
+    assert found.class_names == ("cat", "dog, big", "fröhlich")
+    assert found.prompts()[1] == ["a dog, big.", "the dog, big"]
+    pictures = list(found.pictures())
+    assert [(picture.key, picture.label) for picture in pictures] == [("0/b", 2), ("0/a", 0), ("1/b", 1)]
+    assert [picture.payload for picture in pictures] == [_png(1), _png(2), _png(3)]
+    assert found.count_pictures() == 3
+
+
+def test_without_nshards_all_tars_are_read_in_numeric_order(data):
+    for number in (10, 2, 0):
+        write_tar(data / "test" / f"{number}.tar", [("a.png", _png()), ("a.cls", b"0")])
+    assert [picture.key for picture in open_evaluation_set(data).pictures()] == ["0/a", "2/a", "10/a"]
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ([("a.png", _png())], r"picture 'a' in .*0\.tar has no label"),
+        ([("a.png", _png()), ("a.cls", b"3")], r"a\.cls .* holds '3', which is no label of the 3 classes"),
+        ([("a.png", _png()), ("a.cls", b"cat")], "holds 'cat', which is no label"),
+        ([("a.png", _png()), ("a.cls", b"-1")], "holds '-1', which is no label"),
+    ],
+)
+def test_a_missing_or_impossible_label_is_refused_by_its_key(data, members, message):
+    write_tar(data / "test" / "0.tar", members)
+    with pytest.raises(DamagedError, match=message):
+        list(open_evaluation_set(data).pictures())
+
+
+def test_a_cut_tar_is_refused_and_not_taken_for_a_shorter_one(data):
+    tar = write_tar(data / "test" / "0.tar", [(f"{i}.{kind}", b"0" * 600) for i in range(9) for kind in ("png", "cls")])
+    tar.write_bytes(tar.read_bytes()[:5000])
+    with pytest.raises(DamagedError, match=r"0\.tar"):
+        open_evaluation_set(data).count_pictures()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: (data / "classnames.txt").unlink(), "has no classnames.txt"),
+        (lambda data: (data / "classnames.txt").write_text("\n \n"), "classnames.txt is empty"),
+        (lambda data: (data / "classnames.txt").write_bytes(b"\xff\xfe"), "is not UTF-8"),
+        (
+            lambda data: (data / "zeroshot_classification_templates.txt").write_text("a {c}\na photo"),
+            "line 2 of .* is 'a photo', without a place for the class",
+        ),
+        (lambda data: None, "holds no tars"),
+        (lambda data: (data / "test" / "nshards.txt").write_text("2"), r"lacks 0\.tar, 1\.tar of the 2 tars"),
+        (lambda data: (data / "test" / "nshards.txt").write_text("many"), "holds 'many'"),
+    ],
+)
+def test_a_folder_that_lacks_a_part_of_the_layout_is_refused_by_its_name(data, change, message):
+    change(data)
+    with pytest.raises(UsageError, match=message):
+        open_evaluation_set(data)

@@ -1,0 +1,221 @@
+"""Zero-shot measures against ones computed by hand, and agreement of a student with its teacher."""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cache_schema.errors import MismatchError, UsageError
+from stages.distill.config import DistillConfig
+from stages.distill.run import distill
+from stages.evaluate.metrics import mean_per_class_recall
+from stages.evaluate.run import EvaluateConfig, evaluate_model
+from stages.images.preprocess import normalise, prepare_pixels
+from stages.teachers import load_teacher
+from tests.corpora.small_corpus import COLOURS, SHAPES, extract, picture, write_sources
+from tests.corpora.tiny_open_clip import make_tiny_open_clip
+from tests.corpora.webdataset import write_tar
+
+CLASSES = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
+TEMPLATES = ["a {c}.", "the {c} here"]
+
+
+def write_held_out(folder: Path, *, numbers=range(100, 130), damaged=()) -> Path:
+    """Writes pictures that no student has seen as an evaluation set of two tars."""
+    (folder / "test").mkdir(parents=True)
+    (folder / "classnames.txt").write_text("\n".join(CLASSES))
+    (folder / "zeroshot_classification_templates.txt").write_text("\n".join(TEMPLATES))
+    shards = [list(numbers)[::2], list(numbers)[1::2]]
+    (folder / "test" / "nshards.txt").write_text("2\n")
+    for place, shard in enumerate(shards):
+        members = []
+        for number in shard:
+            image, colour, shape = picture(number)
+            buffer = io.BytesIO()
+            image.save(buffer, "PNG")
+            payload = b"no picture" if number in damaged else buffer.getvalue()
+            label = CLASSES.index(f"{colour} {shape}")
+            members += [(f"{number:05d}.png", payload), (f"{number:05d}.cls", str(label).encode())]
+        write_tar(folder / "test" / f"{place}.tar", members)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory):
+    """A teacher, its cache, a finished run, and held-out pictures, all in one folder."""
+    folder = tmp_path_factory.mktemp("trained")
+    make_tiny_open_clip(folder / "teacher")
+    teacher = f"open_clip:local-dir:{folder / 'teacher'}"
+    sources = write_sources(folder, num_images=32, num_texts=40)
+    cache = extract(folder / "cache", *sources, teacher=teacher)
+    distill(
+        DistillConfig(
+            cache=cache.path,
+            out=folder / "run",
+            student="timm:resnet10t?image_size=32",
+            steps=30,
+            batch_size=16,
+            weights={"feature": 5.0},
+            learning_rate=2e-3,
+            min_crop=0.8,
+            num_threads=1,
+        )
+    )
+    write_held_out(folder / "data")
+    return folder
+
+
+def _config(folder, model=None, **changes):
+    return EvaluateConfig(model=str(model or folder / "run"), data=folder / "data", decode_workers=0, **changes)
+
+
+def _unit(x):
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def _by_hand(folder):
+    """Features, class vectors and labels of the teacher, with nothing of stages.evaluate.run."""
+    teacher = load_teacher(f"open_clip:local-dir:{folder / 'teacher'}")
+    pixels, labels = [], []
+    for number in [*range(100, 130, 2), *range(101, 130, 2)]:
+        image, colour, shape = picture(number)
+        pixels.append(prepare_pixels(image, teacher.preprocess))
+        labels.append(CLASSES.index(f"{colour} {shape}"))
+    image_ND = _unit(teacher.encode_images(normalise(np.stack(pixels), teacher.preprocess)))
+    vectors = [
+        _unit(_unit(teacher.encode_texts([t.replace("{c}", c) for t in TEMPLATES])).mean(axis=0)) for c in CLASSES
+    ]
+    return image_ND, np.stack(vectors), np.array(labels)
+
+
+def test_a_teachers_measures_equal_those_computed_by_hand(trained):
+    result = evaluate_model(_config(trained, f"open_clip:local-dir:{trained / 'teacher'}"))
+    image_ND, class_KD, labels = _by_hand(trained)
+    best = (image_ND @ class_KD.T).argmax(axis=1)
+    assert result["num_images"] == 30 and result["num_unreadable"] == 0 and result["num_classes"] == 8
+    assert result["zero_shot_top1"] == pytest.approx((best == labels).mean())
+    assert result["mean_per_class_recall"] == pytest.approx(
+        np.mean([(best[labels == label] == label).mean() for label in range(8)])
+    )
+    assert result["chance"] == 1 / 8
+    assert result["largest_class"] == pytest.approx(np.bincount(labels).max() / 30)
+    assert result["teacher"] is None and result["agreement_top1"] is None and result["mean_cosine"] is None
+
+
+def test_a_run_is_compared_with_the_teacher_it_learnt_from(trained):
+    from stages.students import load_image_tower
+
+    result = evaluate_model(_config(trained))
+    teacher_ND, class_KD, labels = _by_hand(trained)
+    student = load_image_tower(trained / "run")
+    import torch
+
+    pictures = [picture(number)[0] for number in [*range(100, 130, 2), *range(101, 130, 2)]]
+    pixels = normalise(np.stack([prepare_pixels(image, student.preprocess) for image in pictures]), student.preprocess)
+    with torch.inference_mode():
+        student_ND = _unit(student(torch.from_numpy(pixels)).numpy())
+    ours, theirs = ((features @ class_KD.T).argmax(axis=1) for features in (student_ND, teacher_ND))
+    assert result["zero_shot_top1"] == pytest.approx((ours == labels).mean())
+    assert result["teacher_top1"] == pytest.approx((theirs == labels).mean())
+    assert result["agreement_top1"] == pytest.approx((ours == theirs).mean())
+    assert result["mean_cosine"] == pytest.approx((student_ND * teacher_ND).sum(axis=1).mean(), abs=1e-5)
+    assert result["mean_cosine"] > 0.3, "it learnt something"
+
+
+@pytest.mark.parametrize("teacher_first", [True, False])
+def test_models_evaluated_together_give_what_they_give_alone_and_share_one_look_of_their_teacher(
+    trained, teacher_first
+):
+    models = [f"open_clip:local-dir:{trained / 'teacher'}", None]
+    models = models if teacher_first else models[::-1]
+    seen, units = {}, []
+    together = [
+        evaluate_model(
+            _config(trained, model), seen_teachers=seen, progress=lambda done, total, unit, note="": units.append(unit)
+        )
+        for model in [*models, models[1] if teacher_first else models[0]]
+    ]
+    alone = [evaluate_model(_config(trained, model)) for model in models]
+    assert together == [*alone, alone[1] if teacher_first else alone[0]]
+    assert len(seen) == 1
+    assert ("pictures by the teacher" in units) != teacher_first
+
+
+def test_a_run_its_exported_folder_and_the_open_clip_pair_give_the_same_measures(trained):
+    run = evaluate_model(_config(trained, compare=False))
+    exported = evaluate_model(_config(trained, trained / "run" / "model", compare=False))
+    pair = evaluate_model(_config(trained, f"open_clip:local-dir:{trained / 'run' / 'model'}", compare=False))
+    for other in (exported, pair):
+        assert {**other, "model": run["model"]} == run
+
+
+def test_a_named_teacher_is_compared_with(trained):
+    teacher = f"open_clip:local-dir:{trained / 'teacher'}"
+    result = evaluate_model(_config(trained, teacher, teacher=teacher))
+    assert result["agreement_top1"] == 1.0 and result["mean_cosine"] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_unreadable_pictures_are_counted_and_named_and_not_taken_for_wrong_answers(trained, tmp_path):
+    write_held_out(tmp_path / "data", damaged=(104, 117))
+    said = []
+    result = evaluate_model(replace(_config(trained, compare=False), data=tmp_path / "data"), notice=said.append)
+    assert result["num_images"] == 28 and result["num_unreadable"] == 2
+    assert result["unreadable"] == ["0/00104", "1/00117"]
+    assert any("2 pictures" in sentence and "0/00104 (img-unknown-format" in sentence for sentence in said)
+
+
+def test_a_teacher_that_does_not_reproduce_the_probes_of_the_run_is_refused(tmp_path):
+    sources = write_sources(tmp_path, num_images=16, num_texts=20)
+    cache = extract(tmp_path / "cache", *sources)
+    config = DistillConfig(
+        cache=cache.path, out=tmp_path / "run", student="timm:resnet10t?image_size=32", steps=1, num_threads=1
+    )
+    distill(config)
+    write_held_out(tmp_path / "data", numbers=range(100, 104))
+    assert evaluate_model(_config(tmp_path))["agreement_top1"] is not None
+    from stages.students import load_image_tower, save_image_tower
+
+    other = {"specification": "python:tests.corpora.stub_teacher:make?dim=16&seed=1"}
+    save_image_tower(
+        load_image_tower(tmp_path / "run"), tmp_path / "run" / "model", about={"run": "", "teacher": other}
+    )
+    with pytest.raises(MismatchError, match="does not reproduce probe text"):
+        evaluate_model(_config(tmp_path))
+
+
+def test_what_is_no_model_is_a_usage_error(trained, tmp_path):
+    with pytest.raises(UsageError, match="is neither a folder nor a teacher"):
+        evaluate_model(_config(trained, "clip"))
+    with pytest.raises(UsageError, match="holds no trained student"):
+        evaluate_model(_config(trained, tmp_path))
+    with pytest.raises(UsageError, match="switched off"):
+        _config(trained, teacher="open_clip:x", compare=False)
+
+
+def test_classes_without_pictures_take_no_part_in_the_mean_per_class_recall():
+    scores = np.array([[0.1, 0.2, 0.9], [0.6, 0.5, 0.9], [0.1, 0.9, 0.2]])
+    labels = np.array([1, 0, 1])  # class 2 has no pictures, so it is no answer either
+    assert mean_per_class_recall(scores, labels) == 1.0
+
+
+def test_progress_counts_pictures(trained):
+    calls = []
+    evaluate_model(_config(trained, compare=False, batch_size=8), progress=lambda *call: calls.append(call))
+    assert [call[:2] for call in calls] == [(8, 30), (16, 30), (24, 30), (30, 30)]
+
+
+def test_pictures_may_be_of_any_size_and_mode(trained, tmp_path):
+    (tmp_path / "data" / "test").mkdir(parents=True)
+    members = []
+    for number, (mode, size) in enumerate([("L", (7, 90)), ("RGBA", (200, 20)), ("P", (32, 32))]):
+        buffer = io.BytesIO()
+        Image.new(mode, size).save(buffer, "PNG")
+        members += [(f"{number}.png", buffer.getvalue()), (f"{number}.cls", b"0")]
+    write_tar(tmp_path / "data" / "test" / "0.tar", members)
+    for name in ("classnames.txt", "zeroshot_classification_templates.txt"):
+        (tmp_path / "data" / name).write_text((trained / "data" / name).read_text())
+    result = evaluate_model(replace(_config(trained, compare=False), data=tmp_path / "data"))
+    assert result["num_images"] == 3

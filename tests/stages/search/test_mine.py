@@ -1,0 +1,114 @@
+"""Mined neighbours are the true nearest rows, resumable, and bound to what they were mined from."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from cache_schema.cache import Cache
+from cache_schema.errors import DamagedError, MismatchError, UnfinishedError, UsageError
+from cache_schema.neighbours import NeighboursReader
+from cache_schema.verify import verify_cache
+from stages.search.mine import mine
+from tests.corpora.tiny_cache import add_array, make_cache, unit_features
+
+K = 5
+
+
+def mined(cache: Cache, name: str = "near", **changes: object) -> dict:
+    arrays = {"from_array": cache.array("image"), "to_array": cache.array("text")}
+    return mine(cache, **{**arrays, "k": K, "name": name, **changes})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return make_cache(tmp_path / "cache", bad=(3, 20))
+
+
+def test_neighbours_are_those_of_brute_force_best_first(cache: Cache) -> None:
+    mined(cache)
+    rows = cache.array("image").ok_rows()
+    images, texts = (cache.array(m).features.gather_unit(cache.array(m).ok_rows()) for m in ("image", "text"))
+    scores = images.astype(np.float64) @ texts.astype(np.float64).T
+    reader = NeighboursReader(cache, "near")
+    assert np.array_equal(reader.ids(rows), np.argsort(-scores, axis=1)[:, :K])
+    assert np.abs(reader.scores(rows) - -np.sort(-scores, axis=1)[:, :K]).max() < 1e-3
+
+
+def test_plain_zarr_shows_the_same_neighbours(cache: Cache) -> None:
+    mined(cache)
+    group = zarr.open_group(cache.layout.neighbours("near") / "neighbours.zarr", mode="r")
+    rows = cache.array("image").ok_rows()
+    reader = NeighboursReader(cache, "near")
+    assert np.array_equal(group["ids"][:][rows], reader.ids(rows))
+    assert group["ids"].shape == group["scores"].shape == (40, K)
+    assert (group["ids"][:][[3, 20]] == -1).all()
+
+
+def test_a_bad_row_has_no_neighbours_and_asking_for_them_is_an_error(cache: Cache) -> None:
+    mined(cache)
+    with pytest.raises(UsageError, match="row 20 has no feature"):
+        NeighboursReader(cache, "near").ids(np.array([2, 20]))
+
+
+def test_mining_again_does_only_what_is_missing(cache: Cache) -> None:
+    assert mined(cache)["parts_mined"] == 3
+    before = NeighboursReader(cache, "near").ids(cache.array("image").ok_rows())
+    assert mined(cache)["parts_mined"] == 0
+    (cache.layout.neighbours("near") / "records" / "00001.json").unlink()
+    with pytest.raises(UnfinishedError, match="lack 1 of 3 parts"):
+        NeighboursReader(cache, "near")
+    assert mined(cache)["parts_mined"] == 1
+    assert np.array_equal(NeighboursReader(cache, "near").ids(cache.array("image").ok_rows()), before)
+
+
+def test_the_same_name_for_other_neighbours_is_refused_with_both_sides(cache: Cache) -> None:
+    mined(cache)
+    with pytest.raises(MismatchError, match="k: 6 now, 5 then"):
+        mined(cache, k=6)
+
+
+@pytest.mark.parametrize("k", [0, 61])
+def test_more_neighbours_than_rows_are_refused_with_the_limit(cache: Cache, k: int) -> None:
+    with pytest.raises(UsageError, match="use 1 to 60"):
+        mined(cache, k=k)
+    assert not cache.layout.all_neighbours.exists()
+
+
+def test_an_unfinished_cache_is_refused_with_its_progress(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path / "cache", num_texts=0)
+    add_array(cache, "text", unit_features(60, 8), parts=(0, 1))
+    with pytest.raises(UnfinishedError, match="2 of 4 parts"):
+        mined(Cache.open(cache.path))
+
+
+def test_arrays_of_different_teachers_cannot_be_compared(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path / "cache", num_texts=0)
+    add_array(cache, "text", unit_features(60, 8), teacher={"name": "another"})
+    with pytest.raises(MismatchError, match="different teachers"):
+        mined(Cache.open(cache.path))
+
+
+def test_neighbours_of_other_features_are_refused(cache: Cache, tmp_path: Path) -> None:
+    mined(cache)
+    other = make_cache(tmp_path / "other", num_images=40, num_texts=0)
+    add_array(other, "text", unit_features(60, 8, seed=9))
+    shutil.copytree(cache.layout.all_neighbours, other.layout.all_neighbours)
+    with pytest.raises(MismatchError, match="were mined when"):
+        NeighboursReader(Cache.open(other.path), "near")
+
+
+@pytest.mark.parametrize("array", ["ids", "scores"])
+def test_damaged_neighbours_are_an_error_and_verify_names_them(cache: Cache, array: str) -> None:
+    mined(cache)
+    assert verify_cache(cache.path) == []
+    shard = cache.layout.neighbours("near") / "neighbours.zarr" / array / "c" / "1" / "0"
+    data = bytearray(shard.read_bytes())
+    data[9] ^= 1
+    shard.write_bytes(data)
+    reader = NeighboursReader(cache, "near")
+    with pytest.raises(DamagedError, match="shard"):
+        (reader.ids if array == "ids" else reader.scores)(np.arange(21, 30))
+    assert [problem.where for problem in verify_cache(cache.path)] == [str(shard)]

@@ -1,7 +1,7 @@
 """Reads a whole cache and names everything that is not as it was committed."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,14 +15,13 @@ from cache_schema.json_file import Json, read_sealed
 from cache_schema.layout import MODALITIES, Layout, Modality, shard_path
 from cache_schema.neighbours import verify_neighbours
 from cache_schema.plan import Part
+from cache_schema.progress import Progress
 from cache_schema.records import logical_digest, row_hash
 from cache_schema.samples import OK
 from cache_schema.selections import verify_selections
 from cache_schema.shards import GROUP_METADATA
 from cache_schema.stored_pixels import verify_pixels
 from cache_schema.view_checks import read_checks
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)

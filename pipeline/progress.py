@@ -8,8 +8,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
+from cache_schema.progress import Progress, silent
 from pipeline.output import printable
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -17,29 +18,17 @@ LONGEST_SILENCE_SECONDS = 60.0
 SHARE_BETWEEN_LINES = 0.1
 
 
-class Progress(Protocol):
-    """What stages call as they go."""
-
-    def __call__(self, done: int, total: int, unit: str, note: str = "") -> None:
-        """Says that `done` of `total` are done; `note` names what is slow, or the current loss."""
-        ...
-
-
 @contextmanager
 def open_progress(title: str, *, quiet: bool = False, stream: TextIO | None = None) -> Iterator[Progress]:
     """Yields the callback for one command called `title`; a bar is removed from the terminal at the end."""
     stream = stream or sys.stderr
     if quiet:
-        yield _silent
+        yield silent
     elif stream.isatty():
         with _bar(title, stream) as progress:
             yield progress
     else:
         yield PlainLines(title, stream)
-
-
-def _silent(done: int, total: int, unit: str, note: str = "") -> None:
-    """Shows nothing, as `--quiet` asks."""
 
 
 class PlainLines:

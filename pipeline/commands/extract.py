@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cache_schema.errors import PartsFailed, RefusedError
+from cache_schema.progress import Progress
 from pipeline.cache_summary import indexes, pixels, pixels_line
 from pipeline.executors.base import Executor
 from pipeline.executors.choose import get_executor
@@ -18,7 +19,7 @@ from pipeline.executors.gpus import idle_gpus, num_gpus_here
 from pipeline.options.executor import executor_options
 from pipeline.options.types import Choice, Count, FilePath, Number, Text, help_all_option, option, shared_options
 from pipeline.output import print_note, print_result, table
-from pipeline.progress import Progress, open_progress
+from pipeline.progress import open_progress
 from stages.extract.config import MAX_PIXELS_SIDE, MAX_VIEWS, ExtractConfig
 
 if TYPE_CHECKING:

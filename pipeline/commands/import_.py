@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cache_schema.errors import PartsFailed, RefusedError
+from cache_schema.progress import Progress
 from pipeline.cache_summary import indexes
 from pipeline.executors.base import Failure
 from pipeline.executors.serial import SerialExecutor
 from pipeline.options.types import Choice, Count, FilePath, Number, Text, option, shared_options
 from pipeline.output import print_note, print_result, table
-from pipeline.progress import Progress, open_progress
+from pipeline.progress import open_progress
 from stages.imported.config import DEFAULT_LOGIT_SCALE, ImportConfig
 
 if TYPE_CHECKING:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import click
 
 from cache_schema.errors import PartsFailed, RefusedError
+from cache_schema.progress import Progress
 from pipeline.commands.import_ import failed_parts, import_features
 from pipeline.executors.serial import SerialExecutor
 from pipeline.options.types import Count, FilePath, Text, shared_options
 from pipeline.output import print_result
-from pipeline.progress import Progress, open_progress
+from pipeline.progress import open_progress
 from stages.extract.config import ExtractConfig
 from stages.imported.config import ImportConfig
 

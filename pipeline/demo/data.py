@@ -23,11 +23,11 @@ from cache_schema import atomic
 from cache_schema.errors import MismatchError
 from cache_schema.features import unit_rows
 from cache_schema.json_file import read_json
+from cache_schema.progress import Progress
 from pipeline.demo.alignment import cross_fitted_features, fit_alignment
 from pipeline.demo.classes import CLASS_NAMES, TEMPLATES, label_of, prompts_of
 from pipeline.demo.pictures import Emoji, draw_all, list_emoji
 from pipeline.demo.sentences import choose_sentences
-from pipeline.progress import Progress
 
 _NUM_FOLDS = 5
 _BATCH = 64

@@ -13,9 +13,9 @@ from types import ModuleType
 from typing import Any
 
 from cache_schema.errors import EnvironmentProblem, PipelineError, UsageError
+from cache_schema.progress import Progress
 from pipeline.executors.base import Failure, attempt
 from pipeline.executors.ray_cluster import connected
-from pipeline.progress import Progress
 from stages.distill.config import DistillConfig
 
 SECONDS_BETWEEN_POSTS = 0.5

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from cache_schema import atomic
 from cache_schema.errors import DivergedError, EnvironmentProblem, PipelineError
 from cache_schema.json_file import Json
 from cache_schema.layout import MODALITIES
+from cache_schema.progress import Progress
 from cache_schema.recipe import differences
 from stages.distill.batches import Batch, BatchMaker
 from stages.distill.gradient_cache import backward_of_batch
@@ -30,12 +30,6 @@ from stages.runs.folder import RunFolder
 from stages.runs.record import RunRecord, write_record
 
 _SHOWN_KEYS = 5
-
-
-class Progress(Protocol):
-    """Called as training goes."""
-
-    def __call__(self, done: int, total: int, unit: str, note: str = "") -> None: ...
 
 
 class TrainingStopped(KeyboardInterrupt):

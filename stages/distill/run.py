@@ -11,8 +11,9 @@ import torch
 
 from cache_schema import atomic
 from cache_schema.json_file import Json
+from cache_schema.progress import Progress, silent
 from stages.distill.config import DistillConfig
-from stages.distill.loop import Progress, TrainingLoop, TrainingStopped
+from stages.distill.loop import TrainingLoop, TrainingStopped
 from stages.distill.resolve import DistillJob, open_job
 from stages.runs.folder import RunFolder, forget, open_folder
 from stages.runs.record import RunRecord, read_record, require_same, write_record
@@ -72,7 +73,7 @@ def distill(
                 folder,
                 record,
                 fence=lock.fence,
-                progress=progress or _silent,
+                progress=progress or silent,
                 notice=say,
                 should_stop=should_stop or _never,
             )
@@ -122,10 +123,6 @@ def _threads(num_threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _silent(done: int, total: int, unit: str, note: str = "") -> None:
-    """Stands for a `progress` that nobody gave."""
 
 
 def _ignore(sentence: str) -> None:

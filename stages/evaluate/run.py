@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cache_schema.errors import PipelineError
 from cache_schema.json_file import Json
+from cache_schema.progress import Progress
 from stages.evaluate.config import EvaluateConfig
 from stages.evaluate.data import EvaluationSet, open_evaluation_set
 from stages.evaluate.encode import LabelledFeatures, encode_set
@@ -21,12 +22,6 @@ from stages.teachers.class_vectors import class_vectors, count_cut_prompts
 __all__ = ["EvaluateConfig", "SeenTeachers", "evaluate_model"]
 
 _SHOWN_KEYS = 10
-
-
-class Progress(Protocol):
-    """Called as pictures are encoded."""
-
-    def __call__(self, done: int, total: int, unit: str, note: str = "") -> None: ...
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ temporary files that is removed at the end; the cache itself is not touched.
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ import pyarrow as pa
 from cache_schema.cache import create_cache
 from cache_schema.layout import Layout, Modality
 from cache_schema.plan import Part, Plan, Segment
+from cache_schema.progress import Progress
 from cache_schema.publication import publish_plan
 from cache_schema.samples import encode_table, read_table
 from cache_schema.shards import MAX_CHUNK_ROWS
@@ -24,8 +25,6 @@ from stages.extract.config import ExtractConfig
 from stages.extract.job import ExtractJob, open_job
 from stages.extract.part import PartTask
 from stages.extract.worker import PartWorker
-
-Progress = Callable[[int, int, str], None]
 
 _LEAST_PART_ROWS = 2 * MAX_CHUNK_ROWS
 _MOST_HEADS = 32

@@ -10,6 +10,7 @@ from cache_schema.cache import Cache
 from cache_schema.json_file import Json
 from cache_schema.layout import Modality
 from cache_schema.plan import Plan, Segment
+from cache_schema.progress import Progress
 from stages.extract.calibrate import Calibration, Speed, calibrate
 from stages.extract.config import ExtractConfig
 from stages.extract.disk import (
@@ -25,8 +26,6 @@ from stages.extract.wanted import DECODING, WantedArray, wanted_arrays
 from stages.files.free_disk import free_bytes
 from stages.images.views import rule_of
 from stages.teachers.described import load_and_describe
-
-Progress = Callable[[int, int, str], None]
 
 
 def plan_extract(

@@ -8,10 +8,9 @@ import numpy as np
 
 from cache_schema.errors import MismatchError, RefusedError, UsageError
 from cache_schema.plan import Plan, SourceEntry, part_starts
+from cache_schema.progress import Progress
 from stages.files.opened import is_remote, state_of
 from stages.sources import ScannedSource, Source, expand
-
-Progress = Callable[[int, int, str], None]
 
 
 def grown_plan(plan: Plan, uris: Sequence[str], *, progress: Progress | None = None) -> Plan:

@@ -4,7 +4,7 @@
 cache's lock; whoever runs the parts (`stages.extract.worker`) needs only the job's settings, which are plain values.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +16,7 @@ from cache_schema.json_file import Json
 from cache_schema.layout import MODALITIES, Layout, Modality
 from cache_schema.pixels import publish_pixels_recipe
 from cache_schema.plan import Plan
+from cache_schema.progress import Progress
 from cache_schema.publication import publish_metadata, publish_plan, publish_recipe, target_of
 from cache_schema.recipe import Recipe
 from cache_schema.records import parts_by_numerics
@@ -30,11 +31,10 @@ from stages.extract.worker import PartWorker, WorkerSettings
 from stages.images.preprocess import Preprocess
 from stages.images.views import ORIGINALS, pictures_of, rule_of
 from stages.parts.bad_rows import check_bad_rows
+from stages.search.index import build_missing_indexes
 from stages.sources.feature_rows import require_pictures
 from stages.teachers.base import files_unchanged
 from stages.teachers.described import load_and_describe
-
-Progress = Callable[[int, int, str], None]
 
 Described = tuple[dict[Modality, Recipe], dict[Modality, bytes]]
 """What a teacher makes of each modality: its recipe, and its probes as the bytes of probes.npz."""
@@ -83,12 +83,9 @@ class ExtractJob:
         """Builds the missing indexes of finished arrays of view 0 and returns all arrays; `cache` is opened anew."""
         cache = self.cache = self.cache.reopened()
         arrays = [cache.array(modality, name) for modality, names in self.arrays.items() for name in names]
-        for array in arrays:
-            if self.config.index and not array.recipe.view and not array.pending() and array.num_ok:
-                from stages.search.index import build_index, index_is_current
-
-                if not index_is_current(array):
-                    build_index(array, device=self.config.index_device, fence=self.settings.fence, progress=progress)
+        if self.config.index:
+            device, fence = self.config.index_device, self.settings.fence
+            build_missing_indexes(arrays, device=device, fence=fence, progress=progress)
         return arrays
 
 

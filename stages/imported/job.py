@@ -4,7 +4,7 @@ Nothing computes here: a part is committed by `import_worker`. Which files of fe
 the recipe, beside the fingerprint, so that a run can go on after a crash and `repair` knows what to read.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,6 +15,7 @@ from cache_schema.errors import MismatchError, UsageError
 from cache_schema.json_file import Json
 from cache_schema.layout import MODALITIES, Modality
 from cache_schema.plan import Plan
+from cache_schema.progress import Progress
 from cache_schema.publication import publish_metadata, publish_plan, publish_recipe, target_of
 from cache_schema.recipe import IMPORTED, Recipe, array_name, differences
 from stages.feature_files import open_features
@@ -22,8 +23,7 @@ from stages.imported.config import DEFAULT_LOGIT_SCALE, ImportConfig
 from stages.imported.plan import ImportPlan, import_plan
 from stages.imported.worker import ImportSettings, ImportTask, KnownFeatures, PartImporter
 from stages.parts.bad_rows import check_bad_rows
-
-Progress = Callable[[int, int, str], None]
+from stages.search.index import build_missing_indexes
 
 _UNKNOWN = ("weights", "architecture", "preprocessing", "tokenizer", "precision", "logit bias", "probes")
 _SHOWN_DIFFERENCES = 6
@@ -76,12 +76,9 @@ class ImportJob:
         """Builds the missing indexes of finished arrays and returns the arrays, opened anew."""
         cache = self.cache = self.cache.reopened()
         arrays = [cache.array(modality, name) for modality, name in self.arrays.items()]
-        for array in arrays:
-            if self.config.index and not array.pending() and array.num_ok:
-                from stages.search.index import build_index, index_is_current
-
-                if not index_is_current(array):
-                    build_index(array, device=self.config.index_device, fence=self.settings.fence, progress=progress)
+        if self.config.index:
+            device, fence = self.config.index_device, self.settings.fence
+            build_missing_indexes(arrays, device=device, fence=fence, progress=progress)
         return arrays
 
 

@@ -4,7 +4,7 @@ The samples that one run adds to a plan (a segment) are joined to the files of f
 keys need be unique only among files that are imported together.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from cache_schema.errors import MismatchError, RefusedError, UsageError
 from cache_schema.json_file import Json
 from cache_schema.layout import Modality
 from cache_schema.plan import Part, Plan
+from cache_schema.progress import Progress
 from cache_schema.recipe import Recipe
 from stages.extract.grow_plan import grown_by
 from stages.feature_files import FeatureFile, expand_features, scan_once, states_of
@@ -21,8 +22,6 @@ from stages.imported.config import ImportConfig
 from stages.imported.worker import is_beside
 from stages.sources import ScannedSource, Source, expand, open_source
 from stages.sources.feature_rows import FeaturesSource, require_pictures
-
-Progress = Callable[[int, int, str], None]
 
 FileEntry = dict[str, Json]
 """What a recipe keeps of a file of features: format, options, fingerprint, dim, states, and first_parts, the numbers of

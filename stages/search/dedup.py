@@ -1,12 +1,11 @@
 """Deduplication: a selection in which the first row of every group of duplicates is kept. The cache never changes."""
 
-from collections.abc import Callable
-
 import numpy as np
 
 from cache_schema.cache import Cache, CachedArray
 from cache_schema.json_file import Json
 from cache_schema.layout import Modality, check_name
+from cache_schema.progress import Progress
 from cache_schema.samples import digest_of
 from cache_schema.selections import (
     Selection,
@@ -17,8 +16,6 @@ from cache_schema.selections import (
     write_selection,
 )
 from stages.search.near_duplicates import EXACT_UP_TO_ROWS, Duplicates, cosines, near_duplicates
-
-Progress = Callable[[int, int, str], None]
 
 _SHOWN = 10
 

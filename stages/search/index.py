@@ -8,7 +8,7 @@ Shape letters: Q queries, D width of a feature, K neighbours.
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,7 @@ from cache_schema import atomic
 from cache_schema.cache import CachedArray
 from cache_schema.errors import DamagedError, EnvironmentProblem, MismatchError, UsageError
 from cache_schema.json_file import read_sealed, seal
-
-Progress = Callable[[int, int, str], None]
+from cache_schema.progress import Progress
 
 EXACT_BELOW_ROWS = 100_000
 MIN_RECALL = 0.95
@@ -116,6 +115,22 @@ def build_index(
     )
     atomic.publish_json(sidecar, seal(asdict(info)), fence=fence)
     return info
+
+
+def build_missing_indexes(
+    arrays: Iterable[CachedArray], *, device: str, fence: atomic.Fence | None, progress: Progress | None = None
+) -> None:
+    """Builds the index of every finished array of view 0 that has none of what it holds now; errors as `build_index`.
+
+    Args:
+        arrays: unfinished ones, further views and those without an ok row are passed over.
+        device: where inverted lists are trained and filled: "cpu" or "cuda".
+        fence: of the cache's lock.
+        progress: called with (rows added, rows, unit).
+    """
+    for array in arrays:
+        if not array.recipe.view and not array.pending() and array.num_ok and not index_is_current(array):
+            build_index(array, device=device, fence=fence, progress=progress)
 
 
 def index_bytes(num_rows: int, dim: int) -> int:

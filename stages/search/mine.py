@@ -1,6 +1,5 @@
 """Mines neighbours: for every row of one array the k nearest rows of another, through its index."""
 
-from collections.abc import Callable
 from dataclasses import asdict
 
 import numpy as np
@@ -10,9 +9,8 @@ from cache_schema.errors import MismatchError, UsageError
 from cache_schema.json_file import Json
 from cache_schema.neighbours import ArrayBinding, NeighboursRecipe, NeighboursWriter
 from cache_schema.plan import Part
+from cache_schema.progress import Progress
 from stages.search.index import LoadedIndex, build_index, index_is_current, load_index, search
-
-Progress = Callable[[int, int, str], None]
 
 _BATCH_ROWS = 1_024
 

@@ -8,16 +8,14 @@ float64, and float32 matrix products, whose last bits differ between machines, o
 Shape letters: A, B rows of two blocks, D width of a feature.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from cache_schema.features import FeatureReader, unit_rows
+from cache_schema.progress import Progress
 from stages.search.index import load_faiss, num_lists_for
-
-Progress = Callable[[int, int, str], None]
 
 EXACT_UP_TO_ROWS = 262_144
 """More rows are searched through inverted lists, which may miss pairs: comparing all takes N²·D additions."""

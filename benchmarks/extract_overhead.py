@@ -35,7 +35,7 @@ from benchmarks.teachers import STUB, composed, open_clip_random
 from stages.extract.config import ExtractConfig
 from stages.extract.job import open_job
 from stages.images.pool import DecodePool
-from stages.images.prepare import PreparePlan
+from stages.images.prepare import CropPreparation
 from stages.images.preprocess import Preprocess, normalise
 from stages.teachers import Teacher
 from stages.teachers.described import loaded_teacher
@@ -68,7 +68,7 @@ def bare(teacher: Teacher, paths: list[Path], batch_size: int) -> tuple[float, f
 
 def overlapped(teacher: Teacher, paths: list[Path], batch_size: int, decode_workers: int) -> float:
     """Returns the seconds of decoding in processes while the teacher computes, started before the clock is."""
-    with DecodePool(decode_workers, PreparePlan(teacher.preprocess)) as pool:
+    with DecodePool(decode_workers, CropPreparation(teacher.preprocess)) as pool:
         for _ in pool.map([(paths[0].read_bytes(), None)] * decode_workers):
             pass
         start = time.perf_counter()

@@ -75,14 +75,14 @@ def stored_per_s(
     """Returns images per second from JPEG bytes to unit features in memory, through the decode pool and the teacher."""
     from cache_schema.features import storable
     from stages.images.pool import DecodePool
-    from stages.images.prepare import PreparePlan
+    from stages.images.prepare import CropPreparation
     from stages.images.preprocess import normalise
     from stages.teachers.described import loaded_teacher
 
     teacher = loaded_teacher(specification, device, precision)
     jobs = ((payload, None) for payload in cycle(list(stored_pictures())))
     num_done, start = 0, 0.0
-    with DecodePool(num_workers, PreparePlan(teacher.preprocess), max_in_flight=4 * batch_size) as pool:
+    with DecodePool(num_workers, CropPreparation(teacher.preprocess), max_in_flight=4 * batch_size) as pool:
         prepared = pool.map(jobs)
         while not start or time.perf_counter() - start < seconds:
             batch = [one.pixels for one in islice(prepared, batch_size)]

@@ -1,6 +1,5 @@
 """An open feature cache: which arrays it has, what is done, and its features, texts and samples."""
 
-import hashlib
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from importlib.metadata import version
@@ -20,6 +19,7 @@ from cache_schema.read_once import ReadOnce
 from cache_schema.recipe import Recipe
 from cache_schema.records import HASH_BYTES, Record, committed_parts, logical_digest, read_record
 from cache_schema.samples import ImageLocation, read_table
+from cache_schema.sha256 import sha256_of, sha256_of_file
 from cache_schema.shards import check_part_rows
 
 FORMAT = 1
@@ -106,8 +106,7 @@ class Cache:
 
     def arrays(self, modality: Modality) -> list[str]:
         """Returns the names of the arrays of `modality`, sorted."""
-        folder = self.layout.arrays(modality)
-        return sorted(p.name for p in folder.iterdir() if (p / "recipe.json").exists()) if folder.is_dir() else []
+        return [name for name in self.layout.array_names(modality) if self.layout.recipe(modality, name).exists()]
 
     def array(self, modality: Modality, name: str | None = None) -> "CachedArray":
         """Returns the array of `modality` called `name`, or the only one of view 0 when `name` is None.
@@ -192,7 +191,7 @@ class Cache:
         path = self.layout.samples(modality, part)
         if not stored:
             raise UnfinishedError(f"part {part} of the {modality}s in {self.path} is not committed: finish extract")
-        if not path.exists() or {hashlib.sha256(path.read_bytes()).hexdigest()} != stored:
+        if {sha256_of_file(path)} != stored:
             raise DamagedError(f"sample table {path} is not the one that was committed: run `pipeline verify`")
         return read_table(path, modality)
 
@@ -320,7 +319,7 @@ class CachedArray:
     def reader_of(self, records: Sequence[Record]) -> FeatureReader:
         """Returns a reader of the parts that `records` stand for."""
         return FeatureReader(
-            self.cache.layout.features(self.modality) / self.name,
+            self.cache.layout.feature_array(self.modality, self.name),
             feature_format(self.cache.part_rows, self.recipe.dim),
             num_rows=self.plan.row_end,
             commits={record.part: record.chunk_crc32c for record in records},
@@ -334,7 +333,7 @@ class CachedArray:
             data = path.read_bytes()
         except FileNotFoundError:
             data = b""
-        if len(data) != HASH_BYTES * record.num_rows or hashlib.sha256(data).hexdigest() != record.files["rows"]:
+        if len(data) != HASH_BYTES * record.num_rows or sha256_of(data) != record.files["rows"]:
             raise DamagedError(f"row hashes {path} are not those that were committed: run `pipeline verify`")
         return data
 

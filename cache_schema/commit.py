@@ -4,7 +4,6 @@ Doing it again after a crash is idempotent: until the record is there the part i
 features give the same files.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from cache_schema.json_file import seal
 from cache_schema.layout import Layout, Modality
 from cache_schema.records import Record, RowException, read_record, row_hash
 from cache_schema.samples import OK, Sample, encode_table, read_table, table_of
+from cache_schema.sha256 import sha256_of, sha256_of_file
 from cache_schema.view_checks import VIEW_CHECK_BYTES
 
 
@@ -72,7 +72,7 @@ def commit_part(
 
     layout, modality = target.layout, target.modality
     shard = target.row_format.encode_shard(features_BD)
-    shards.publish_shard(layout.features(modality) / target.array, part, shard, fence=fence)
+    shards.publish_shard(layout.feature_array(modality, target.array), part, shard, fence=fence)
     table_sha256 = _publish_samples(target, part, samples, fence)
     hashes = b"".join(
         row_hash(sample.key, row.status, row.reason, sample.digest, feature if row.status == OK else b"")
@@ -81,11 +81,11 @@ def commit_part(
     hashes_path = layout.row_hashes(modality, target.array, part)
     atomic.make_folder(hashes_path.parent)
     atomic.publish_bytes(hashes_path, hashes, fence=fence)
-    files = {"shard": _sha256(shard.data), "samples": table_sha256, "rows": _sha256(hashes)}
+    files = {"shard": sha256_of(shard.data), "samples": table_sha256, "rows": sha256_of(hashes)}
     if view_checks is not None:
         assert len(view_checks) == VIEW_CHECK_BYTES * len(samples), len(view_checks)
         atomic.publish_bytes(layout.view_checks(modality, target.array, part), view_checks, fence=fence)
-        files["views"] = _sha256(view_checks)
+        files["views"] = sha256_of(view_checks)
     record = Record(
         part=part,
         num_rows=len(samples),
@@ -111,7 +111,7 @@ def _publish_samples(target: ArrayTarget, part: int, samples: Sequence[Sample], 
         data = encode_table(table_of(samples, target.modality))
         atomic.make_folder(path.parent)
         atomic.publish_bytes(path, data, fence=fence)
-        return _sha256(data)
+        return sha256_of(data)
     table = read_table(path, target.modality, ["key", "digest", "status"])
     stored = zip(*(table.column(name).to_pylist() for name in ("key", "digest", "status")), strict=True)
     for sample, (key, digest, status) in zip(samples, stored, strict=True):
@@ -135,15 +135,15 @@ def committed_samples(layout: Layout, modality: Modality, part: int) -> list[Sam
     path = layout.samples(modality, part)
     if record is None:
         raise UnfinishedError(f"part {part} of the {modality}s in {layout.root} is not committed: finish extract")
-    if not path.exists() or _sha256(path.read_bytes()) != record.files["samples"]:
+    if sha256_of_file(path) != record.files["samples"]:
         raise DamagedError(f"sample table {path} is not the one that was committed: run `pipeline verify`")
     return [Sample(**row) for row in read_table(path, modality).to_pylist()]
 
 
 def _record_of_part(layout: Layout, modality: Modality, part: int, besides: str | None = None) -> Record | None:
-    for folder in sorted(layout.arrays(modality).iterdir()):
-        path = layout.record(modality, folder.name, part)
-        if folder.name != besides and path.exists():
+    for name in layout.array_names(modality):
+        path = layout.record(modality, name, part)
+        if name != besides and path.exists():
             return read_record(path)
     return None
 
@@ -155,7 +155,3 @@ def _bytes_of_rows(features_BD: np.ndarray) -> Iterator[bytes]:
 
 def _short(digest: bytes | None) -> str:
     return digest.hex()[:12] if digest else "none"
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

@@ -1,11 +1,11 @@
 """Strict JSON: one canonical spelling going out, nothing ambiguous coming in."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from cache_schema.errors import DamagedError
+from cache_schema.sha256 import sha256_of
 
 Json = Any
 """A value that JSON can hold: None, bool, int, float, str, and lists and string-keyed dicts of them."""
@@ -23,7 +23,7 @@ def readable_json(value: Json) -> bytes:
 
 def fingerprint_of(value: Json) -> str:
     """Returns the SHA-256 of the canonical spelling of `value`, as 64 hexadecimal digits."""
-    return hashlib.sha256(canonical_json(value)).hexdigest()
+    return sha256_of(canonical_json(value))
 
 
 def parse_json(data: bytes, where: str | Path) -> Json:

@@ -43,6 +43,17 @@ class Layout:
     def modality(self, modality: Modality) -> Path:
         return self.root / modality
 
+    def part_files(self, modality: Modality) -> set[Path]:
+        """Returns every file below `modality` that can belong to a part, except records."""
+        patterns = (
+            "features.zarr/*/c/*/0",
+            "samples/*.parquet",
+            "pixels/*.arrow",
+            "arrays/*/records/*.rows",
+            "arrays/*/records/*.views",
+        )
+        return {path for pattern in patterns for path in self.modality(modality).glob(pattern)}
+
     def plan(self, modality: Modality) -> Path:
         return self.root / modality / "plan.json"
 
@@ -68,8 +79,16 @@ class Layout:
         """The Zarr group that holds one Zarr array per array name."""
         return self.root / modality / "features.zarr"
 
+    def feature_array(self, modality: Modality, array: str) -> Path:
+        """The Zarr array of the features of `array`."""
+        return self.features(modality) / array
+
     def arrays(self, modality: Modality) -> Path:
         return self.root / modality / "arrays"
+
+    def array_names(self, modality: Modality) -> list[str]:
+        """Returns the names of the arrays that have anything in their folder, sorted."""
+        return _folders_in(self.arrays(modality))
 
     def recipe(self, modality: Modality, array: str) -> Path:
         return self.arrays(modality) / array / "recipe.json"
@@ -93,6 +112,14 @@ class Layout:
     def indexes(self, modality: Modality) -> Path:
         return self.root / modality / "indexes"
 
+    def index_files(self, modality: Modality) -> list[Path]:
+        """Returns the index files that are there, with a sidecar or without, sorted."""
+        return sorted(self.indexes(modality).glob("*.faiss"))
+
+    def index_sidecars(self, modality: Modality) -> list[Path]:
+        """Returns the sidecars that are there, sorted."""
+        return sorted(self.indexes(modality).glob("*.json"))
+
     def index(self, modality: Modality, array: str, name: str) -> Path:
         return self.indexes(modality) / f"{array}.{name}.faiss"
 
@@ -103,13 +130,41 @@ class Layout:
     def all_neighbours(self) -> Path:
         return self.root / "neighbours"
 
+    def neighbours_names(self) -> list[str]:
+        """Returns the names of the neighbours that have anything in their folder, sorted."""
+        return _folders_in(self.all_neighbours)
+
     def neighbours(self, name: str) -> Path:
-        """The folder of the mined neighbours called `name`: recipe.json, records/, neighbours.zarr/."""
+        """The folder of the mined neighbours called `name`."""
         return self.all_neighbours / name
+
+    def neighbours_recipe(self, name: str) -> Path:
+        return self.neighbours(name) / "recipe.json"
+
+    def neighbours_records(self, name: str) -> Path:
+        return self.neighbours(name) / "records"
+
+    def neighbours_record(self, name: str, part: int) -> Path:
+        return record_path(self.neighbours_records(name), part)
+
+    def neighbours_group(self, name: str) -> Path:
+        """The Zarr group that holds the two arrays of the neighbours called `name`."""
+        return self.neighbours(name) / "neighbours.zarr"
+
+    def neighbours_array(self, name: str, array: Literal["ids", "scores"]) -> Path:
+        return self.neighbours_group(name) / array
 
     @property
     def all_selections(self) -> Path:
         return self.root / "selections"
+
+    def selection_names(self) -> list[str]:
+        """Returns the names of the selections, sorted."""
+        return sorted(path.stem for path in self.all_selections.glob("*.json"))
+
+    def selection_files(self) -> list[Path]:
+        """Returns the lists of rows that are there, with a sidecar or without, sorted."""
+        return sorted(self.all_selections.glob("*.parquet"))
 
     def selection(self, name: str) -> Path:
         return self.all_selections / f"{name}.parquet"
@@ -117,6 +172,11 @@ class Layout:
     def selection_sidecar(self, name: str) -> Path:
         """What the rows of the selection were chosen from, and how; without it the selection does not exist."""
         return self.all_selections / f"{name}.json"
+
+
+def metadata_path(folder: Path) -> Path:
+    """Returns the file that makes `folder` a Zarr v3 array or group."""
+    return folder / "zarr.json"
 
 
 def shard_path(array_folder: Path, part: int) -> Path:
@@ -132,3 +192,7 @@ def record_path(records: Path, part: int) -> Path:
 def row_hashes_path(records: Path, part: int) -> Path:
     """Returns the file with 16 bytes per planned row of `part`, beside its record."""
     return records / f"{part:05d}.rows"
+
+
+def _folders_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*/"))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from cache_schema import atomic
 from cache_schema.cache import Cache
-from cache_schema.layout import Layout, Modality, shard_path
+from cache_schema.layout import Modality, shard_path
 from cache_schema.records import committed_parts
 
 
@@ -13,11 +13,9 @@ def leftovers_of(cache: Cache) -> list[Path]:
     layout = cache.layout
     found = set(layout.root.rglob(f"*{atomic.PARTIAL_SUFFIX}"))
     for modality in cache.modalities:
-        found |= _part_files(layout, modality) - _named(cache, modality)
-        indexes = layout.indexes(modality).glob("*.faiss")
-        found |= {path for path in indexes if not path.with_suffix(".json").exists()}
-    selections = layout.all_selections.glob("*.parquet")
-    found |= {path for path in selections if not layout.selection_sidecar(path.stem).exists()}
+        found |= layout.part_files(modality) - _named(cache, modality)
+        found |= {path for path in layout.index_files(modality) if not path.with_suffix(".json").exists()}
+    found |= {path for path in layout.selection_files() if not layout.selection_sidecar(path.stem).exists()}
     return sorted(found)
 
 
@@ -39,18 +37,12 @@ def _named(cache: Cache, modality: Modality) -> set[Path]:
     layout = cache.layout
     named: set[Path] = set()
     # By the names of the records alone: what a damaged record stands for is not for us to throw away.
-    for folder in layout.arrays(modality).glob("*/"):
-        for part in committed_parts(layout.records(modality, folder.name)):
-            named.add(shard_path(layout.features(modality) / folder.name, part))
+    for name in layout.array_names(modality):
+        for part in committed_parts(layout.records(modality, name)):
+            named.add(shard_path(layout.feature_array(modality, name), part))
             named.add(layout.samples(modality, part))
-            named.add(layout.row_hashes(modality, folder.name, part))
-            named.add(layout.view_checks(modality, folder.name, part))
+            named.add(layout.row_hashes(modality, name, part))
+            named.add(layout.view_checks(modality, name, part))
     if modality == "image":
         named |= {layout.pixels(part) for part in committed_parts(layout.all_pixels)}
     return named
-
-
-def _part_files(layout: Layout, modality: Modality) -> set[Path]:
-    in_records = ("arrays/*/records/*.rows", "arrays/*/records/*.views")
-    patterns = ("features.zarr/*/c/*/0", "samples/*.parquet", "pixels/*.arrow", *in_records)
-    return {path for pattern in patterns for path in layout.modality(modality).glob(pattern)}

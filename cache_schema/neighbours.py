@@ -1,41 +1,30 @@
 """Mined neighbours on disk: for every row of one array the k nearest rows of another, bound to both.
 
 `ids` (int64) and `scores` (float16, cosine) are Zarr arrays of shape (rows, k), one shard per part of the array mined
-from, in `neighbours.zarr`. A row without a feature has no neighbours: its ids are -1 on disk and an error to ask for.
+from. A row without a feature has no neighbours: its ids are -1 on disk and an error to ask for.
 """
 
-import hashlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from cache_schema import atomic, shards
-from cache_schema.cache import Cache, CachedArray
+from cache_schema.binding import Binding
+from cache_schema.cache import Cache
 from cache_schema.errors import DamagedError, MismatchError, PipelineError, UnfinishedError, UsageError, unknown_name
 from cache_schema.json_file import Json, fingerprint_of, read_sealed, seal
-from cache_schema.layout import Modality, check_name, shard_path
+from cache_schema.layout import Layout, check_name, metadata_path, shard_path
 from cache_schema.recipe import differences
 from cache_schema.records import committed_parts
+from cache_schema.sha256 import sha256_of, sha256_of_file
 
-_DTYPES = {"ids": "int64", "scores": "float16"}
+ArrayName = Literal["ids", "scores"]
 
-
-@dataclass(frozen=True)
-class ArrayBinding:
-    """The features of one array, as they were when something was derived from them."""
-
-    modality: Modality
-    array: str
-    fingerprint: str
-    digest: str
-
-    @staticmethod
-    def of(array: CachedArray) -> "ArrayBinding":
-        """Returns the binding to `array` as it is now."""
-        return ArrayBinding(array.modality, array.name, array.recipe.fingerprint, array.digest())
+_DTYPES: dict[ArrayName, str] = {"ids": "int64", "scores": "float16"}
 
 
 @dataclass(frozen=True)
@@ -47,29 +36,41 @@ class NeighboursRecipe:
         to: the array that the neighbours are rows of.
         k: neighbours per row, best first.
         index: JSON that describes the search: kind, parameters, SHA-256 of the index file.
+        earlier: fingerprints of the recipes before parts were appended to `from_`, which the records of then carry.
     """
 
-    from_: ArrayBinding
-    to: ArrayBinding
+    from_: Binding
+    to: Binding
     k: int
     index: dict[str, Json]
+    earlier: tuple[str, ...] = ()
 
-    def to_json(self) -> dict[str, Json]:
-        """Returns the JSON form kept in recipe.json."""
-        return {"from": asdict(self.from_), "to": asdict(self.to), "k": self.k, "index": self.index}
+    @property
+    def identity(self) -> dict[str, Json]:
+        """Returns the JSON that the fingerprint covers."""
+        return {"from": _end(self.from_), "to": _end(self.to), "k": self.k, "index": self.index}
 
     @property
     def fingerprint(self) -> str:
-        """Returns the SHA-256 of the JSON form; every record carries it."""
-        return fingerprint_of(self.to_json())
+        """Returns the SHA-256 of `identity`; every record carries it."""
+        return fingerprint_of(self.identity)
+
+    def to_json(self) -> dict[str, Json]:
+        """Returns the JSON form kept in recipe.json."""
+        return {**self.identity, "earlier": list(self.earlier)} if self.earlier else self.identity
+
+
+def _end(binding: Binding) -> dict[str, Json]:
+    # The number of parts follows from the digest; the first neighbours do not say it.
+    return {name: value for name, value in asdict(binding).items() if name != "num_parts"}
 
 
 def _recipe_at(path: Path) -> NeighboursRecipe:
     value = read_sealed(path)
     try:
-        ends = ArrayBinding(**value["from"]), ArrayBinding(**value["to"])
-        return NeighboursRecipe(*ends, int(value["k"]), value["index"])
-    except (KeyError, TypeError) as error:
+        ends = Binding.from_json(value["from"]), Binding.from_json(value["to"])
+        return NeighboursRecipe(*ends, int(value["k"]), value["index"], tuple(value.get("earlier", ())))
+    except (KeyError, TypeError, ValueError) as error:
         raise DamagedError(
             f"{path} is not a recipe of neighbours ({error}): mine them again under a new name"
         ) from error
@@ -77,6 +78,9 @@ def _recipe_at(path: Path) -> NeighboursRecipe:
 
 class NeighboursWriter:
     """Writes neighbours part by part; a part is there when its record is.
+
+    Where parts were appended to the array that has the neighbours, and nothing else is different, the parts that are
+    there stay and the new ones are pending.
 
     Args:
         cache: that both arrays belong to.
@@ -90,24 +94,19 @@ class NeighboursWriter:
     """
 
     def __init__(self, cache: Cache, name: str, recipe: NeighboursRecipe, *, fence: atomic.Fence | None = None) -> None:
-        self._folder = cache.layout.neighbours(check_name(name, "set of neighbours"))
-        self._recipe = recipe
+        self._layout = cache.layout
+        self._name = check_name(name, "set of neighbours")
         self._fence = fence
         self._formats = _formats(cache.part_rows, recipe.k)
-        path = self._folder / "recipe.json"
-        if path.exists():
-            other = differences(recipe.to_json(), _recipe_at(path).to_json())
-            if other:
-                shown = "; ".join(f"{field}: {mine!r} now, {theirs!r} then" for field, mine, theirs in other)
-                raise MismatchError(
-                    f"neighbours {name!r} of {cache.path} were mined otherwise ({shown}): use another name"
-                )
-        atomic.make_folder(self._folder / "records")
+        path = cache.layout.neighbours_recipe(name)
+        stored = _recipe_at(path) if path.exists() else None
+        self._recipe = recipe if stored is None else _continued(cache, name, recipe, stored)
+        atomic.make_folder(cache.layout.neighbours_records(name))
         num_rows = cache.plan(recipe.from_.modality).row_end
         for array, row_format in self._formats.items():
-            shards.publish_array(self._folder / "neighbours.zarr" / array, row_format, num_rows, fence=fence)
-        if not path.exists():
-            atomic.publish_json(path, seal(recipe.to_json()), fence=fence)
+            shards.publish_array(cache.layout.neighbours_array(name, array), row_format, num_rows, fence=fence)
+        if stored != self._recipe:
+            atomic.publish_json(path, seal(self._recipe.to_json()), fence=fence)
 
     def committed(self) -> frozenset[int]:
         """Returns the numbers of the parts that need not be mined again.
@@ -115,15 +114,16 @@ class NeighboursWriter:
         Raises:
             DamagedError: a record is damaged, or belongs to other neighbours.
         """
-        return frozenset(_records_in(self._folder, self._recipe))
+        return frozenset(_records_of(self._layout, self._name, self._recipe))
 
     def commit(self, part: int, ids: np.ndarray, scores: np.ndarray) -> None:
         """Commits one part: `ids` and `scores` of shape (planned rows of the part, k), -1 and NaN for bad rows."""
         files, chunk_crc32c = {}, {}
-        for array, rows in (("ids", ids), ("scores", scores)):
+        given: dict[ArrayName, np.ndarray] = {"ids": ids, "scores": scores}
+        for array, rows in given.items():
             shard = self._formats[array].encode_shard(rows.astype(_DTYPES[array]))
-            shards.publish_shard(self._folder / "neighbours.zarr" / array, part, shard, fence=self._fence)
-            files[array] = hashlib.sha256(shard.data).hexdigest()
+            shards.publish_shard(self._layout.neighbours_array(self._name, array), part, shard, fence=self._fence)
+            files[array] = sha256_of(shard.data)
             chunk_crc32c[array] = list(shard.chunk_crc32c)
         record = {
             "part": part,
@@ -132,11 +132,11 @@ class NeighboursWriter:
             "files": files,
             "chunk_crc32c": chunk_crc32c,
         }
-        atomic.publish_json(self._folder / "records" / f"{part:05d}.json", seal(record), fence=self._fence)
+        atomic.publish_json(self._layout.neighbours_record(self._name, part), seal(record), fence=self._fence)
 
 
 class NeighboursReader:
-    """The neighbours called `name` of an open cache.
+    """The neighbours called `name` of an open cache. Parts appended to the other array leave them as they are.
 
     Raises:
         UsageError: there are none of that name.
@@ -146,20 +146,15 @@ class NeighboursReader:
 
     def __init__(self, cache: Cache, name: str) -> None:
         self._cache = cache
-        self._folder = cache.layout.neighbours(name)
-        names = [path.name for path in cache.layout.all_neighbours.glob("*") if (path / "recipe.json").exists()]
+        self._name = name
+        names = neighbours_names(cache.layout)
         if name not in names:
             raise unknown_name(f"neighbours of cache {cache.path}", name, names)
-        self.recipe = _recipe_at(self._folder / "recipe.json")
+        self.recipe = _recipe_at(cache.layout.neighbours_recipe(name))
         self._from = cache.array(self.recipe.from_.modality, self.recipe.from_.array)
         self._to = cache.array(self.recipe.to.modality, self.recipe.to.array)
-        for bound in (self.recipe.from_, self.recipe.to):
-            now = ArrayBinding.of(cache.array(bound.modality, bound.array))
-            if now != bound:
-                raise MismatchError(
-                    f"neighbours {name!r} were mined when {bound.modality} {bound.array} had digest "
-                    f"{bound.digest[:12]}, it has {now.digest[:12]}: mine again under a new name"
-                )
+        for bound, array in ((self.recipe.from_, self._from), (self.recipe.to, self._to)):
+            bound.require_whole(array, f"neighbours {name!r}", "mine again under a new name")
         missing = self._from.committed - self._records.keys()
         if missing:
             raise UnfinishedError(
@@ -185,8 +180,8 @@ class NeighboursReader:
             raise UsageError(f"row {row} has no feature, so no neighbours: ask for ok rows only")
         if ids.size and ids.max() >= self._to.plan.row_end:
             raise DamagedError(
-                f"neighbours in {self._folder} name row {ids.max()} of {self._to}, which ends at row "
-                f"{self._to.plan.row_end - 1}: mine them again under a new name"
+                f"neighbours in {self._cache.layout.neighbours(self._name)} name row {ids.max()} of {self._to}, which "
+                f"ends at row {self._to.plan.row_end - 1}: mine them again under a new name"
             )
         return ids
 
@@ -196,14 +191,14 @@ class NeighboursReader:
 
     @cached_property
     def _records(self) -> dict[int, dict[str, Json]]:
-        return _records_in(self._folder, self.recipe)
+        return _records_of(self._cache.layout, self._name, self.recipe)
 
     @cached_property
-    def _readers(self) -> dict[str, shards.RowReader]:
+    def _readers(self) -> dict[ArrayName, shards.RowReader]:
         formats = _formats(self._cache.part_rows, self.k)
         return {
             array: shards.RowReader(
-                self._folder / "neighbours.zarr" / array,
+                self._cache.layout.neighbours_array(self._name, array),
                 row_format,
                 num_rows=self._from.plan.row_end,
                 commits={part: tuple(record["chunk_crc32c"][array]) for part, record in self._records.items()},
@@ -211,49 +206,69 @@ class NeighboursReader:
             for array, row_format in formats.items()
         }
 
-    def _reader(self, array: str) -> shards.RowReader:
+    def _reader(self, array: ArrayName) -> shards.RowReader:
         return self._readers[array]
+
+
+def neighbours_names(layout: Layout) -> list[str]:
+    """Returns the names of the neighbours of a cache, sorted."""
+    return [name for name in layout.neighbours_names() if layout.neighbours_recipe(name).exists()]
 
 
 def verify_neighbours(cache: Cache, report: Callable[[Path, str, str], None]) -> None:
     """Calls `report(where, what, remedy)` for everything wrong with any neighbours of `cache`."""
     remedy = "run `pipeline mine` again under a new name"
-    for folder in sorted(cache.layout.all_neighbours.glob("*/")):
-        if not (folder / "recipe.json").exists() and not committed_parts(folder / "records"):
+    layout = cache.layout
+    for name in layout.neighbours_names():
+        if not layout.neighbours_recipe(name).exists() and not committed_parts(layout.neighbours_records(name)):
             continue  # Interrupted before anything was mined.
         try:
-            reader = NeighboursReader(cache, folder.name)
+            reader = NeighboursReader(cache, name)
         except PipelineError as error:
-            report(folder, str(error), remedy)
+            report(layout.neighbours(name), str(error), remedy)
             continue
         for part, record in reader._records.items():
             for array, sha256 in record["files"].items():
-                path = shard_path(folder / "neighbours.zarr" / array, part)
-                if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+                path = shard_path(layout.neighbours_array(name, array), part)
+                if sha256_of_file(path) != sha256:
                     report(path, "is missing or not the shard that was committed", remedy)
-        formats = _formats(cache.part_rows, reader.k)
-        expected = {name: shape.array_metadata(reader._from.plan.row_end) for name, shape in formats.items()}
-        for array, metadata in {**expected, ".": shards.GROUP_METADATA}.items():
-            path = folder / "neighbours.zarr" / array / "zarr.json"
+        expected = {layout.neighbours_group(name): shards.GROUP_METADATA}
+        for array, row_format in _formats(cache.part_rows, reader.k).items():
+            expected[layout.neighbours_array(name, array)] = row_format.array_metadata(reader._from.plan.row_end)
+        for folder, metadata in expected.items():
+            path = metadata_path(folder)
             if not path.exists() or path.read_bytes() != metadata:
                 report(path, "is missing or not the metadata of these neighbours", remedy)
 
 
-def _formats(part_rows: int, k: int) -> dict[str, shards.RowFormat]:
+def _continued(cache: Cache, name: str, now: NeighboursRecipe, then: NeighboursRecipe) -> NeighboursRecipe:
+    """Returns the recipe under which mining goes on where it was begun as `then`; raises `MismatchError`."""
+    if now.identity == then.identity:
+        return then
+    if replace(now, from_=then.from_).identity == then.identity:
+        array = cache.array(then.from_.modality, then.from_.array)
+        then.from_.require_whole(array, f"neighbours {name!r}", "mine again under a new name")
+        return replace(now, earlier=(*then.earlier, then.fingerprint))
+    other = differences(now.identity, then.identity)
+    shown = "; ".join(f"{field}: {mine!r} now, {theirs!r} then" for field, mine, theirs in other)
+    raise MismatchError(f"neighbours {name!r} of {cache.path} were mined otherwise ({shown}): use another name")
+
+
+def _formats(part_rows: int, k: int) -> dict[ArrayName, shards.RowFormat]:
     return {array: shards.RowFormat(part_rows, k, dtype) for array, dtype in _DTYPES.items()}
 
 
-def _records_in(folder: Path, recipe: NeighboursRecipe) -> dict[int, dict[str, Json]]:
-    fingerprint = recipe.fingerprint
-    return {part: _record_at(folder, part, fingerprint) for part in committed_parts(folder / "records")}
+def _records_of(layout: Layout, name: str, recipe: NeighboursRecipe) -> dict[int, dict[str, Json]]:
+    fingerprints = {recipe.fingerprint, *recipe.earlier}
+    parts = committed_parts(layout.neighbours_records(name))
+    return {part: _record_at(layout.neighbours_record(name, part), part, fingerprints) for part in parts}
 
 
-def _record_at(folder: Path, part: int, fingerprint: str) -> dict[str, Json]:
-    path = folder / "records" / f"{part:05d}.json"
+def _record_at(path: Path, part: int, fingerprints: set[str]) -> dict[str, Json]:
     record = read_sealed(path)
     if (
         record.get("part") != part
-        or record.get("recipe") != fingerprint
+        or record.get("recipe") not in fingerprints
         or set(record.get("files", {})) != set(_DTYPES)
     ):
         raise DamagedError(

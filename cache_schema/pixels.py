@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from cache_schema import atomic
 from cache_schema.errors import DamagedError
+from cache_schema.file_state import state_of_file
 from cache_schema.json_file import Json, fingerprint_of, read_sealed, seal
 from cache_schema.layout import Layout
 from cache_schema.samples import DIGEST_BYTES
@@ -190,13 +191,14 @@ class PixelsOfPart:
         self._record = record
         self._batches: dict[int, pa.RecordBatch] = {}
         try:
-            self._identity = _identity_of(path)
+            self._state = state_of_file(path)
             self._file = pa.ipc.open_file(pa.memory_map(str(path)))
         except (OSError, pa.ArrowException) as error:
             raise DamagedError(f"pixels {path} are missing or damaged: {VERIFY}") from error
         num_batches = -(-record.num_rows // BATCH_ROWS)
         if (
-            self._identity[1] != record.num_bytes
+            self._state is None
+            or self._state.size_bytes != record.num_bytes
             or not self._file.schema.equals(SCHEMA)
             or self._file.num_record_batches != num_batches
         ):
@@ -204,8 +206,10 @@ class PixelsOfPart:
 
     def row(self, offset: int) -> PixelRow:
         """Returns one row; raises `DamagedError` when its JPEG is not what was stored."""
-        if _identity_of(self.path) != self._identity:
-            raise DamagedError(f"pixels {self.path} changed while they were read: stop whatever writes there")
+        if state_of_file(self.path) != self._state:
+            raise DamagedError(
+                f"pixels {self.path} changed while they were read, or are gone: stop whatever writes there"
+            )
         number, place = divmod(offset, BATCH_ROWS)
         digest, crc32c, stored = self._batch(number).columns
         jpeg = stored[place].as_py()
@@ -239,11 +243,3 @@ class PixelsOfPart:
                 raise DamagedError(f"pixels {self.path} have other rows than their record says: {VERIFY}")
             self._batches[number] = batch
         return self._batches[number]
-
-
-def _identity_of(path: Path) -> tuple[int, int, int]:
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise DamagedError(f"pixels {path} are gone ({error.strerror}): {VERIFY}") from error
-    return status.st_ino, status.st_size, status.st_mtime_ns

@@ -1,6 +1,5 @@
 """Makes durable what every writer of an array must agree on: the plan, and the array's metadata, probes and recipe."""
 
-import hashlib
 from dataclasses import replace
 
 from cache_schema import atomic, shards
@@ -10,6 +9,7 @@ from cache_schema.features import feature_format
 from cache_schema.json_file import seal
 from cache_schema.plan import Plan, write_plan
 from cache_schema.recipe import Recipe
+from cache_schema.sha256 import sha256_of
 
 
 def publish_plan(cache: Cache, plan: Plan, fence: atomic.Fence) -> None:
@@ -25,7 +25,7 @@ def publish_metadata(cache: Cache, name: str, recipe: Recipe, plan: Plan, fence:
     modality = plan.modality
     for other in {name, *cache.arrays(modality)}:
         dim = recipe.dim if other == name else cache.array(modality, other).recipe.dim
-        folder = cache.layout.features(modality) / other
+        folder = cache.layout.feature_array(modality, other)
         shards.publish_array(folder, feature_format(cache.part_rows, dim), plan.row_end, fence=fence)
 
 
@@ -35,7 +35,7 @@ def publish_recipe(cache: Cache, name: str, recipe: Recipe, probes: bytes | None
     atomic.make_folder(path.parent)
     if probes is not None:
         atomic.publish_bytes(cache.layout.probes(recipe.modality, name), probes, fence=fence)
-        recipe = replace(recipe, probes_sha256=hashlib.sha256(probes).hexdigest())
+        recipe = replace(recipe, probes_sha256=sha256_of(probes))
     atomic.publish_json(path, seal(recipe.to_json()), fence=fence)
 
 

@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -123,9 +123,17 @@ def row_hash(key: str, status: str, reason: str, digest: bytes | None, feature: 
     return state.digest()
 
 
-def logical_digest(row_hashes: Sequence[bytes]) -> str:
+def logical_digest(row_hashes: Iterable[bytes]) -> str:
     """Returns the SHA-256 over the row hashes of all parts, in plan order: the logical digest of an array."""
     state = hashlib.sha256()
     for hashes in row_hashes:
         state.update(hashes)
     return state.hexdigest()
+
+
+def digests_of_beginnings(row_hashes: Iterable[bytes]) -> Iterator[str]:
+    """Yields the logical digest of the first part, of the first two parts, and so on."""
+    state = hashlib.sha256()
+    for hashes in row_hashes:
+        state.update(hashes)
+        yield state.hexdigest()

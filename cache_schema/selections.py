@@ -5,7 +5,6 @@ last, says what the rows were chosen from, how, and the SHA-256 of the file. A s
 was made from: parts appended later leave it valid for its rows, other rows in one of its parts do not.
 """
 
-import hashlib
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -16,53 +15,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cache_schema import atomic
-from cache_schema.cache import Cache, CachedArray
-from cache_schema.errors import DamagedError, MismatchError, PipelineError, UnfinishedError, unknown_name
+from cache_schema.binding import Binding
+from cache_schema.cache import Cache
+from cache_schema.errors import DamagedError, MismatchError, PipelineError, unknown_name
 from cache_schema.json_file import Json, read_sealed, seal
-from cache_schema.layout import MODALITIES, Layout, Modality, check_name
+from cache_schema.layout import Layout, Modality, check_name
 from cache_schema.plan import Plan
 from cache_schema.recipe import differences
-from cache_schema.records import logical_digest
+from cache_schema.sha256 import sha256_of
 
 _SCHEMA = pa.schema([pa.field("row", pa.int64(), nullable=False)])
 _REMEDY = "make it again under another name"
-
-
-@dataclass(frozen=True)
-class SelectionBinding:
-    """The rows that were chosen from: the first `num_parts` parts of one array, as they were then.
-
-    Attributes:
-        modality: of the array.
-        array: its name.
-        fingerprint: of its recipe.
-        num_parts: parts of the plan, from the first on.
-        digest: logical digest of these parts; it covers keys, statuses, sample digests and features.
-    """
-
-    modality: Modality
-    array: str
-    fingerprint: str
-    num_parts: int
-    digest: str
-
-    @staticmethod
-    def of(array: CachedArray, num_parts: int | None = None) -> "SelectionBinding":
-        """Returns the binding to the first `num_parts` parts of `array`, to all planned ones when None.
-
-        Raises:
-            UnfinishedError: one of them is not committed.
-            DamagedError: one of them is damaged.
-        """
-        num_parts = array.plan.num_parts if num_parts is None else num_parts
-        missing = [part for part in range(num_parts) if part not in array.committed]
-        if missing:
-            raise UnfinishedError(
-                f"{array} lacks {len(missing)} of {num_parts} parts ({', '.join(map(str, missing[:10]))}): "
-                "run `pipeline extract` again to finish it"
-            )
-        digest = logical_digest([array.row_hashes(part) for part in range(num_parts)])
-        return SelectionBinding(array.modality, array.name, array.recipe.fingerprint, num_parts, digest)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +41,7 @@ class Selection:
     """
 
     name: str
-    binding: SelectionBinding
+    binding: Binding
     method: Mapping[str, Json]
     report: Mapping[str, Json]
     rows: np.ndarray
@@ -90,12 +53,12 @@ class Selection:
     @property
     def digest(self) -> str:
         """Returns the SHA-256 over the rows as little-endian int64: what a run that trains on them is bound to."""
-        return hashlib.sha256(np.ascontiguousarray(self.rows, "<i8").tobytes()).hexdigest()
+        return sha256_of(np.ascontiguousarray(self.rows, "<i8").tobytes())
 
 
 def selection_names(layout: Layout) -> list[str]:
     """Returns the names of the selections of a cache, sorted."""
-    return sorted(path.stem for path in layout.all_selections.glob("*.json"))
+    return layout.selection_names()
 
 
 def write_selection(cache: Cache, selection: Selection) -> None:
@@ -117,7 +80,7 @@ def write_selection(cache: Cache, selection: Selection) -> None:
             "method": dict(selection.method),
             "report": dict(selection.report),
             "num_rows": len(selection.rows),
-            "sha256": hashlib.sha256(data).hexdigest(),
+            "sha256": sha256_of(data),
         }
         atomic.make_folder(layout.all_selections)
         atomic.publish_bytes(layout.selection(name), data, fence=lock.fence)
@@ -141,7 +104,7 @@ def read_selection(cache: Cache, name: str) -> Selection:
     return selection
 
 
-def require_same_selection(then: Selection, binding: SelectionBinding, method: Mapping[str, Json]) -> None:
+def require_same_selection(then: Selection, binding: Binding, method: Mapping[str, Json]) -> None:
     """Raises `MismatchError` with the fields that differ when `then` was made otherwise than by `method`, `binding`."""
     ours = {"binding": asdict(binding), "method": dict(method)}
     theirs = {"binding": asdict(then.binding), "method": dict(then.method)}
@@ -164,36 +127,24 @@ def _selection_at(cache: Cache, name: str) -> Selection:
     sidecar, path = cache.layout.selection_sidecar(name), cache.layout.selection(name)
     value = read_sealed(sidecar)
     try:
-        binding = SelectionBinding(**value["binding"])
+        binding = Binding.from_json(value["binding"])
         method, report = dict(value["method"]), dict(value["report"])
         num_rows, sha256 = int(value["num_rows"]), str(value["sha256"])
     except (KeyError, TypeError, ValueError) as error:
         raise DamagedError(f"{sidecar} does not describe a selection ({error}): {_REMEDY}") from error
-    if binding.modality not in MODALITIES:
-        raise DamagedError(f"{sidecar} has modality {binding.modality!r}: {_REMEDY}")
     data = path.read_bytes() if path.exists() else b""
-    if hashlib.sha256(data).hexdigest() != sha256:
+    if sha256_of(data) != sha256:
         raise DamagedError(f"{path} is missing or not the file that was published: {_REMEDY}")
     rows = _rows_of(data, path)
     if len(rows) != num_rows:
         raise DamagedError(f"{path} has {len(rows):,} rows, its sidecar says {num_rows:,}: {_REMEDY}")
-    _require_planned(rows, cache.plan(binding.modality), binding.num_parts, path)
+    num_parts = binding.num_parts or cache.plan(binding.modality).num_parts
+    _require_planned(rows, cache.plan(binding.modality), num_parts, path)
     return Selection(name, binding, method, report, rows)
 
 
-def _require_bound(cache: Cache, binding: SelectionBinding, what: str) -> None:
-    array = cache.array(binding.modality, binding.array)
-    if binding.num_parts > array.plan.num_parts:
-        raise MismatchError(
-            f"{what} was made from {binding.num_parts} parts, {array} has {array.plan.num_parts}: {_REMEDY}"
-        )
-    now = SelectionBinding.of(array, binding.num_parts)
-    if now != binding:
-        raise MismatchError(
-            f"{what} was made when the first {binding.num_parts} parts of {binding.modality} {binding.array} had "
-            f"digest {binding.digest[:12]} (recipe {binding.fingerprint[:12]}), they have {now.digest[:12]} "
-            f"(recipe {now.fingerprint[:12]}): {_REMEDY}"
-        )
+def _require_bound(cache: Cache, binding: Binding, what: str) -> None:
+    binding.require_whole(cache.array(binding.modality, binding.array), what, _REMEDY)
 
 
 def _require_planned(rows: np.ndarray, plan: Plan, num_parts: int, where: Path) -> None:

@@ -6,7 +6,6 @@ reading go around zarr-python only for speed: any Zarr v3 reader sees the same r
 """
 
 import json
-import os
 import resource
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,8 +18,9 @@ import numpy as np
 
 from cache_schema import atomic
 from cache_schema.errors import DamagedError, EnvironmentProblem, UnfinishedError, UsageError
+from cache_schema.file_state import state_of_file
 from cache_schema.json_file import readable_json
-from cache_schema.layout import shard_path
+from cache_schema.layout import metadata_path, shard_path
 
 MAX_CHUNK_ROWS = 1024
 _CRC_BYTES = 4
@@ -132,8 +132,8 @@ def publish_array(folder: Path, row_format: RowFormat, num_rows: int, *, fence: 
     """Publishes the zarr.json of the array at `folder`, and that of the group around it, for `num_rows` rows."""
     atomic.make_folder(folder / "c")
     for path, metadata in (
-        (folder.parent / "zarr.json", GROUP_METADATA),
-        (folder / "zarr.json", row_format.array_metadata(num_rows)),
+        (metadata_path(folder.parent), GROUP_METADATA),
+        (metadata_path(folder), row_format.array_metadata(num_rows)),
     ):
         if not path.exists() or path.read_bytes() != metadata:
             atomic.publish_bytes(path, metadata, fence=fence)
@@ -223,7 +223,7 @@ class _MappedShard:
                 f"shard {path} has {len(self._bytes):,} bytes instead of {row_format.shard_bytes:,}: "
                 "run `pipeline verify` to see all damage"
             )
-        self._identity = _identity_of(path)
+        self._state = state_of_file(path)
         self._offsets = _read_index(self._bytes, row_format, path)
         self._expected = chunk_crc32c
         self._checked = np.zeros(row_format.num_chunks, bool)
@@ -262,18 +262,10 @@ class _MappedShard:
         self._checked[chunk] = True
 
     def check_unchanged(self) -> None:
-        if _identity_of(self.path) != self._identity:
+        if state_of_file(self.path) != self._state:
             raise DamagedError(
-                f"shard {self.path} changed while it was being read: stop whatever writes there, then run again"
+                f"shard {self.path} changed while it was being read, or is gone: stop whatever writes there"
             )
-
-
-def _identity_of(path: Path) -> tuple[int, int, int]:
-    try:
-        status = os.stat(path)
-    except OSError as error:
-        raise DamagedError(f"shard {path} is gone ({error.strerror}): run `pipeline verify`") from error
-    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _read_index(data: np.ndarray, row_format: RowFormat, where: object) -> np.ndarray:

@@ -1,6 +1,5 @@
 """The stored pixels of a whole cache: what is committed, one JPEG by its row, and whether all of it is right."""
 
-import hashlib
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +10,7 @@ from cache_schema.pixels import VERIFY, PixelsOfPart, PixelsRecipe, PixelsRecord
 from cache_schema.plan import Part, Plan
 from cache_schema.records import committed_parts
 from cache_schema.samples import OK
+from cache_schema.sha256 import sha256_of_file
 from cache_schema.shards import allow_open_files
 
 
@@ -113,10 +113,9 @@ def verify_pixels(cache: Cache, note: Callable[[Path, str, int | None], None]) -
 def _problems_of_part(pixels: StoredPixels, part: int) -> Iterator[str]:
     record, path = pixels.record(part), pixels.cache.layout.pixels(part)
     stored = PixelsOfPart(path, record)
-    with open(path, "rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != record.sha256:
-            yield "are not the pixels that were committed"
-            return
+    if sha256_of_file(path) != record.sha256:
+        yield "are not the pixels that were committed"
+        return
     rows = [stored.row(offset) for offset in range(record.num_rows)]
     if sum(row.jpeg is not None for row in rows) != record.num_pictures:
         yield f"do not hold the {record.num_pictures} pictures of their record"

@@ -1,6 +1,5 @@
 """Reads a whole cache and names everything that is not as it was committed."""
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -11,14 +10,16 @@ import numpy as np
 from cache_schema.cache import Cache, CachedArray
 from cache_schema.errors import PipelineError, RefusedError
 from cache_schema.features import NORM_TOLERANCE, feature_format
-from cache_schema.json_file import Json, read_sealed
-from cache_schema.layout import MODALITIES, Layout, Modality, shard_path
+from cache_schema.indexes import verify_indexes
+from cache_schema.json_file import Json
+from cache_schema.layout import MODALITIES, Layout, Modality, metadata_path, shard_path
 from cache_schema.neighbours import verify_neighbours
 from cache_schema.plan import Part
 from cache_schema.progress import Progress
 from cache_schema.records import logical_digest, row_hash
 from cache_schema.samples import OK
 from cache_schema.selections import verify_selections
+from cache_schema.sha256 import sha256_of_file
 from cache_schema.shards import GROUP_METADATA
 from cache_schema.stored_pixels import verify_pixels
 from cache_schema.view_checks import read_checks
@@ -70,8 +71,7 @@ def verify_cache(path: Path, *, progress: Progress | None = None) -> list[Proble
             for name in cache.arrays(modality):
                 _verify_array(cache, modality, name, found, progress)
     verify_pixels(cache, lambda where, what, part: found.append(_problem_of_pixels(where, what, part)))
-    _verify_indexes(cache, found)
-    for verify_derived in (verify_neighbours, verify_selections):
+    for verify_derived in (verify_indexes, verify_neighbours, verify_selections):
         verify_derived(cache, lambda where, what, remedy: found.append(Problem(str(where), what, remedy)))
     return found
 
@@ -106,8 +106,8 @@ def _verify_array(cache: Cache, modality: Modality, name: str, found: list[Probl
 
 
 def _verify_metadata(array: CachedArray, found: list[Problem]) -> None:
-    group = array.cache.layout.features(array.modality)
-    path = group / array.name / "zarr.json"
+    group = metadata_path(array.cache.layout.features(array.modality))
+    path = metadata_path(array.cache.layout.feature_array(array.modality, array.name))
     row_format = feature_format(array.cache.part_rows, array.recipe.dim)
     # A crash between a longer plan and the longer arrays leaves them shorter: long enough for all that is committed.
     last = max((part for part in array.committed if part < array.plan.num_parts), default=0)
@@ -115,14 +115,14 @@ def _verify_metadata(array: CachedArray, found: list[Problem]) -> None:
     metadata = path.read_bytes() if path.exists() else b""
     if not any(metadata == row_format.array_metadata(part.first_row + part.num_rows) for part in parts):
         found.append(Problem(str(path), "is missing or not the metadata of this array", REPAIR))
-    if not (group / "zarr.json").exists() or (group / "zarr.json").read_bytes() != GROUP_METADATA:
-        found.append(Problem(str(group / "zarr.json"), "is missing or not the metadata of a group", REPAIR))
+    if not group.exists() or group.read_bytes() != GROUP_METADATA:
+        found.append(Problem(str(group), "is missing or not the metadata of a group", REPAIR))
 
 
 def _verify_probes(array: CachedArray, found: list[Problem]) -> None:
     path = array.cache.layout.probes(array.modality, array.name)
     expected = array.recipe.probes_sha256
-    if expected and (not path.exists() or _sha256(path) != expected):
+    if expected and sha256_of_file(path) != expected:
         found.append(Problem(str(path), "is missing or not what the teacher made of the probes", RESTORE))
 
 
@@ -131,8 +131,8 @@ def _verify_part(array: CachedArray, part: Part, found: list[Problem]) -> bytes:
     layout, modality = array.cache.layout, array.modality
     record = array.record(part.number)
     at = PartOfArray(modality, array.name, part.number)
-    shard = shard_path(layout.features(modality) / array.name, part.number)
-    if not shard.exists() or _sha256(shard) != record.files["shard"]:
+    shard = shard_path(layout.feature_array(modality, array.name), part.number)
+    if sha256_of_file(shard) != record.files["shard"]:
         raise RefusedError(f"shard {shard} is missing or not the one that was committed")
     features = array.reader_of([record]).read_part(part.number)[: part.num_rows]
     table = array.cache.samples(modality, part.number)
@@ -168,29 +168,14 @@ def _verify_part(array: CachedArray, part: Part, found: list[Problem]) -> bytes:
     return hashes
 
 
-def _verify_indexes(cache: Cache, found: list[Problem]) -> None:
-    rebuild = "run `pipeline extract` again to build it anew"
-    for modality in cache.modalities:
-        folder = cache.layout.indexes(modality)
-        for sidecar in sorted(folder.glob("*.json")) if folder.is_dir() else []:
-            with _problems_of(found, sidecar, rebuild):
-                value = read_sealed(sidecar)
-                index = sidecar.with_suffix(".faiss")
-                if not index.exists() or _sha256(index) != value.get("sha256"):
-                    found.append(Problem(str(index), "is missing or not the index that was built", rebuild))
-                array = cache.array(modality, value.get("array"))
-                if value.get("digest") != array.digest():
-                    found.append(Problem(str(index), f"was built for other features of {array}", rebuild))
-
-
 def _headless(layout: Layout) -> Iterator[Problem]:
     """Yields the plans and recipes that are missing although something was made by them."""
     for modality in MODALITIES:
         if layout.arrays(modality).is_dir() and not layout.plan(modality).exists():
             yield Problem(str(layout.plan(modality)), "is missing: no row of this modality can be used", RESTORE)
-        for records in sorted(layout.arrays(modality).glob("*/records")):
-            recipe = layout.recipe(modality, records.parent.name)
-            if not recipe.exists():
+        for name in layout.array_names(modality):
+            recipe = layout.recipe(modality, name)
+            if layout.records(modality, name).exists() and not recipe.exists():
                 yield Problem(str(recipe), "is missing: nobody knows what made this array", RESTORE)
 
 
@@ -200,8 +185,3 @@ def _problems_of(found: list[Problem], where: Path, remedy: str, part: PartOfArr
         yield
     except PipelineError as error:
         found.append(Problem(str(where), str(error), remedy, part))
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

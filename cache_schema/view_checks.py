@@ -1,12 +1,12 @@
 """The checks of a view: 4 bytes per row that say which pixels the teacher saw, beside the records of its array."""
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 
 from cache_schema.errors import DamagedError
 from cache_schema.records import Record
+from cache_schema.sha256 import sha256_of
 
 VIEW_CHECK_BYTES = 4
 
@@ -19,6 +19,6 @@ def read_checks(path: Path, record: Record) -> np.ndarray:
     """
     data = path.read_bytes() if path.exists() else b""
     whole = len(data) == VIEW_CHECK_BYTES * record.num_rows
-    if not whole or hashlib.sha256(data).hexdigest() != record.files.get("views"):
+    if not whole or sha256_of(data) != record.files.get("views"):
         raise DamagedError(f"view checks {path} are not those that were committed: run `pipeline verify`")
     return np.frombuffer(data, np.uint8).reshape(record.num_rows, VIEW_CHECK_BYTES)

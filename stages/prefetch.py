@@ -10,7 +10,7 @@ Item = TypeVar("Item")
 _END: Final = object()
 
 
-def made_ahead(items: Iterator[Item], *, num_ahead: int = 2) -> Generator[Item]:
+def prefetched(items: Iterator[Item], *, num_ahead: int = 2) -> Generator[Item]:
     """Yields every one of `items` in order; a background thread is at most `num_ahead` of them ahead.
 
     An error of `items` is raised when its item is due. Closing the generator ends the thread, once the item that is

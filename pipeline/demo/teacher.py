@@ -22,7 +22,7 @@ from cache_schema.errors import EnvironmentProblem, UsageError
 from pipeline.demo.alignment import Alignment
 from pipeline.demo.pictures import PICTURE_PIXELS
 from stages.images.preprocess import Preprocess
-from stages.teachers.base import sha256_of
+from stages.teachers.base import sha256_of_path
 
 LOGIT_SCALE = 20.0
 """Sharp enough to rank sentences, flat enough that a small student learns from more than the nearest one."""
@@ -123,7 +123,7 @@ class ComposedTeacher:
             "name": "composed: EfficientNet-Lite2 aligned to all-MiniLM-L6-v2 by ridge regression on picture names",
             "version": "1",
             "architecture": _ARCHITECTURE,
-            "files": {path.name: sha256_of(path) for path in self.paths},
+            "files": {path.name: sha256_of_path(path) for path in self.paths},
         }
         self.tokenizer = {"name": "all-MiniLM-L6-v2", "cleaning": "lower case, WordPiece"}
 

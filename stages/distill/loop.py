@@ -24,7 +24,7 @@ from stages.distill.payloads import Originals
 from stages.distill.pictures import Pictures, PicturesInMemory, PicturesStreamed
 from stages.distill.resolve import DistillJob
 from stages.export.model_folder import export_image_tower, export_pair
-from stages.prefetch import made_ahead
+from stages.prefetch import prefetched
 from stages.runs.checkpoint import newest_checkpoint, restore, save_checkpoint, tensors_of
 from stages.runs.folder import RunFolder
 from stages.runs.record import RunRecord, write_record
@@ -82,7 +82,7 @@ class TrainingLoop:
                 self.say(f"{self.folder.metrics} lacks {log.num_lost_lines:,} steps before the checkpoint")
             maker = self._batch_maker(stack.enter_context(self._pictures()))
             batches = stack.enter_context(
-                closing(made_ahead(map(maker.batch_of_step, range(first_step, self.job.num_steps))))
+                closing(prefetched(map(maker.batch_of_step, range(first_step, self.job.num_steps))))
             )
             waiting = time.perf_counter()
             for batch in batches:

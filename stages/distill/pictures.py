@@ -25,7 +25,7 @@ from stages.distill.payloads import Payloads, SmallPictures
 from stages.images.crops import Crop
 from stages.images.decode import Limits, decode_image
 from stages.images.pool import DecodePool
-from stages.images.prepare import Job, Plan, PreparePlan, ReplayPlan
+from stages.images.prepare import CropPreparation, Preparation, ReplayPreparation, Request
 from stages.images.preprocess import Preprocess, crop_pixels
 from stages.images.views import check_of
 
@@ -144,8 +144,10 @@ class PicturesStreamed(Pictures):
 
     def __init__(self, preprocess: Preprocess, payloads: Payloads, *, num_workers: int, exact: bool) -> None:
         self._exact = exact
-        plan: Plan = ReplayPlan(preprocess) if exact else PreparePlan(preprocess, reduce_jpeg=True)
-        self._pool = DecodePool(num_workers, plan)
+        preparation: Preparation = (
+            ReplayPreparation(preprocess) if exact else CropPreparation(preprocess, reduce_jpeg=True)
+        )
+        self._pool = DecodePool(num_workers, preparation)
         self._size = preprocess.size
         self._payloads = payloads
 
@@ -161,12 +163,12 @@ class PicturesStreamed(Pictures):
         # In the order of the sources, see above.
         places = np.argsort(rows, kind="stable").tolist()
 
-        def jobs() -> Iterator[Job]:
+        def requests() -> Iterator[Request]:
             for place in places:
                 wanted = (crops[place], bool(to_check[place])) if self._exact else crops[place]
                 yield self._payloads.payload(int(rows[place]), locations[place]), wanted
 
-        for place, prepared in zip(places, self._pool.map(jobs()), strict=True):
+        for place, prepared in zip(places, self._pool.map(requests()), strict=True):
             if prepared.pixels is None:
                 raise _not_decodable(locations[place], prepared.status, prepared.reason)
             found.pixels_BHWC[place] = prepared.pixels

@@ -9,15 +9,20 @@ DATA/
 **Source:** clip_benchmark 1.6, `datasets.builder.build_wds_dataset`.
 """
 
-import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from cache_schema.errors import DamagedError, UsageError
+import numpy as np
+
+from cache_schema.errors import DamagedError, RefusedError, UsageError
 from stages.files.class_names import read_entries
+from stages.files.keys import first_repeated, hash_of_key
+from stages.files.opened import SourceFile, planned_file, read_range
+from stages.files.tar_members import TarSample, read_members, samples_in
 from stages.images.formats import IMAGE_EXTENSIONS
-from stages.sources import ScannedSource, open_source
 
 CLASSES_NAME = "classnames.txt"
 TEMPLATES_NAME = "zeroshot_classification_templates.txt"
@@ -61,7 +66,7 @@ class EvaluationSet:
 
     def count_pictures(self) -> int:
         """Returns how many samples the tars hold, from their headers alone; raises `DamagedError` as `pictures`."""
-        return sum(_scan(shard).num_samples for shard in self.shards)
+        return sum(len(samples) for samples in self._samples.values())
 
     def pictures(self) -> Iterator[LabelledPicture]:
         """Yields all pictures in the order of the tars.
@@ -69,32 +74,29 @@ class EvaluationSet:
         Raises:
             DamagedError: a tar is cut or changed, or a picture has no label or one that is no class; names the key.
         """
-        for shard in self.shards:
-            yield from self._pictures_in(shard)
+        for shard, samples in self._samples.items():
+            with planned_file(str(shard)) as file:
+                for sample in samples:
+                    yield from self._pictures_of(shard, file, sample)
 
-    def _pictures_in(self, shard: Path) -> Iterator[LabelledPicture]:
-        # The standard library ends silently at a damaged header; our own scan finds those, and repeated keys.
-        _scan(shard)
-        payload: bytes | None = None
-        label: int | None = None
-        current = ""
-        with tarfile.open(shard) as tar:
-            for member in tar:
-                if not member.isfile():
-                    continue
-                key, extension = _key_and_extension(member.name)
-                if key != current:
-                    if payload is not None:
-                        yield self._labelled(shard, current, payload, label)
-                    current, payload, label = key, None, None
-                file = tar.extractfile(member)
-                assert file is not None, member.name
-                if extension == "cls":
-                    label = self._label(shard, key, file.read(_MAX_LABEL_BYTES))
-                elif extension in IMAGE_EXTENSIONS and payload is None:
-                    payload = file.read()
-        if payload is not None:
-            yield self._labelled(shard, current, payload, label)
+    @cached_property
+    def _samples(self) -> dict[Path, list[TarSample]]:
+        return {shard: _samples_of(shard) for shard in self.shards}
+
+    def _pictures_of(self, shard: Path, file: SourceFile, sample: TarSample) -> Iterator[LabelledPicture]:
+        members = dict(sample.members)
+        image = next((members[extension] for extension in members if extension in IMAGE_EXTENSIONS), None)
+        if image is None:
+            return
+        if "cls" not in members:
+            raise DamagedError(f"picture {sample.key!r} in {shard} has no label: add {sample.key}.cls beside it")
+        cls = members["cls"]
+        label = self._label(
+            shard, sample.key, read_range(str(shard), file, cls.offset, min(cls.size, _MAX_LABEL_BYTES))
+        )
+        yield LabelledPicture(
+            f"{shard.stem}/{sample.key}", read_range(str(shard), file, image.offset, image.size), label
+        )
 
     def _label(self, shard: Path, key: str, data: bytes) -> int:
         digits = data.decode("ascii", "replace").strip()
@@ -104,12 +106,6 @@ class EvaluationSet:
                 f"{self.path / CLASSES_NAME} (0 to {len(self.class_names) - 1}): correct one of them"
             )
         return int(digits)
-
-    @staticmethod
-    def _labelled(shard: Path, key: str, payload: bytes, label: int | None) -> LabelledPicture:
-        if label is None:
-            raise DamagedError(f"picture {key!r} in {shard} has no label: add {key}.cls beside it")
-        return LabelledPicture(f"{shard.stem}/{key}", payload, label)
 
 
 def open_evaluation_set(path: Path) -> EvaluationSet:
@@ -133,8 +129,18 @@ def _entries_of(path: Path, name: str) -> list[str]:
     return read_entries(path / name)
 
 
-def _scan(shard: Path) -> ScannedSource:
-    return open_source(str(shard), "tar", "image", {}).scan()
+def _samples_of(shard: Path) -> list[TarSample]:
+    ignored: Counter[str] = Counter()
+    with planned_file(str(shard)) as file:
+        samples = list(samples_in(read_members(str(shard), file, 0, ignored), ignored))
+    repeated = first_repeated(np.fromiter((hash_of_key(sample.key) for sample in samples), np.uint64, len(samples)))
+    if repeated is not None:
+        first, second = (samples[at] for at in repeated)
+        raise RefusedError(
+            f"key {second.key!r} comes twice in {shard}, at offset {first.header_offset:,} and again at "
+            f"{second.header_offset:,}: the members of a sample must follow one another; write the tar again"
+        )
+    return samples
 
 
 def _shards_of(path: Path) -> list[Path]:
@@ -155,8 +161,3 @@ def _shards_of(path: Path) -> list[Path]:
     if not shards:
         raise UsageError(f"{folder} holds no tars: an evaluation set has test/0.tar, test/1.tar …")
     return shards
-
-
-def _key_and_extension(name: str) -> tuple[str, str]:
-    folder, slash, base = name.rpartition("/")
-    return folder + slash + base.partition(".")[0], base.rpartition(".")[2].lower()

@@ -15,7 +15,7 @@ from cache_schema.features import usable_unit_rows
 from stages.evaluate.data import EvaluationSet
 from stages.evaluate.models import ImageEncoder
 from stages.images.pool import DecodePool
-from stages.images.prepare import Prepared, PreparePlan
+from stages.images.prepare import CropPreparation, Prepared
 from stages.images.preprocess import normalise
 
 
@@ -61,13 +61,13 @@ def encode_set(
     unreadable: dict[str, str] = {}
     seen: list[tuple[str, int]] = []
 
-    def jobs() -> Iterator[tuple[bytes, None]]:
+    def requests() -> Iterator[tuple[bytes, None]]:
         for picture in data.pictures():
             seen.append((picture.key, picture.label))
             yield picture.payload, None
 
-    with DecodePool(decode_workers, PreparePlan(images.preprocess)) as pool:
-        prepared = pool.map(jobs())
+    with DecodePool(decode_workers, CropPreparation(images.preprocess)) as pool:
+        prepared = pool.map(requests())
         done = 0
         while some := list(islice(prepared, batch_size)):
             readable = [

@@ -13,7 +13,7 @@ from cache_schema.progress import Progress
 from stages.evaluate.config import EvaluateConfig
 from stages.evaluate.data import EvaluationSet, open_evaluation_set
 from stages.evaluate.encode import LabelledFeatures, encode_set
-from stages.evaluate.metrics import mean_per_class_recall, top1_of
+from stages.evaluate.metrics import METRICS, top1
 from stages.evaluate.models import EvaluatedModel, load_model
 from stages.export.model_folder import require_probes
 from stages.teachers import Teacher, load_teacher
@@ -93,8 +93,7 @@ def evaluate_model(
         "num_unreadable": len(encoded.unreadable),
         "unreadable": list(encoded.unreadable)[:_SHOWN_KEYS],
         "num_classes": len(data.class_names),
-        "zero_shot_top1": top1_of(scores_NK, labels_N),
-        "mean_per_class_recall": mean_per_class_recall(scores_NK, labels_N),
+        **{name: metric(scores_NK, labels_N) for name, metric in METRICS.items()},
         "chance": 1 / len(data.class_names),
         "largest_class": float(np.bincount(labels_N).max() / len(labels_N)),
         **_compare(model, encoded, scores_NK, data, config, seen_teachers, progress, say),
@@ -128,7 +127,7 @@ def _compare(
         cosine = float((encoded.image_ND[ours_N] * theirs.image_ND[theirs_N]).sum(axis=1).mean())
     return {
         "teacher": teacher.specification,
-        "teacher_top1": top1_of(teacher_scores_NK, theirs.labels_N),
+        "teacher_top1": top1(teacher_scores_NK, theirs.labels_N),
         "agreement_top1": float(same.mean()),
         "mean_cosine": cosine,
     }

@@ -12,7 +12,7 @@ from cache_schema.samples import OK, digest_of
 from stages.extract.part import PartInProgress
 from stages.images.decode import Limits
 from stages.images.pool import DecodePool
-from stages.images.prepare import Prepared, ViewsPlan, Wanted
+from stages.images.prepare import Prepared, ViewsPreparation, Wanted
 from stages.images.preprocess import Preprocess
 from stages.images.stored import PixelRule
 from stages.images.views import ViewRule
@@ -49,7 +49,7 @@ class PartReader:
     @cached_property
     def _pool(self) -> DecodePool:
         assert self._preprocess is not None, "images are read"
-        return DecodePool(self._decode_workers, ViewsPlan(self._preprocess, self._num_views, self._limits))
+        return DecodePool(self._decode_workers, ViewsPreparation(self._preprocess, self._num_views, self._limits))
 
     def close(self) -> None:
         """Stops the decode processes."""

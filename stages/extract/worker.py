@@ -37,7 +37,7 @@ from stages.extract.wanted import require_same_pixels
 from stages.images.decode import Limits
 from stages.images.prepare import Prepared
 from stages.images.preprocess import Preprocess, normalise
-from stages.prefetch import made_ahead
+from stages.prefetch import prefetched
 from stages.teachers.arithmetic import Arithmetic, may_share_an_array
 from stages.teachers.described import arithmetic_of, loaded_teacher
 from stages.teachers.probes import check_probes, probes_from_bytes
@@ -243,7 +243,7 @@ class PartWorker:
         made = self._image_batches(pictures, work, arrays)
         # A device of its own gets its next batch read, decoded and normalised meanwhile. On the CPU the teacher has
         # all cores already, and a thread beside it would only hold it up; decode processes run ahead all the same.
-        with closing(made if self._settings.device == "cpu" else made_ahead(made)) as batches:
+        with closing(made if self._settings.device == "cpu" else prefetched(made)) as batches:
             for offsets, pixels_of_view in batches:
                 for array, pixels_BCHW in zip(arrays, pixels_of_view, strict=True):
                     with work.measured("forward"):

@@ -5,7 +5,6 @@ joins features and samples by line number; here the keys that both files carry j
 """
 
 import binascii
-import hashlib
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 
 from cache_schema.errors import MismatchError, RefusedError, UsageError
 from cache_schema.layout import Modality
+from cache_schema.sha256 import sha256_of
 from stages.feature_files.base import FEATURE_ENCODING, MAX_DIM, FeatureRow, HashedFile, ScannedFeatures, SourceAddress
 from stages.files.keyed_lines import KeyedLine, keyed_lines, require_line_index
 from stages.files.keys import first_repeated, hash_of_key
@@ -73,7 +73,7 @@ class DimeFmFeatures:
             )
         key_hashes = np.frombuffer(hashes, np.uint64)
         self._refuse_repeated(key_hashes, offsets)
-        fingerprint = hashlib.sha256(b"dime-fm" + hashed.sha256.digest()).hexdigest()
+        fingerprint = sha256_of(b"dime-fm" + hashed.sha256.digest())
         return ScannedFeatures(fingerprint, dim, np.frombuffer(offsets, np.int64), key_hashes)
 
     def stream(self, first_row: int, num_rows: int, place: int) -> Iterator[FeatureRow]:

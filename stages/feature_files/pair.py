@@ -3,7 +3,6 @@
 Both formats that come in such pairs are built on this; the two must have exactly the same number of rows.
 """
 
-import hashlib
 from array import array
 from collections.abc import Iterator, Sequence
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from cache_schema.errors import MismatchError, RefusedError
 from cache_schema.layout import Modality
+from cache_schema.sha256 import sha256_of
 from stages.feature_files.base import FeatureRow, ScannedFeatures, SourceAddress, content_sha256
 from stages.feature_files.matrix import matrix_of
 from stages.feature_files.table import Table, key_of, keys_in, require_keys
@@ -118,4 +118,4 @@ class MatrixWithTable:
 
 
 def _joined(digests: str) -> str:
-    return hashlib.sha256(digests.encode()).hexdigest()
+    return sha256_of(digests.encode())

@@ -1,4 +1,4 @@
-"""The members of a tar, in order, from their headers.
+"""The members of a tar, in order, from their headers, and the samples of a webdataset tar, which share a key.
 
 The headers are read by our own few lines: the standard library ends silently at a damaged header, and a shard that
 lost its tail must not become a shorter shard. Payloads are never opened as anything, whatever their name.
@@ -29,6 +29,39 @@ class Member:
     header_offset: int
     offset: int
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class TarSample:
+    """The members of one sample, which follow one another, with what stands behind the first dot of their names."""
+
+    key: str
+    header_offset: int
+    members: tuple[tuple[str, Member], ...]
+
+
+def samples_in(members: Iterator[Member], ignored: Counter[str]) -> Iterator[TarSample]:
+    """Yields the samples: members that share the path up to the first dot of their name, whose extensions differ.
+
+    A member whose name has no dot, or starts with one, belongs to none and is counted in `ignored`.
+    """
+    key, header_offset = "", 0
+    found: dict[str, Member] = {}
+    for member in members:
+        folder, _, base = member.name.rpartition("/")
+        stem, dot, extension = base.partition(".")
+        extension = extension.lower()
+        if not dot or not stem:
+            ignored["no extension"] += 1
+            continue
+        member_key = f"{folder}/{stem}" if folder else stem
+        if member_key != key or extension in found:
+            if found:
+                yield TarSample(key, header_offset, tuple(found.items()))
+            key, header_offset, found = member_key, member.header_offset, {}
+        found[extension] = member
+    if found:
+        yield TarSample(key, header_offset, tuple(found.items()))
 
 
 def read_members(

@@ -28,7 +28,7 @@ import numpy as np
 
 from cache_schema.errors import EnvironmentProblem
 from stages.images.pool_child import BATCH_PAYLOADS, shared_bytes, shared_pixels
-from stages.images.prepare import Job, Plan, Prepared
+from stages.images.prepare import Preparation, Prepared, Request
 
 _CHILD = "from stages.images.pool_child import serve; serve()"
 _BATCH_BYTES = 4 << 20
@@ -44,7 +44,7 @@ class DecodePool:
 
     Args:
         num_workers: decode processes; each costs about 40 MB.
-        plan: what is done to every payload.
+        preparation: what is done to every payload.
         max_in_flight: payloads handed out and not yet consumed, per `map` call; with `max_in_flight_bytes` it bounds
             memory and sets how far decoding runs ahead.
         max_in_flight_bytes: likewise for the bytes of the payloads.
@@ -53,27 +53,27 @@ class DecodePool:
     def __init__(
         self,
         num_workers: int,
-        plan: Plan,
+        preparation: Preparation,
         *,
         max_in_flight: int = 256,
         max_in_flight_bytes: int = 256 << 20,
     ) -> None:
         self.num_workers = num_workers
-        self.plan = plan
+        self.preparation = preparation
         self._max_in_flight = max_in_flight
         self._max_in_flight_bytes = max_in_flight_bytes
         self._closed = False
-        self._children = [_Child(plan) for _ in range(num_workers)]
+        self._children = [_Child(preparation) for _ in range(num_workers)]
         self._idle: queue.SimpleQueue[_Child] = queue.SimpleQueue()
         for child in self._children:
             self._idle.put(child)
         self._threads = ThreadPoolExecutor(max(1, num_workers), thread_name_prefix="decode")
         self._stop = weakref.finalize(self, _stop_all, self._children, self._threads)
 
-    def map(self, jobs: Iterable[Job]) -> Iterator[Prepared]:
-        """Returns the prepared payloads in the order of `jobs`, starting to work at once.
+    def map(self, requests: Iterable[Request]) -> Iterator[Prepared]:
+        """Returns the prepared payloads in the order of `requests`, starting to work at once.
 
-        `jobs` may be lazy: it is read in the caller's thread, never further ahead than the limits of the pool.
+        `requests` may be lazy: it is read in the caller's thread, never further ahead than the limits of the pool.
         Dropping the iterator early leaves the pool usable.
 
         Raises:
@@ -81,8 +81,8 @@ class DecodePool:
         """
         assert not self._closed, "the pool is closed"
         if self.num_workers == 0:
-            return (self.plan.prepare(payload, wanted) for payload, wanted in jobs)
-        flow = _Flow(self, iter(_batches(jobs, self._batch_payloads(jobs))))
+            return (self.preparation.prepare(payload, wanted) for payload, wanted in requests)
+        flow = _Flow(self, iter(_batches(requests, self._batch_payloads(requests))))
         flow.fill()
         return flow.results()
 
@@ -99,19 +99,19 @@ class DecodePool:
     ) -> None:
         self.close()
 
-    def _batch_payloads(self, jobs: Iterable[Job]) -> int:
+    def _batch_payloads(self, requests: Iterable[Request]) -> int:
         """Returns how many payloads travel in one message: few enough that every worker gets some."""
-        if not isinstance(jobs, Sequence):
+        if not isinstance(requests, Sequence):
             return BATCH_PAYLOADS
-        return max(1, min(BATCH_PAYLOADS, -(-len(jobs) // (2 * self.num_workers))))
+        return max(1, min(BATCH_PAYLOADS, -(-len(requests) // (2 * self.num_workers))))
 
-    def _submit(self, batch: list[Job]) -> "Future[list[Prepared]]":
+    def _submit(self, batch: list[Request]) -> "Future[list[Prepared]]":
         return self._threads.submit(self._prepare_batch, batch)
 
-    def _prepare_batch(self, batch: list[Job]) -> list[Prepared]:
+    def _prepare_batch(self, batch: list[Request]) -> list[Prepared]:
         child = self._idle.get()
         try:
-            return _prepare_surviving(child, batch, self.plan.limits.seconds)
+            return _prepare_surviving(child, batch, self.preparation.limits.seconds)
         finally:
             self._idle.put(child)
 
@@ -119,7 +119,7 @@ class DecodePool:
 class _Flow:
     """One `map` call: batches handed to the threads, at most so many ahead of the consumer."""
 
-    def __init__(self, pool: DecodePool, batches: Iterator[list[Job]]) -> None:
+    def __init__(self, pool: DecodePool, batches: Iterator[list[Request]]) -> None:
         self._pool = pool
         self._batches = batches
         self._pending: deque[tuple[Future[list[Prepared]], int, int]] = deque()
@@ -155,15 +155,15 @@ class _Flow:
 class _Child:
     """One decode process, its pipes and the memory shared with it; started when first used, again after it ended."""
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
+    def __init__(self, preparation: Preparation) -> None:
+        self._preparation = preparation
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._begun_fd = -1
         self._slots: np.ndarray | None = None
         self.stopped = False
 
-    def exchange(self, batch: list[Job], seconds: float) -> tuple[list[Prepared], int, int | None]:
+    def exchange(self, batch: list[Request], seconds: float) -> tuple[list[Prepared], int, int | None]:
         """Sends a batch and returns (results, payloads begun, exit code, or None if the child is well).
 
         The results are those that arrived before the child ended, if it did.
@@ -218,8 +218,8 @@ class _Child:
         begun_read, begun_write = os.pipe()
         os.set_blocking(begun_read, False)
         with theirs, _nameless_file() as memory:
-            os.ftruncate(memory.fileno(), shared_bytes(self._plan))
-            self._slots = shared_pixels(memory.fileno(), self._plan)
+            os.ftruncate(memory.fileno(), shared_bytes(self._preparation))
+            self._slots = shared_pixels(memory.fileno(), self._preparation)
             descriptors = (theirs.fileno(), begun_write, memory.fileno())
             try:
                 self._process = subprocess.Popen(
@@ -238,13 +238,13 @@ class _Child:
             finally:
                 os.close(begun_write)
         # A stopped child reads nothing; without this a message larger than the pipe would wait for it for ever.
-        wait_seconds = int(self._plan.limits.seconds + _DEADLINE_SLACK_SECONDS)
+        wait_seconds = int(self._preparation.limits.seconds + _DEADLINE_SLACK_SECONDS)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", wait_seconds, 0))
         self._connection = Connection(ours.detach())
         self._begun_fd = begun_read
         with contextlib.suppress(OSError):
             # A child that died at once is found, and counted, by the exchange that follows.
-            self._connection.send(self._plan)
+            self._connection.send(self._preparation)
 
     def _num_begun(self) -> int:
         """Returns how many payloads the child has begun since the last call."""
@@ -268,8 +268,8 @@ def _with_pixels(prepared: Prepared, slot: np.ndarray) -> Prepared:
     return replace(prepared, pixels=slot.copy())
 
 
-def _prepare_surviving(child: _Child, batch: list[Job], seconds: float) -> list[Prepared]:
-    """Returns one result per job, restarting the child as often as payloads kill it.
+def _prepare_surviving(child: _Child, batch: list[Request], seconds: float) -> list[Prepared]:
+    """Returns one result per request, restarting the child as often as payloads kill it.
 
     A payload during which the child died is tried once more, alone: the machine may have killed it (memory).
     """
@@ -306,12 +306,12 @@ def _prepare_surviving(child: _Child, batch: list[Job], seconds: float) -> list[
     return results
 
 
-def _batches(jobs: Iterable[Job], max_payloads: int) -> Iterator[list[Job]]:
-    batch: list[Job] = []
+def _batches(requests: Iterable[Request], max_payloads: int) -> Iterator[list[Request]]:
+    batch: list[Request] = []
     num_bytes = 0
-    for job in jobs:
-        batch.append(job)
-        num_bytes += len(job[0])
+    for request in requests:
+        batch.append(request)
+        num_bytes += len(request[0])
         if len(batch) == max_payloads or num_bytes >= _BATCH_BYTES:
             yield batch
             batch, num_bytes = [], 0

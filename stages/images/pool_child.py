@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 
 import numpy as np
 
-from stages.images.prepare import Job, Plan, Prepared
+from stages.images.prepare import Preparation, Prepared, Request
 
 BATCH_PAYLOADS = 16
 _FLUSH_SECONDS = 0.02
@@ -20,15 +20,15 @@ Message = list[tuple[Prepared, int]]
 """What a child sends: results without their pixels, and how much of its slot along the first axis each has filled."""
 
 
-def shared_bytes(plan: Plan) -> int:
+def shared_bytes(preparation: Preparation) -> int:
     """Returns how much memory parent and child share: the pixels of one batch."""
-    return BATCH_PAYLOADS * max(1, prod(plan.shape))
+    return BATCH_PAYLOADS * max(1, prod(preparation.shape))
 
 
-def shared_pixels(descriptor: int, plan: Plan) -> np.ndarray:
-    """Returns the shared memory as uint8 pixels, one slot of the plan's shape for every place in a batch."""
-    memory = mmap.mmap(descriptor, shared_bytes(plan))
-    return np.ndarray((BATCH_PAYLOADS, *plan.shape), np.uint8, buffer=memory)
+def shared_pixels(descriptor: int, preparation: Preparation) -> np.ndarray:
+    """Returns the shared memory as uint8 pixels, one slot of the preparation's shape for every place in a batch."""
+    memory = mmap.mmap(descriptor, shared_bytes(preparation))
+    return np.ndarray((BATCH_PAYLOADS, *preparation.shape), np.uint8, buffer=memory)
 
 
 def serve() -> None:
@@ -37,11 +37,11 @@ def serve() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     link = _Link(int(sys.argv[1]), int(sys.argv[2]))
-    plan: Plan = link.receive()
-    slots = shared_pixels(int(sys.argv[3]), plan)
-    _limit_memory(plan.limits.memory_bytes)
+    preparation: Preparation = link.receive()
+    slots = shared_pixels(int(sys.argv[3]), preparation)
+    _limit_memory(preparation.limits.memory_bytes)
     while True:
-        _serve_batch(link, slots, plan, link.receive())
+        _serve_batch(link, slots, preparation, link.receive())
 
 
 class _Link:
@@ -71,14 +71,14 @@ class _Link:
             sys.exit(0)
 
 
-def _serve_batch(link: _Link, slots: np.ndarray, plan: Plan, batch: list[Job]) -> None:
+def _serve_batch(link: _Link, slots: np.ndarray, preparation: Preparation, batch: list[Request]) -> None:
     """Pixels go through the shared slots, everything else through the pipe, several results at a time."""
     results: Message = []
     flushed = time.monotonic()
     for slot, (payload, wanted) in zip(slots, batch, strict=False):
         link.note_begun()
-        signal.setitimer(signal.ITIMER_REAL, plan.limits.seconds)
-        prepared = plan.prepare(payload, wanted)
+        signal.setitimer(signal.ITIMER_REAL, preparation.limits.seconds)
+        prepared = preparation.prepare(payload, wanted)
         signal.setitimer(signal.ITIMER_REAL, 0)
         filled = 0
         if prepared.pixels is not None:

@@ -12,8 +12,8 @@ from stages.images.preprocess import Preprocess, crop_pixels, prepare_pixels, re
 from stages.images.stored import PixelRule
 from stages.images.views import ViewRule, check_of
 
-Job = tuple[bytes, Any]
-"""A payload and what is wanted of it, in the words of the plan that prepares it."""
+Request = tuple[bytes, Any]
+"""A payload and what is wanted of it, in the words of the preparation that prepares it."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Prepared:
     """What became of one payload.
 
     Attributes:
-        pixels: uint8, of the plan's shape or shorter along its first axis; None where `status` is not `ok`.
+        pixels: uint8, of the preparation's shape or shorter along its first axis; None where `status` is not `ok`.
         status: `ok`, or why there are no pixels.
         reason: in fixed words.
         width: of the whole upright picture, 0 where unknown.
@@ -39,7 +39,7 @@ class Prepared:
     jpeg: bytes = b""
 
 
-class Plan(Protocol):
+class Preparation(Protocol):
     """What decode processes do to every payload. Pickled into them, so its class must be importable there."""
 
     @property
@@ -55,7 +55,7 @@ class Plan(Protocol):
 
 
 @dataclass(frozen=True)
-class PreparePlan:
+class CropPreparation:
     """One crop of every payload, or the model's own evaluation preprocessing of it. Its pixels are HWC.
 
     Attributes:
@@ -113,7 +113,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class ReplayPlan:
+class ReplayPreparation:
     """One crop of every payload, decoded at full size, with its check where that is wanted. Its pixels are HWC.
 
     Attributes:
@@ -140,7 +140,7 @@ class ReplayPlan:
 
 
 @dataclass(frozen=True)
-class ViewsPlan:
+class ViewsPreparation:
     """All wanted views of every payload; their pixels are VHWC.
 
     Attributes:

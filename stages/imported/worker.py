@@ -26,7 +26,7 @@ from stages.feature_files import FeatureFile, FeatureRow, scan_once, states_of
 from stages.feature_files.by_key import FeatureIndex
 from stages.images.decode import Limits
 from stages.images.pool import DecodePool
-from stages.images.prepare import Prepared, PreparePlan
+from stages.images.prepare import CropPreparation, Prepared
 from stages.images.preprocess import Preprocess
 from stages.sources import RawSample, Source, open_source
 from stages.sources.feature_rows import FeaturesSource
@@ -108,7 +108,7 @@ class PartImporter:
         self._open_sources: dict[tuple[Modality, int], Source] = {}
         has_pictures = any(entry.kind != FeaturesSource.kind for entry in settings.sources.get("image", ()))
         self._pool = DecodePool(
-            settings.decode_workers if has_pictures else 0, PreparePlan(_LOOK_ONLY, settings.limits)
+            settings.decode_workers if has_pictures else 0, CropPreparation(_LOOK_ONLY, settings.limits)
         )
 
     def __enter__(self) -> Self:

@@ -4,7 +4,6 @@ A checkpoint is two files: `step-N.safetensors` with all tensors, then `step-N.j
 first. Only the second makes it real; it is removed first when old checkpoints make room. N is the number of steps done.
 """
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from safetensors.torch import load, save
 from cache_schema import atomic
 from cache_schema.errors import DamagedError, MismatchError
 from cache_schema.json_file import Json, read_sealed, seal
+from cache_schema.sha256 import sha256_of
 from stages.students import Student
 
 _NAME = re.compile(r"step-(\d{9})\.(json|safetensors)")
@@ -70,7 +70,7 @@ def save_checkpoint(
         **state,
         "step": step,
         "run": run,
-        "tensors": {"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)},
+        "tensors": {"sha256": sha256_of(data), "size_bytes": len(data)},
     }
     atomic.publish_bytes(_path(folder, step, "safetensors"), data, fence=fence)
     atomic.publish_json(_path(folder, step, "json"), seal(record), fence=fence)
@@ -176,7 +176,7 @@ def _read(folder: Path, step: int) -> Checkpoint:
     if not isinstance(state.get("tensors"), dict) or state.get("step") != step:
         raise DamagedError(f"{path} is not the state of step {step}")
     data = weights.read_bytes() if weights.exists() else b""
-    if hashlib.sha256(data).hexdigest() != state["tensors"].get("sha256"):
+    if sha256_of(data) != state["tensors"].get("sha256"):
         raise DamagedError(f"checkpoint {weights} is damaged ({len(data):,} bytes)")
     try:
         return Checkpoint(step, state, load(data), path)

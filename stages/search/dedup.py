@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from cache_schema.binding import Binding
 from cache_schema.cache import Cache, CachedArray
 from cache_schema.json_file import Json
 from cache_schema.layout import Modality, check_name
@@ -9,7 +10,6 @@ from cache_schema.progress import Progress
 from cache_schema.samples import digest_of
 from cache_schema.selections import (
     Selection,
-    SelectionBinding,
     read_selection,
     require_same_selection,
     selection_names,
@@ -54,7 +54,7 @@ def dedup(
     check_name(name, "selection")
     source = cache.array(modality, array)
     source.require_complete()
-    binding = SelectionBinding.of(source)
+    binding = Binding.of(source)
     method = _method(modality, threshold, approximate=source.num_ok > exact_up_to_rows)
     if name in selection_names(cache.layout):
         stored = read_selection(cache, name)

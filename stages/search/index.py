@@ -1,25 +1,24 @@
 """FAISS indexes of finished arrays: exact below 100,000 rows, inverted lists above, bound to what they were built from.
 
-An index file is parsed only when its sidecar's SHA-256, fingerprint and digest are those of the array. Ids in an index
-are row numbers of the cache.
+Ids in an index are row numbers of the cache. What is kept beside an index file is in `cache_schema.indexes`.
 
 Shape letters: Q queries, D width of a feature, K neighbours.
 """
 
-import hashlib
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from cache_schema import atomic
 from cache_schema.cache import CachedArray
-from cache_schema.errors import DamagedError, EnvironmentProblem, MismatchError, UsageError
-from cache_schema.json_file import read_sealed, seal
+from cache_schema.errors import EnvironmentProblem, RefusedError, UsageError
+from cache_schema.features import FeatureReader
+from cache_schema.indexes import IndexInfo, publish_index_info, require_current_index
 from cache_schema.progress import Progress
+from cache_schema.sha256 import sha256_of_file
 
 EXACT_BELOW_ROWS = 100_000
 MIN_RECALL = 0.95
@@ -30,39 +29,6 @@ _TRAINING_ROWS_PER_LIST = 64
 _RECALL_QUERIES = 256
 _BATCH_ROWS = 16_384
 _MAX_GPU_K = 2048
-
-
-@dataclass(frozen=True)
-class IndexInfo:
-    """What an index is and what it was built from; its sidecar.
-
-    Attributes:
-        modality: of the array.
-        array: its name.
-        fingerprint: of its recipe.
-        digest: its logical digest.
-        kind: "flat" (exact) or "ivf" (inverted lists of float16 vectors).
-        num_rows: vectors in the index: the array's ok rows.
-        dim: width of a vector.
-        num_lists: inverted lists, 0 for flat.
-        num_probes: lists that a search looks into, 0 for flat.
-        recall_at_10: share of the true 10 nearest that a search finds, on rows of the array; 1 for flat.
-        sha256: of the index file.
-        faiss: version that wrote it.
-    """
-
-    modality: str
-    array: str
-    fingerprint: str
-    digest: str
-    kind: str
-    num_rows: int
-    dim: int
-    num_lists: int
-    num_probes: int
-    recall_at_10: float
-    sha256: str
-    faiss: str
 
 
 @dataclass(frozen=True)
@@ -96,9 +62,12 @@ def build_index(
         require_gpu()
     index = _flat(array, rows, progress) if exact else _inverted_lists(array, rows, device, progress)
     recall = 1.0 if exact else _tune_probes(array, rows, index)
-    path, sidecar = _paths(array)
+    layout, place = array.cache.layout, (array.modality, array.name, _NAME)
+    path = layout.index(*place)
     atomic.make_folder(path.parent)
     atomic.publish_with(path, lambda partial: load_faiss().write_index(index, str(partial)), fence=fence)
+    sha256 = sha256_of_file(path)
+    assert sha256 is not None, "it was just published"
     info = IndexInfo(
         modality=array.modality,
         array=array.name,
@@ -110,10 +79,10 @@ def build_index(
         num_lists=0 if exact else index.nlist,
         num_probes=0 if exact else index.nprobe,
         recall_at_10=recall,
-        sha256=_sha256(path),
+        sha256=sha256,
         faiss=load_faiss().__version__,
     )
-    atomic.publish_json(sidecar, seal(asdict(info)), fence=fence)
+    publish_index_info(layout.index_sidecar(*place), info, fence=fence)
     return info
 
 
@@ -143,37 +112,22 @@ def index_bytes(num_rows: int, dim: int) -> int:
 
 def index_is_current(array: CachedArray) -> bool:
     """Whether `array` has an index that was built from what it holds now. Reads the sidecar and the file's bytes."""
-    path, sidecar = _paths(array)
-    if not path.exists() or not sidecar.exists():
-        return False
     try:
-        info = _info_at(sidecar)
-    except DamagedError:
+        require_current_index(array, _NAME)
+    except (RefusedError, UsageError):
         return False
-    return (info.fingerprint, info.digest, info.sha256) == (array.recipe.fingerprint, array.digest(), _sha256(path))
+    return True
 
 
 def load_index(array: CachedArray, *, device: str = "cpu") -> LoadedIndex:
     """Returns the index of `array`, checked before any of its bytes are parsed.
 
     Raises:
-        UsageError: there is none.
-        MismatchError: it was built from other features.
-        DamagedError: it is not the file that was built.
+        UsageError, MismatchError, DamagedError: as `require_current_index`.
         EnvironmentProblem: there is no GPU for "cuda".
     """
-    path, sidecar = _paths(array)
-    rebuild = "run `pipeline extract` again to build it"
-    if not sidecar.exists():
-        raise UsageError(f"{array} has no index: {rebuild}")
-    info = _info_at(sidecar)
-    if (info.fingerprint, info.digest) != (array.recipe.fingerprint, array.digest()):
-        raise MismatchError(
-            f"index {path} was built from features {info.digest[:12]}, {array} holds {array.digest()[:12]}: {rebuild}"
-        )
-    if not path.exists() or _sha256(path) != info.sha256:
-        raise DamagedError(f"index {path} is missing or not the file that was built: delete it and {rebuild}")
-    index = load_faiss().read_index(str(path))
+    info = require_current_index(array, _NAME)
+    index = load_faiss().read_index(str(array.cache.layout.index(array.modality, array.name, _NAME)))
     if device == "cpu":
         return LoadedIndex(info, index)
     require_gpu()
@@ -237,19 +191,32 @@ def _flat(array: CachedArray, rows: np.ndarray, progress: Progress | None) -> An
 
 
 def _inverted_lists(array: CachedArray, rows: np.ndarray, device: str, progress: Progress | None) -> Any:
+    index = trained_lists(array.features, rows, device=device)
+    _add(index, array, rows, progress)
+    return index if device == "cpu" else load_faiss().index_gpu_to_cpu(index)
+
+
+def trained_lists(features: FeatureReader, rows: np.ndarray, *, device: str = "cpu") -> Any:
+    """Returns empty inverted lists of float16 vectors for about as many rows, trained on a seeded sample of `rows`.
+
+    The same features, rows and number of threads give the same lists.
+
+    Args:
+        features: of the array that the rows belong to.
+        rows: with a feature.
+        device: where they are trained and then live: "cpu" or "cuda".
+    """
     faiss = load_faiss()
-    num_lists = num_lists_for(len(rows))
-    quantizer = faiss.IndexFlatIP(array.recipe.dim)
+    dim, num_lists = features.shape[1], num_lists_for(len(rows))
     index = faiss.IndexIVFScalarQuantizer(
-        quantizer, array.recipe.dim, num_lists, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
+        faiss.IndexFlatIP(dim), dim, num_lists, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
     )
     index.cp.seed = 0
-    sample = np.random.default_rng(0).permutation(rows)[: num_lists * _TRAINING_ROWS_PER_LIST]
     if device != "cpu":
         index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
-    index.train(array.features.gather_unit(np.sort(sample)))
-    _add(index, array, rows, progress)
-    return index if device == "cpu" else faiss.index_gpu_to_cpu(index)
+    sample = np.random.default_rng(0).permutation(rows)[: num_lists * _TRAINING_ROWS_PER_LIST]
+    index.train(features.gather_unit(np.sort(sample)))
+    return index
 
 
 def num_lists_for(num_rows: int) -> int:
@@ -289,26 +256,6 @@ def _exact_nearest(array: CachedArray, rows: np.ndarray, queries: np.ndarray, k:
         top = np.argpartition(-scores, k - 1, axis=1)[:, :k]
         best_scores, best_rows = np.take_along_axis(scores, top, 1), np.take_along_axis(ids, top, 1)
     return best_rows
-
-
-def _info_at(sidecar: Path) -> IndexInfo:
-    try:
-        return IndexInfo(**read_sealed(sidecar))
-    except TypeError as error:
-        raise DamagedError(f"{sidecar} does not describe an index: run `pipeline extract` again to build it") from error
-
-
-def _paths(array: CachedArray) -> tuple[Path, Path]:
-    layout = array.cache.layout
-    return (
-        layout.index(array.modality, array.name, _NAME),
-        layout.index_sidecar(array.modality, array.name, _NAME),
-    )
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_faiss() -> Any:

@@ -4,10 +4,11 @@ from dataclasses import asdict
 
 import numpy as np
 
+from cache_schema.binding import Binding
 from cache_schema.cache import Cache, CachedArray
 from cache_schema.errors import MismatchError, UsageError
 from cache_schema.json_file import Json
-from cache_schema.neighbours import ArrayBinding, NeighboursRecipe, NeighboursWriter
+from cache_schema.neighbours import NeighboursRecipe, NeighboursWriter
 from cache_schema.plan import Part
 from cache_schema.progress import Progress
 from stages.search.index import LoadedIndex, build_index, index_is_current, load_index, search
@@ -53,7 +54,7 @@ def mine(
             build_index(to_array, fence=lock.fence, progress=progress)
         index = load_index(to_array, device=device)
         searched = {**asdict(index.info), "device": device}
-        recipe = NeighboursRecipe(ArrayBinding.of(from_array), ArrayBinding.of(to_array), k, searched)
+        recipe = NeighboursRecipe(Binding.of(from_array), Binding.of(to_array), k, searched)
         writer = NeighboursWriter(cache, name, recipe, fence=lock.fence)
         parts = list(from_array.plan.parts())
         pending = [part for part in parts if part.number not in writer.committed()]

@@ -15,7 +15,7 @@ import numpy as np
 
 from cache_schema.features import FeatureReader, unit_rows
 from cache_schema.progress import Progress
-from stages.search.index import load_faiss, num_lists_for
+from stages.search.index import trained_lists
 
 EXACT_UP_TO_ROWS = 262_144
 """More rows are searched through inverted lists, which may miss pairs: comparing all takes N²·D additions."""
@@ -24,7 +24,6 @@ _BLOCK_ROWS = 2_048
 _EXACT_PAIRS = 4_096
 _NUM_PROBES = 16
 _CANDIDATES = 4
-_TRAINING_ROWS_PER_LIST = 64
 _CHECKED_ROWS = 1_000
 
 
@@ -124,20 +123,10 @@ class _InvertedLists:
     """Compares with the kept rows in the nearest of FAISS's inverted lists; what it finds is checked exactly."""
 
     def __init__(self, features: FeatureReader, rows: np.ndarray, threshold: float) -> None:
-        faiss = load_faiss()
         self._features = features
         self._threshold = threshold
-        dim = features.shape[1]
-        num_lists = num_lists_for(len(rows))
-        # The index keeps a pointer to its quantizer, not a reference.
-        self._quantizer = faiss.IndexFlatIP(dim)
-        self._index = faiss.IndexIVFScalarQuantizer(
-            self._quantizer, dim, num_lists, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
-        )
-        self._index.cp.seed = 0
-        sample = np.random.default_rng(0).permutation(rows)[: num_lists * _TRAINING_ROWS_PER_LIST]
-        self._index.train(features.gather_unit(np.sort(sample)))
-        self._index.nprobe = min(_NUM_PROBES, num_lists)
+        self._index = trained_lists(features, rows)
+        self._index.nprobe = min(_NUM_PROBES, self._index.nlist)
 
     def keep(self, rows: np.ndarray) -> None:
         if len(rows):

@@ -19,7 +19,7 @@ from cache_schema.layout import Modality
 from stages.files.keys import first_repeated, hash_of_key
 from stages.files.lines import MAX_LINE_BYTES
 from stages.files.opened import SourceFile, planned_file, read_range
-from stages.files.tar_members import BLOCK_BYTES, Member, member_size, read_members
+from stages.files.tar_members import BLOCK_BYTES, Member, TarSample, member_size, read_members, samples_in
 from stages.images.formats import IMAGE_EXTENSIONS, is_misnamed
 from stages.sources.base import MAX_PAYLOAD_BYTES, RawSample, ScannedSource
 from stages.sources.entries import BrokenEntry
@@ -28,15 +28,6 @@ from stages.sources.jsonl import parse_object
 _MAX_ROWS = BLOCK_BYTES - 1
 _JSON_KEYS = ("caption", "text")
 _NAMES_SHOWN = 20
-
-
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """The members of one sample, which follow one another, with what stands behind the first dot of their names."""
-
-    key: str
-    header_offset: int
-    members: tuple[tuple[str, Member], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +91,7 @@ class TarSource:
         found: dict[str, Any] = {}
         num_usable = num_with_member = 0
         with planned_file(self.uri) as file:
-            for group in _groups(read_members(self.uri, file, 0, ignored, digest), ignored):
+            for group in samples_in(read_members(self.uri, file, 0, ignored, digest), ignored):
                 for number, row in enumerate(self._rows(file, group, ignored, digest, found)):
                     offsets.append(group.header_offset + number)
                     hashes.append(hash_of_key(_key_of(group, number)))
@@ -129,7 +120,7 @@ class TarSource:
         with planned_file(self.uri) as file:
             if num_samples == 0:
                 return
-            for group in _groups(read_members(self.uri, file, offset_bytes - first_row, Counter()), Counter()):
+            for group in samples_in(read_members(self.uri, file, offset_bytes - first_row, Counter()), Counter()):
                 for number, row in enumerate(self._rows(file, group, Counter())):
                     if number < first_row:
                         continue
@@ -170,7 +161,7 @@ class TarSource:
     def _rows(
         self,
         file: SourceFile,
-        group: _Group,
+        group: TarSample,
         ignored: Counter[str],
         digest: Any = None,
         found: dict[str, Any] | None = None,
@@ -193,12 +184,12 @@ class TarSource:
             )
         return rows or [_Row(None, status=f"src-no-{self.modality}", reason=f"no {self.modality} member")]
 
-    def _images_of(self, group: _Group) -> list[Member]:
+    def _images_of(self, group: TarSample) -> list[Member]:
         if self._all_images:
             return [member for extension, member in group.members if _last(extension) in IMAGE_EXTENSIONS]
         return [member for extension, member in group.members if extension in IMAGE_EXTENSIONS][:1]
 
-    def _members_with_text(self, group: _Group) -> list[Member]:
+    def _members_with_text(self, group: TarSample) -> list[Member]:
         for wanted in self._text_extensions:
             members = [member for extension, member in group.members if _last(extension) == wanted]
             if members:
@@ -225,7 +216,7 @@ class TarSource:
         values = value if isinstance(value, list) else [value]
         return [_text_row(member, number, one) for number, one in enumerate(values, start=1)]
 
-    def _sample(self, file: SourceFile, group: _Group, number: int, row: _Row) -> RawSample:
+    def _sample(self, file: SourceFile, group: TarSample, number: int, row: _Row) -> RawSample:
         key, member = _key_of(group, number), row.member
         if member is None:
             return RawSample(key, None, group.header_offset, 0, row.status, row.reason)
@@ -257,28 +248,7 @@ class TarSource:
         )
 
 
-def _groups(members: Iterator[Member], ignored: Counter[str]) -> Iterator[_Group]:
-    """Yields the samples; a member whose name has no dot, or starts with one, belongs to none."""
-    key, header_offset = "", 0
-    found: dict[str, Member] = {}
-    for member in members:
-        folder, _, base = member.name.rpartition("/")
-        stem, dot, extension = base.partition(".")
-        extension = extension.lower()
-        if not dot or not stem:
-            ignored["no extension"] += 1
-            continue
-        member_key = f"{folder}/{stem}" if folder else stem
-        if member_key != key or extension in found:
-            if found:
-                yield _Group(key, header_offset, tuple(found.items()))
-            key, header_offset, found = member_key, member.header_offset, {}
-        found[extension] = member
-    if found:
-        yield _Group(key, header_offset, tuple(found.items()))
-
-
-def _key_of(group: _Group, number: int) -> str:
+def _key_of(group: TarSample, number: int) -> str:
     return f"{group.key}#{number}" if number else group.key
 
 

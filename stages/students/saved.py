@@ -3,7 +3,6 @@
 `image_tower.json` describes the architecture and carries the SHA-256 of `image_tower.safetensors`, the weights.
 """
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from safetensors.torch import load, save
 from cache_schema import atomic
 from cache_schema.errors import DamagedError, UnfinishedError, UsageError
 from cache_schema.json_file import Json, read_sealed, seal
+from cache_schema.sha256 import sha256_of
 from stages.students.base import Student, TowerDescription
 from stages.teachers.checkpoint_weights import load_all
 
@@ -34,7 +34,7 @@ def save_image_tower(
     """
     tensors = {name: value.detach().cpu().contiguous() for name, value in student.tower.state_dict().items()}
     data = save(tensors)
-    sha256 = hashlib.sha256(data).hexdigest()
+    sha256 = sha256_of(data)
     # Whoever builds the tower again brings its weights along.
     vision_cfg = dict(student.vision_cfg)
     if "timm_model_pretrained" in vision_cfg:
@@ -60,7 +60,7 @@ def load_image_tower(path: str | Path) -> Student:
     value = read_sealed(folder / DESCRIPTION_NAME)
     weights = folder / WEIGHTS_NAME
     data = weights.read_bytes() if weights.exists() else b""
-    if hashlib.sha256(data).hexdigest() != value.get("weights_sha256"):
+    if sha256_of(data) != value.get("weights_sha256"):
         raise DamagedError(f"{weights} is not the file that was saved: restore it from a copy, or train again")
     try:
         tensors = load(data)

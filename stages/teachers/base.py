@@ -3,7 +3,6 @@
 Shape letters: B rows of a batch, C channels, H height, W width, D width of a feature (`dim`), L context length.
 """
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,6 +15,8 @@ from cache_schema.errors import EnvironmentProblem
 from cache_schema.json_file import Json
 from cache_schema.layout import Modality
 from cache_schema.recipe import Recipe
+from cache_schema.sha256 import sha256_of_file
+from stages.files.opened import state_of
 from stages.images.preprocess import Preprocess
 
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -98,34 +99,28 @@ def states_of(paths: Iterable[Path]) -> dict[str, dict[str, int]]:
     """
     states = {}
     for path in sorted(paths):
-        try:
-            state = path.stat()
-        except OSError as error:
-            raise EnvironmentProblem(f"cannot read {path}: {error.strerror}: check the path and permissions") from error
-        states[str(path.absolute())] = {"size_bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
+        state = state_of(str(path.absolute()))
+        if not state:
+            raise EnvironmentProblem(f"cannot read {path}: it is no file: check the path and permissions")
+        states[str(path.absolute())] = state
     return states
 
 
 def files_unchanged(files: Mapping[str, Any]) -> bool:
     """Returns whether every one of `files`, as `states_of` gave them, is still there with the same size and time."""
-    for path, state in files.items():
-        try:
-            found = Path(path).stat()
-        except OSError:
-            return False
-        if {"size_bytes": found.st_size, "mtime_ns": found.st_mtime_ns} != state:
-            return False
-    return True
+    return all(state_of(path) == state for path, state in files.items())
 
 
-def sha256_of(path: Path) -> str:
-    """Returns the SHA-256 of the file at `path`, as 64 hexadecimal digits.
+def sha256_of_path(path: Path) -> str:
+    """Returns the SHA-256 of a teacher's file at `path`.
 
     Raises:
         EnvironmentProblem: the file cannot be read.
     """
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        found = sha256_of_file(path)
     except OSError as error:
         raise EnvironmentProblem(f"cannot read {path}: {error.strerror}: check the path and permissions") from error
+    if found is None:
+        raise EnvironmentProblem(f"cannot read {path}: it is not there: check the path")
+    return found

@@ -12,7 +12,7 @@ from typing import Any
 
 from cache_schema.errors import EnvironmentProblem, RefusedError, UsageError, unknown_name
 from cache_schema.json_file import read_json
-from stages.teachers.base import sha256_of
+from stages.teachers.base import sha256_of_path
 from stages.teachers.hub import cached_only_unless_it_answers
 
 FORMS = "hf:ORG/NAME, hf:ORG/NAME@REVISION or hf:PATH"
@@ -150,7 +150,7 @@ def _read_folder(folder: Path, specification: str) -> HfSource:
         preprocess=_read_object(folder / PREPROCESS_NAME),
         family=FAMILIES[str(kind)],
         weights=weights,
-        weights_sha256={path.name: sha256_of(path) for path in weights},
+        weights_sha256={path.name: sha256_of_path(path) for path in weights},
         tokenizer_files=tuple(folder / name for name in TOKENIZER_NAMES if (folder / name).is_file()),
     )
 

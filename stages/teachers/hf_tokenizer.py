@@ -1,6 +1,5 @@
 """The tokenizer of an hf model, its description, and honest token counts."""
 
-import hashlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,7 +7,8 @@ from numpy.typing import NDArray
 
 from cache_schema.errors import EnvironmentProblem, RefusedError
 from cache_schema.json_file import Json, fingerprint_of
-from stages.teachers.base import sha256_of
+from cache_schema.sha256 import sha256_of
+from stages.teachers.base import sha256_of_path
 from stages.teachers.hf_source import HfSource
 
 if TYPE_CHECKING:
@@ -127,9 +127,9 @@ def _vocabulary_of(source: HfSource, tokenizer: Any) -> str:
     if fast is not None:
         fast.no_padding()
         fast.no_truncation()
-        return hashlib.sha256(fast.to_str().encode()).hexdigest()
+        return sha256_of(fast.to_str().encode())
     spelt_out = [path for path in source.tokenizer_files if path.name in _SPELT_OUT]
-    return sha256_of(spelt_out[0]) if spelt_out else fingerprint_of(tokenizer.get_vocab())
+    return sha256_of_path(spelt_out[0]) if spelt_out else fingerprint_of(tokenizer.get_vocab())
 
 
 def _one_line(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from cache_schema.errors import EnvironmentProblem, MismatchError, RefusedError, UsageError, nearest, unknown_name
 from cache_schema.json_file import Json, parse_json
-from stages.teachers.base import sha256_of
+from stages.teachers.base import sha256_of_path
 from stages.teachers.hub import cached_only_unless_it_answers
 
 FORMS = "open_clip:NAME/TAG, open_clip:local-dir:PATH or open_clip:NAME@FILE"
@@ -102,7 +102,7 @@ def _from_tag(rest: str) -> ModelSource:
         model_name=model_name,
         model_cfg=model_cfg,
         weights=weights,
-        weights_sha256=sha256_of(weights),
+        weights_sha256=sha256_of_path(weights),
         quick_gelu=_quick_gelu_of(published, model_cfg),
         preprocess=_preprocess_in(published),
     )
@@ -116,7 +116,7 @@ def _from_folder(text: str, base_folder: Path) -> ModelSource:
         raise UsageError(f"there is no directory {folder} for teacher open_clip:local-dir:{text}: check the path")
     config = _read_config(folder / CONFIG_NAME)
     weights = _weights_in(folder)
-    sha256 = sha256_of(weights)
+    sha256 = sha256_of_path(weights)
     quick_gelu = bool(config["model_cfg"].get("quick_gelu", False))
     _refuse_other_activation(weights, sha256, quick_gelu, f"{folder / CONFIG_NAME} says quick_gelu={quick_gelu}")
     return ModelSource(
@@ -143,7 +143,7 @@ def _from_file(rest: str, base_folder: Path) -> ModelSource:
     weights = Path(os.path.abspath(base_folder / Path(text).expanduser()))
     if not weights.is_file():
         raise UsageError(f"there is no checkpoint file {weights} for teacher open_clip:{rest}: check the path")
-    sha256 = sha256_of(weights)
+    sha256 = sha256_of_path(weights)
     published = _known_tag(model_name, like) if option else _published_as(sha256, model_name)
     beside = weights.parent / CONFIG_NAME
     config = beside if not published and beside.is_file() else None

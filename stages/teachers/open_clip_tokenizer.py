@@ -1,6 +1,5 @@
 """The tokenizer of an open_clip model, its description, and honest token counts."""
 
-import hashlib
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 
 from cache_schema.errors import EnvironmentProblem, RefusedError
 from cache_schema.json_file import Json, fingerprint_of
+from cache_schema.sha256 import sha256_of
 from stages.teachers.open_clip_sources import ModelSource
 
 _HF_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.txt", "vocab.json")
@@ -110,6 +110,4 @@ def _vocabulary_of(tokenizer: Any, *, is_hf: bool) -> str:
     if not is_hf:
         return fingerprint_of(tokenizer.encoder)
     fast = getattr(tokenizer.tokenizer, "backend_tokenizer", None)
-    return (
-        hashlib.sha256(fast.to_str().encode()).hexdigest() if fast else fingerprint_of(tokenizer.tokenizer.get_vocab())
-    )
+    return sha256_of(fast.to_str().encode()) if fast else fingerprint_of(tokenizer.tokenizer.get_vocab())

@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cache_schema.binding import Binding
 from cache_schema.cache import Cache
 from cache_schema.errors import DamagedError, MismatchError, UnfinishedError, UsageError
 from cache_schema.json_file import read_json, read_sealed, readable_json, seal
-from cache_schema.neighbours import ArrayBinding, NeighboursReader, NeighboursRecipe, NeighboursWriter
+from cache_schema.layout import Modality
+from cache_schema.neighbours import NeighboursReader, NeighboursRecipe, NeighboursWriter
 from cache_schema.verify import verify_cache
-from tests.corpora.tiny_cache import make_cache
+from tests.corpora.tiny_cache import append_segment, make_cache, unit_features
 
 NUM_IMAGES, NUM_TEXTS, PART_ROWS, K = 40, 60, 16, 3
 
@@ -31,7 +33,7 @@ def cache(empty: Path, tmp_path: Path) -> Cache:
 
 
 def recipe_of(cache: Cache, *, k: int = K, index: str = "exact") -> NeighboursRecipe:
-    ends = (ArrayBinding.of(cache.array(modality)) for modality in ("image", "text"))
+    ends = (Binding.of(cache.array(modality)) for modality in ("image", "text"))
     return NeighboursRecipe(*ends, k, {"kind": index})
 
 
@@ -177,5 +179,54 @@ def test_neighbours_of_an_array_that_has_changed_since_are_refused(cache: Cache)
     value = read_sealed(path)
     value["to"]["digest"] = "0" * 64
     path.write_bytes(readable_json(seal(value)))
-    with pytest.raises(MismatchError, match=r"were mined when text imaginary\.v0 had digest 000000000000"):
+    with pytest.raises(MismatchError, match=r"came from parts of text imaginary\.v0 with digest 000000000000"):
         NeighboursReader(cache, "near")
+
+
+def grow(cache: Cache, modality: Modality, num_samples: int) -> Cache:
+    """Appends a segment of `num_samples` random features to the array of `modality`."""
+    append_segment(cache, modality, unit_features(num_samples, 8, seed=num_samples))
+    return Cache.open(cache.path)
+
+
+def test_sentences_that_are_appended_leave_neighbours_as_they_are(cache: Cache) -> None:
+    ids, scores = drawn(0)
+    write(cache, "near", ids, scores)
+    grown = grow(cache, "text", 5)
+    assert np.array_equal(NeighboursReader(grown, "near").ids(np.array([0, 39])), ids[[0, 39]])
+    assert verify_cache(grown.path) == []
+    with pytest.raises(MismatchError, match=r"to\.digest: .* now, .* then\): use another name"):
+        NeighboursWriter(grown, "near", recipe_of(grown))
+
+
+def test_images_that_are_appended_lack_their_part_alone(cache: Cache) -> None:
+    ids, scores = drawn(0)
+    write(cache, "near", ids, scores)
+    grown = grow(grow(cache, "image", 5), "image", 4)
+    with pytest.raises(UnfinishedError, match=r"lack 2 of 5 parts: run `pipeline mine` again"):
+        NeighboursReader(grown, "near")
+    writer = NeighboursWriter(grown, "near", recipe_of(grown))
+    assert writer.committed() == {0, 1, 2}
+    writer.commit(3, ids[:5], np.zeros((5, K), np.float16))
+    again = NeighboursWriter(grown, "near", recipe_of(grown))
+    assert again.committed() == {0, 1, 2, 3}
+    again.commit(4, np.tile(ids[:1], (4, 1)), np.zeros((4, K), np.float16))
+    reader = NeighboursReader(grown, "near")
+    assert np.array_equal(reader.ids(np.array([21, 39, 48, 67])), ids[[21, 39, 0, 0]])
+    assert verify_cache(grown.path) == []
+
+
+def test_appended_images_are_not_mined_with_another_k(cache: Cache) -> None:
+    write(cache, "near", *drawn(0))
+    grown = grow(cache, "image", 5)
+    with pytest.raises(MismatchError, match="k: 4 now, 3 then"):
+        NeighboursWriter(grown, "near", recipe_of(grown, k=4))
+
+
+def test_images_that_changed_and_grew_are_refused(cache: Cache, tmp_path: Path) -> None:
+    folder = write(cache, "near", *drawn(0))
+    other = make_cache(tmp_path / "other", num_images=NUM_IMAGES, num_texts=NUM_TEXTS, part_rows=PART_ROWS, bad=(3, 21))
+    shutil.copytree(folder, other.layout.neighbours("near"))
+    grown = grow(other, "image", 5)
+    with pytest.raises(MismatchError, match="came from parts of image"):
+        NeighboursWriter(grown, "near", recipe_of(grown))

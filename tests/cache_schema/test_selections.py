@@ -13,12 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from cache_schema import atomic
+from cache_schema.binding import Binding
 from cache_schema.cache import Cache, create_cache
 from cache_schema.errors import DamagedError, LockedError, MismatchError, UnfinishedError, UsageError
 from cache_schema.json_file import read_sealed, seal
 from cache_schema.leftovers import leftovers_of, remove_leftovers
 from cache_schema.plan import SourceEntry, write_plan
-from cache_schema.selections import Selection, SelectionBinding, read_selection, selection_names, write_selection
+from cache_schema.selections import Selection, read_selection, selection_names, write_selection
 from cache_schema.verify import verify_cache
 from tests.corpora.tiny_cache import add_array, make_cache, unit_features
 
@@ -27,7 +28,7 @@ METHOD = {"name": "by hand"}
 
 
 def select(cache: Cache, name: str = "some", rows: np.ndarray = ROWS) -> Selection:
-    selection = Selection(name, SelectionBinding.of(cache.array("image")), METHOD, {"note": "six rows"}, rows)
+    selection = Selection(name, Binding.of(cache.array("image")), METHOD, {"note": "six rows"}, rows)
     write_selection(cache, selection)
     return selection
 
@@ -98,7 +99,7 @@ def test_a_selection_stays_valid_when_the_cache_grows(tmp_path: Path) -> None:
 def test_a_selection_of_rows_that_changed_is_refused(cache: Cache) -> None:
     shutil.rmtree(cache.layout.records("image", "imaginary.v0"))
     add_array(cache, "image", unit_features(40, 8, seed=9), bad=(3,))
-    with pytest.raises(MismatchError, match=r"selection 'some' was made when .* they have"):
+    with pytest.raises(MismatchError, match=r"selection 'some' came from parts of .* have"):
         read_selection(Cache.open(cache.path), "some")
     assert any("some.parquet" in problem.where for problem in verify_cache(cache.path))
 

@@ -6,11 +6,11 @@ import time
 from dataclasses import dataclass
 
 from stages.images.crops import Crop
-from stages.images.prepare import Prepared, PreparePlan
+from stages.images.prepare import CropPreparation, Prepared
 
 
 @dataclass(frozen=True)
-class FaultyPlan(PreparePlan):
+class FaultyPlan(CropPreparation):
     """Does what the payload says, and prepares every other payload as it should."""
 
     def prepare(self, payload: bytes, crop: Crop | None) -> Prepared:
@@ -35,7 +35,7 @@ class FaultyPlan(PreparePlan):
 
 
 @dataclass(frozen=True)
-class ModulesPlan(PreparePlan):
+class ModulesPlan(CropPreparation):
     """Tells which modules the decode process has, as its reason."""
 
     def prepare(self, payload: bytes, crop: Crop | None) -> Prepared:
@@ -45,7 +45,7 @@ class ModulesPlan(PreparePlan):
 
 
 @dataclass(frozen=True)
-class ProcessPlan(PreparePlan):
+class ProcessPlan(CropPreparation):
     """Tells the process id, as its reason; sleeps first when asked to."""
 
     def prepare(self, payload: bytes, crop: Crop | None) -> Prepared:
@@ -54,7 +54,7 @@ class ProcessPlan(PreparePlan):
 
 
 @dataclass(frozen=True)
-class BrokenPlan(PreparePlan):
+class BrokenPlan(CropPreparation):
     """Cannot be loaded in a child."""
 
     def __setstate__(self, state: dict[str, object]) -> None:

@@ -69,6 +69,21 @@ def add_array(
             _commit(target, plan, part.number, features, bad, not_finite)
 
 
+def append_segment(cache: Cache, modality: Modality, features: np.ndarray, *, name: str = "imaginary.v0") -> None:
+    """Plans a further source of `features` (samples, dim) and commits its parts to the array called `name`."""
+    before = cache.plan(modality)
+    starts = {at: at for at in range(len(features))}
+    fingerprint = f"{len(before.sources):064d}"
+    plan = before.extended([SourceEntry(f"/nowhere/{fingerprint}", "text", fingerprint, len(features))], [starts])
+    write_plan(cache.layout.plan(modality), plan)
+    array = Cache.open(cache.path).array(modality, name)
+    row_format = feature_format(cache.part_rows, array.recipe.dim)
+    shards.publish_array(cache.layout.features(modality) / name, row_format, plan.row_end)
+    target = ArrayTarget(cache.layout, modality, name, row_format, array.recipe.fingerprint)
+    for part in list(plan.parts())[before.num_parts :]:
+        _commit(target, plan, part.number, features, (), ())
+
+
 def _commit(
     target: ArrayTarget,
     plan: Plan,

@@ -12,7 +12,7 @@ from PIL import Image
 
 from stages.images.decode import Limits, decode_image
 from stages.images.pool import DecodePool
-from stages.images.prepare import PreparePlan
+from stages.images.prepare import CropPreparation
 from stages.images.preprocess import Preprocess
 from tests.corpora.pictures import encoded, jpeg, noise, png, png_chunk
 
@@ -106,7 +106,7 @@ def test_an_unlisted_picture_gets_a_status_of_ours(name: str) -> None:
 
 def test_unlisted_pictures_change_no_neighbour() -> None:
     good = [jpeg(40, 30, seed) for seed in range(len(UNLISTED))]
-    plan = PreparePlan(PREPROCESS)
+    plan = CropPreparation(PREPROCESS)
     jobs = [
         (payload, None)
         for pair in zip(good, (make() for make, _ in UNLISTED.values()), strict=True)
@@ -121,7 +121,7 @@ def test_unlisted_pictures_change_no_neighbour() -> None:
 
 @pytest.mark.slow
 def test_a_progressive_jpeg_of_ten_thousand_scans_times_out_alone() -> None:
-    plan = PreparePlan(PREPROCESS, Limits(seconds=1.0))
+    plan = CropPreparation(PREPROCESS, Limits(seconds=1.0))
     payloads = [jpeg(seed=1), many_scans(10_000), jpeg(seed=2)]
     assert len(payloads[1]) < 64 << 20
     with DecodePool(1, plan) as pool:
@@ -134,6 +134,6 @@ def test_a_progressive_jpeg_of_ten_thousand_scans_times_out_alone() -> None:
 def test_a_picture_of_one_colour_is_ok(colour: tuple[int, int, int], form: str) -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (64, 48), colour).save(buffer, form)
-    prepared = PreparePlan(PREPROCESS).prepare(buffer.getvalue(), None)
+    prepared = CropPreparation(PREPROCESS).prepare(buffer.getvalue(), None)
     assert prepared.status == "ok" and prepared.pixels is not None
     assert np.abs(prepared.pixels.astype(int) - colour).max() <= 4

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from stages.prefetch import made_ahead
+from stages.prefetch import prefetched
 
 
 def counted(made: list[int], *, until: int = 10, fails_at: int = -1) -> Iterator[int]:
@@ -21,21 +21,21 @@ def counted(made: list[int], *, until: int = 10, fails_at: int = -1) -> Iterator
 
 
 def test_every_item_comes_in_order() -> None:
-    assert list(made_ahead(counted([]))) == list(range(10))
-    assert list(made_ahead(iter([]))) == []
+    assert list(prefetched(counted([]))) == list(range(10))
+    assert list(prefetched(iter([]))) == []
 
 
 def test_an_error_comes_when_its_item_is_due() -> None:
     seen = []
     with pytest.raises(ValueError, match="item 4"):
-        for number in made_ahead(counted([], fails_at=4)):
+        for number in prefetched(counted([], fails_at=4)):
             seen.append(number)
     assert seen == [0, 1, 2, 3]
 
 
 def test_it_is_only_so_many_items_ahead_and_closing_it_ends_thread_and_items() -> None:
     made: list[int] = []
-    ahead = made_ahead(counted(made, until=1000), num_ahead=3)
+    ahead = prefetched(counted(made, until=1000), num_ahead=3)
     assert next(ahead) == 0
     for _ in range(200):
         if len(made) == 4:

@@ -15,7 +15,7 @@ from stages.distill.payloads import Originals
 from stages.distill.pictures import PicturesInMemory, PicturesStreamed, fit_in_memory
 from stages.images.crops import crop_of
 from stages.images.preprocess import Preprocess, crop_pixels
-from stages.prefetch import made_ahead
+from stages.prefetch import prefetched
 from tests.corpora.small_corpus import extract, small_cache, write_sources
 
 PREPROCESS = Preprocess(size=(24, 24), mean=(0.5,) * 3, std=(0.25,) * 3)
@@ -78,7 +78,7 @@ def test_memory_and_stream_any_number_of_workers_and_any_start_give_the_same_bat
         lambda: PicturesStreamed(PREPROCESS, Originals(), num_workers=2, exact=False),
     ):
         with make() as pictures:
-            found = list(made_ahead(map(_maker(cache, pictures).batch_of_step, range(2, 4))))
+            found = list(prefetched(map(_maker(cache, pictures).batch_of_step, range(2, 4))))
         for ours, theirs in zip(found, reference[2:], strict=True):
             assert ours.step == theirs.step
             for field in ("rows", "pixels_BHWC", "teacher_image_BD", "text_TD"):
@@ -125,8 +125,8 @@ def test_batches_made_ahead_raise_an_error_only_when_its_step_is_due():
 
     seen = []
     with pytest.raises(ValueError, match="planted"):
-        seen.extend(made_ahead(map(make, range(5))))
-    steps = made_ahead(map(make, range(5)))
+        seen.extend(prefetched(map(make, range(5))))
+    steps = prefetched(map(make, range(5)))
     assert [next(steps), next(steps)] == [0, 1]
     with pytest.raises(ValueError, match="planted"):
         next(steps)
@@ -134,7 +134,7 @@ def test_batches_made_ahead_raise_an_error_only_when_its_step_is_due():
 
 def test_closing_early_makes_no_further_batches():
     made = []
-    steps = made_ahead(map(made.append, range(100)))
+    steps = prefetched(map(made.append, range(100)))
     next(steps)
     steps.close()
     assert len(made) <= 4

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from cache_schema.binding import Binding
 from cache_schema.cache import Cache
 from cache_schema.errors import (
     DivergedError,
@@ -21,7 +22,7 @@ from cache_schema.errors import (
     UnfinishedError,
     UsageError,
 )
-from cache_schema.neighbours import ArrayBinding, NeighboursRecipe, NeighboursWriter
+from cache_schema.neighbours import NeighboursRecipe, NeighboursWriter
 from stages.distill.config import DistillConfig
 from stages.distill.run import TrainingStopped, distill
 from stages.runs.folder import RunFolder
@@ -118,7 +119,8 @@ def test_a_stopped_and_resumed_run_ends_bit_identical(config, stops):
 KILLED_RUN = """
 import sys, time
 from pathlib import Path
-from cache_schema.neighbours import ArrayBinding, NeighboursRecipe, NeighboursWriter
+from cache_schema.binding import Binding
+from cache_schema.neighbours import NeighboursRecipe, NeighboursWriter
 from stages.distill.run import distill
 from stages.distill.config import DistillConfig
 cache, out = map(Path, sys.argv[1:])
@@ -236,7 +238,7 @@ def test_micro_batches_change_memory_and_not_the_loss(config):
 
 def _mine(cache, name, *, images="image", texts="text"):
     """Mines by hand: the neighbours of image row i are sentence rows 3i+2, 3i+1, 3i."""
-    ends = [ArrayBinding.of(cache.array(modality)) for modality in (images, texts)]
+    ends = [Binding.of(cache.array(modality)) for modality in (images, texts)]
     recipe = NeighboursRecipe(*ends, k=3, index={"kind": "by hand"})
     with cache.lock() as lock:
         writer = NeighboursWriter(cache, name, recipe, fence=lock.fence)

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cache_schema.binding import Binding
 from cache_schema.cache import Cache
 from cache_schema.errors import DamagedError, MismatchError, UsageError
-from cache_schema.selections import Selection, SelectionBinding, write_selection
+from cache_schema.selections import Selection, write_selection
 from stages.distill.config import DistillConfig
 from stages.distill.resolve import open_job
 from stages.distill.run import TrainingStopped, distill
@@ -50,7 +51,7 @@ def config(cache: Cache, tmp_path: Path) -> DistillConfig:
 
 
 def select(cache: Cache, name: str, rows: list[int]) -> None:
-    binding = SelectionBinding.of(cache.array("image"))
+    binding = Binding.of(cache.array("image"))
     write_selection(cache, Selection(name, binding, {"name": "by hand"}, {}, np.array(rows, np.int64)))
 
 

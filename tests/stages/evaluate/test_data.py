@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cache_schema.errors import DamagedError, UsageError
+from cache_schema.errors import DamagedError, RefusedError, UsageError
 from stages.evaluate.data import open_evaluation_set
+from stages.sources import open_source
 from tests.corpora.webdataset import write_tar
 
 
@@ -57,6 +58,28 @@ def test_a_missing_or_impossible_label_is_refused_by_its_key(data, members, mess
     write_tar(data / "test" / "0.tar", members)
     with pytest.raises(DamagedError, match=message):
         list(open_evaluation_set(data).pictures())
+
+
+def test_the_picture_of_a_sample_is_the_one_that_extract_takes(data):
+    members = [("a.seg.png", _png(1)), ("a.png", _png(2)), ("a.jpg", _png(3)), ("a.cls", b"0"), ("b.cls", b"1")]
+    tar = write_tar(data / "test" / "0.tar", members)
+    (picture,) = open_evaluation_set(data).pictures()
+    (raw, _) = open_source(str(tar), "tar", "image", {}).read(0, 2, 0)
+    assert picture.payload == raw.payload == _png(2)
+
+
+def test_a_key_that_comes_twice_is_refused_with_both_places(data):
+    members = [
+        ("a.png", _png(1)),
+        ("a.cls", b"0"),
+        ("b.png", _png(2)),
+        ("b.cls", b"0"),
+        ("a.png", _png(3)),
+        ("a.cls", b"1"),
+    ]
+    write_tar(data / "test" / "0.tar", members)
+    with pytest.raises(RefusedError, match=r"key 'a' comes twice in .*0\.tar, at offset 0 and again at 4,096"):
+        open_evaluation_set(data).count_pictures()
 
 
 def test_a_cut_tar_is_refused_and_not_taken_for_a_shorter_one(data):

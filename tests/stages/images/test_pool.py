@@ -16,13 +16,13 @@ from cache_schema.errors import EnvironmentProblem
 from stages.images.crops import crop_of
 from stages.images.decode import Limits
 from stages.images.pool import DecodePool
-from stages.images.prepare import Prepared, PreparePlan
+from stages.images.prepare import CropPreparation, Prepared
 from stages.images.preprocess import Preprocess
 from tests.corpora.faulty_decoders import BrokenPlan, FaultyPlan, ModulesPlan, ProcessPlan
 from tests.corpora.pictures import encoded, jpeg, noise
 
 PREPROCESS = Preprocess((32, 32), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-PLAN = PreparePlan(PREPROCESS)
+PLAN = CropPreparation(PREPROCESS)
 
 
 def statuses(results: list[Prepared]) -> list[str]:
@@ -79,31 +79,31 @@ def test_decode_processes_never_import_torch() -> None:
 @pytest.mark.parametrize("fault", [b"crash", b"exit"])
 def test_a_dying_decoder_takes_no_neighbour_with_it(fault: bytes) -> None:
     good = [(jpeg(40, 40, number), None) for number in range(12)]
-    jobs = [*good[:5], (fault, None), *good[5:9], (fault, None), *good[9:]]
+    requests = [*good[:5], (fault, None), *good[5:9], (fault, None), *good[9:]]
     with DecodePool(2, FaultyPlan(PREPROCESS)) as pool:
-        results = list(pool.map(jobs))
+        results = list(pool.map(requests))
     assert [at for at, status in enumerate(statuses(results)) if status == "img-decoder-died"] == [5, 10]
-    for (payload, _), result in zip(jobs, results, strict=True):
+    for (payload, _), result in zip(requests, results, strict=True):
         if payload != fault:
             assert np.array_equal(result.pixels, PLAN.prepare(payload, None).pixels)
 
 
 @pytest.mark.parametrize("fault", [b"hang", b"hang with signals blocked in Python"])
 def test_a_hanging_decoder_times_out_within_the_limit_and_takes_no_neighbour_with_it(fault: bytes) -> None:
-    jobs = [(jpeg(40, 40, number), None) for number in range(8)]
-    jobs[3] = (fault, None)
+    requests = [(jpeg(40, 40, number), None) for number in range(8)]
+    requests[3] = (fault, None)
     with DecodePool(1, FaultyPlan(PREPROCESS, Limits(seconds=1.0))) as pool:
         started = time.monotonic()
-        results = list(pool.map(jobs))
+        results = list(pool.map(requests))
         seconds = time.monotonic() - started
     assert statuses(results) == ["ok"] * 3 + ["img-timeout"] + ["ok"] * 4
     assert 1.0 <= seconds < 6.0
 
 
 def test_a_decoder_killed_once_from_outside_costs_no_row(tmp_path: Path) -> None:
-    jobs = [(jpeg(40, 40), None), (b"crash once " + os.fsencode(tmp_path / "marker"), None), (jpeg(40, 40), None)]
+    requests = [(jpeg(40, 40), None), (b"crash once " + os.fsencode(tmp_path / "marker"), None), (jpeg(40, 40), None)]
     with DecodePool(1, FaultyPlan(PREPROCESS)) as pool:
-        results = list(pool.map(jobs))
+        results = list(pool.map(requests))
     assert (tmp_path / "marker").exists()
     assert statuses(results) == ["ok", "img-empty", "ok"]
 
@@ -123,21 +123,21 @@ def test_a_pool_whose_processes_cannot_start_says_so(capfd: pytest.CaptureFixtur
 def test_long_pictures_are_refused_before_their_resize_explodes() -> None:
     for width, height in ((1, 1_000_000), (1_000_000, 1), (1, 200)):
         payload = encoded(noise(width, height), "PNG")
-        prepared = PreparePlan(Preprocess((224, 224), (0.5,) * 3, (0.5,) * 3)).prepare(payload, None)
+        prepared = CropPreparation(Preprocess((224, 224), (0.5,) * 3, (0.5,) * 3)).prepare(payload, None)
         assert prepared.status == ("img-too-many-pixels" if max(width, height) > 200 else "ok")
 
 
 def test_jobs_are_read_no_further_ahead_than_the_limit() -> None:
     num_read = 0
 
-    def jobs() -> Iterator[tuple[bytes, None]]:
+    def requests() -> Iterator[tuple[bytes, None]]:
         nonlocal num_read
         for number in range(500):
             num_read += 1
             yield jpeg(8, 8, number % 3), None
 
     with DecodePool(1, PLAN, max_in_flight=32) as pool:
-        results = pool.map(jobs())
+        results = pool.map(requests())
         assert num_read <= 48
         for num_taken in range(1, 101):
             next(results)
@@ -148,22 +148,22 @@ def test_jobs_are_read_no_further_ahead_than_the_limit() -> None:
 def test_large_payloads_are_bounded_by_their_bytes() -> None:
     num_read = 0
 
-    def jobs() -> Iterator[tuple[bytes, None]]:
+    def requests() -> Iterator[tuple[bytes, None]]:
         nonlocal num_read
         for _ in range(100):
             num_read += 1
             yield b"\xff\xd8\xff" + bytes(1 << 20), None
 
     with DecodePool(1, PLAN, max_in_flight_bytes=8 << 20) as pool:
-        next(pool.map(jobs()))
+        next(pool.map(requests()))
         assert num_read <= 16
 
 
 def test_work_goes_on_while_the_caller_is_busy() -> None:
-    jobs = [(b"0.02", None)] * 64
+    requests = [(b"0.02", None)] * 64
     with DecodePool(2, ProcessPlan(PREPROCESS)) as pool:
         next(pool.map([(b"0", None)]))
-        results = pool.map(jobs)
+        results = pool.map(requests)
         time.sleep(1.5)
         started = time.monotonic()
         assert len(list(results)) == 64
@@ -180,13 +180,13 @@ def test_a_dropped_iterator_leaves_the_pool_usable() -> None:
 
 
 def test_an_error_in_the_jobs_reaches_the_caller_and_close_leaves_no_process() -> None:
-    def jobs() -> Iterator[tuple[bytes, None]]:
+    def requests() -> Iterator[tuple[bytes, None]]:
         yield b"0", None
         raise KeyError("from the caller's own iterator")
 
     pool = DecodePool(1, ProcessPlan(PREPROCESS))
     with pytest.raises(KeyError):
-        list(pool.map(jobs()))
+        list(pool.map(requests()))
     pid = int(next(pool.map([(b"0", None)])).reason)
     assert is_running(pid)
     pool.close()

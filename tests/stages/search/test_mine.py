@@ -12,7 +12,7 @@ from cache_schema.errors import DamagedError, MismatchError, UnfinishedError, Us
 from cache_schema.neighbours import NeighboursReader
 from cache_schema.verify import verify_cache
 from stages.search.mine import mine
-from tests.corpora.tiny_cache import add_array, make_cache, unit_features
+from tests.corpora.tiny_cache import add_array, append_segment, make_cache, unit_features
 
 K = 5
 
@@ -96,7 +96,7 @@ def test_neighbours_of_other_features_are_refused(cache: Cache, tmp_path: Path) 
     other = make_cache(tmp_path / "other", num_images=40, num_texts=0)
     add_array(other, "text", unit_features(60, 8, seed=9))
     shutil.copytree(cache.layout.all_neighbours, other.layout.all_neighbours)
-    with pytest.raises(MismatchError, match="were mined when"):
+    with pytest.raises(MismatchError, match="came from parts of"):
         NeighboursReader(Cache.open(other.path), "near")
 
 
@@ -112,3 +112,17 @@ def test_damaged_neighbours_are_an_error_and_verify_names_them(cache: Cache, arr
     with pytest.raises(DamagedError, match="shard"):
         (reader.ids if array == "ids" else reader.scores)(np.arange(21, 30))
     assert [problem.where for problem in verify_cache(cache.path)] == [str(shard)]
+
+
+def test_mining_again_after_images_were_appended_mines_their_parts_alone(cache: Cache) -> None:
+    mined(cache)
+    before = NeighboursReader(Cache.open(cache.path), "near").ids(np.array([0, 39]))
+    append_segment(cache, "image", unit_features(5, 8, seed=3))
+    grown = Cache.open(cache.path)
+    result = mined(grown)
+    assert result["parts_mined"] == 1
+    reader = NeighboursReader(Cache.open(cache.path), "near")
+    assert np.array_equal(reader.ids(np.array([0, 39])), before)
+    texts = grown.array("text").features.gather_unit(np.arange(60))
+    asked = grown.array("image").features.gather_unit(np.arange(48, 53))
+    assert np.array_equal(reader.ids(np.arange(48, 53)), np.argsort(-(asked @ texts.T), axis=1)[:, :K])

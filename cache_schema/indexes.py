@@ -1,0 +1,124 @@
+"""The sidecar of an index: what the index file is, and what it was built from. The file itself is FAISS's.
+
+An index file is parsed only when its sidecar's SHA-256 is that of the file, and used only when it was built from what
+the array holds.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from cache_schema import atomic
+from cache_schema.binding import Binding
+from cache_schema.cache import Cache, CachedArray
+from cache_schema.errors import DamagedError, MismatchError, PipelineError, UsageError
+from cache_schema.json_file import Json, read_sealed, seal
+from cache_schema.sha256 import sha256_of_file
+
+REBUILD = "run `pipeline extract` again to build it"
+
+
+@dataclass(frozen=True)
+class IndexInfo:
+    """What an index is and what it was built from.
+
+    Attributes:
+        modality: of the array.
+        array: its name.
+        fingerprint: of its recipe.
+        digest: its logical digest.
+        kind: "flat" (exact) or "ivf" (inverted lists of float16 vectors).
+        num_rows: vectors in the index: the array's ok rows.
+        dim: width of a vector.
+        num_lists: inverted lists, 0 for flat.
+        num_probes: lists that a search looks into, 0 for flat.
+        recall_at_10: share of the true 10 nearest that a search finds, on rows of the array; 1 for flat.
+        sha256: of the index file.
+        faiss: version that wrote it.
+    """
+
+    modality: str
+    array: str
+    fingerprint: str
+    digest: str
+    kind: str
+    num_rows: int
+    dim: int
+    num_lists: int
+    num_probes: int
+    recall_at_10: float
+    sha256: str
+    faiss: str
+
+
+def publish_index_info(sidecar: Path, info: IndexInfo, *, fence: atomic.Fence | None) -> None:
+    """Publishes the sidecar that makes an index exist; the index file is there already."""
+    atomic.publish_json(sidecar, seal(asdict(info)), fence=fence)
+
+
+def read_index_info(sidecar: Path) -> IndexInfo:
+    """Returns what `sidecar` says; raises `DamagedError` when it is damaged or describes no index."""
+    try:
+        return IndexInfo(**read_sealed(sidecar))
+    except TypeError as error:
+        raise DamagedError(f"{sidecar} does not describe an index: {REBUILD}") from error
+
+
+def require_current_index(array: CachedArray, name: str) -> IndexInfo:
+    """Returns what the index `name` of `array` is, once its file is known to be the one that was built from the array.
+
+    Raises:
+        UsageError: there is none.
+        MismatchError: it was built from other features.
+        DamagedError: it is not the file that was built.
+    """
+    layout = array.cache.layout
+    path, sidecar = (place(array.modality, array.name, name) for place in (layout.index, layout.index_sidecar))
+    if not sidecar.exists():
+        raise UsageError(f"{array} has no index: {REBUILD}")
+    info = read_index_info(sidecar)
+    now = Binding.of(array)
+    if (info.fingerprint, info.digest) != (now.fingerprint, now.digest):
+        raise MismatchError(
+            f"index {path} was built from features {info.digest[:12]}, {array} holds {now.digest[:12]}: {REBUILD}"
+        )
+    if sha256_of_file(path) != info.sha256:
+        raise DamagedError(f"index {path} is missing or not the file that was built: delete it and {REBUILD}")
+    return info
+
+
+def describe_indexes(cache: Cache) -> list[dict[str, Json]]:
+    """Returns for every index its modality, name, array, kind, rows, recall, and whether it belongs to its array now.
+
+    Reads sidecars, not the index files.
+    """
+    found = []
+    for modality in cache.modalities:
+        for sidecar in cache.layout.index_sidecars(modality):
+            value: dict[str, Json] = {}
+            try:
+                value = read_sealed(sidecar)
+                current = cache.array(modality, value.get("array")).digest() == value.get("digest")
+                state = "current" if current else "stale: run `pipeline extract` again"
+            except PipelineError as error:
+                value, state = {}, str(error)
+            shown = {key: value.get(key) for key in ("array", "kind", "num_rows", "recall_at_10")}
+            found.append({"modality": modality, "index": sidecar.stem, "state": state, **shown})
+    return found
+
+
+def verify_indexes(cache: Cache, report: Callable[[Path, str, str], None]) -> None:
+    """Calls `report(where, what, remedy)` for everything wrong with any index of `cache`."""
+    remedy = "run `pipeline extract` again to build it anew"
+    for modality in cache.modalities:
+        for sidecar in cache.layout.index_sidecars(modality):
+            try:
+                value = read_sealed(sidecar)
+                index = sidecar.with_suffix(".faiss")
+                if sha256_of_file(index) != value.get("sha256"):
+                    report(index, "is missing or not the index that was built", remedy)
+                array = cache.array(modality, value.get("array"))
+                if value.get("digest") != array.digest():
+                    report(index, f"was built for other features of {array}", remedy)
+            except PipelineError as error:
+                report(sidecar, str(error), remedy)

@@ -1,4 +1,4 @@
-"""What `pipeline extract` costs beyond the teacher: its steady-state time against bare decode plus bare forward.
+"""Measures the cost of `pipeline extract` beyond the teacher: its steady-state time against bare decode and forward.
 
     python -m benchmarks.extract_overhead [--pictures FOLDER_OR_TAR] [--rows 256] [--rounds 3]
 

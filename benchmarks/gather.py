@@ -1,4 +1,4 @@
-"""How much faster `FeatureReader.gather` reads random rows than zarr-python's own selection of the same array.
+"""Measures `FeatureReader.gather` of random rows against zarr-python's own selection of the same array.
 
     python benchmarks/gather.py [--rows 500000] [--dim 768]
 

@@ -1,4 +1,4 @@
-"""How fast sentences go through `pipeline extract` when the teacher costs next to nothing.
+"""Measures `pipeline extract` of a million sentences with a teacher that costs next to nothing.
 
     python -m benchmarks.million_texts [--rows 1000000]
 

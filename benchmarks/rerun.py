@@ -1,4 +1,4 @@
-"""How long `pipeline extract` takes to find that there is nothing to do, in a cache of 10,000 committed parts.
+"""Measures a rerun of `pipeline extract` with nothing to do, in a cache of 10,000 committed parts.
 
     python -m benchmarks.rerun [--parts 10000] [--rounds 5]
 

@@ -1,4 +1,4 @@
-"""How much of a GPU's bf16 matrix peak the teacher gets, from prepared tensors and from stored pixels.
+"""Measures the share of a GPU's bf16 matrix peak that a teacher gets, from prepared tensors and from stored pixels.
 
     python -m benchmarks.teacher_on_gpu [--architecture ViT-L-14] [--batch-size 256] [--seconds 20]
 

@@ -1,4 +1,4 @@
-"""What something derived from features is bound to: the parts of one array, exactly as they were when it was made."""
+"""Bindings: what is derived from features holds for the parts that it was made from, and for no others."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ class Binding:
     A part that is appended later leaves a binding whole. Other rows in one of its parts, or another recipe, do not.
 
     Attributes:
-        modality: of the array.
+        modality: the modality of the array.
         array: its name.
-        fingerprint: of its recipe.
+        fingerprint: the fingerprint of its recipe.
         digest: logical digest of the parts; it covers keys, statuses, sample digests and features.
         num_parts: how many parts, from the first on; None where nobody wrote it down: as many as have the digest.
     """

@@ -53,11 +53,11 @@ def commit_part(
         features_BD: float16 of shape (len(samples), dim), NaN exactly in the rows that have none.
         part_fingerprint: what the plan says of the part.
         exceptions: offset in the part -> what this array says of that row beyond its sample.
-        view_checks: of a view that is a crop: 4 bytes per row, zeros where a row has no feature.
+        view_checks: for a view that is a crop, 4 bytes per row, zeros where a row has no feature.
         numerics: kind of device and arithmetic that computed the features.
         allow_mixed_numerics: as `Record` has it.
         seconds: spent on each stage of the work.
-        fence: of the cache's lock; checked before every rename.
+        fence: the fence of the cache's lock; checked before every rename.
 
     Raises:
         MismatchError: another array of this cache saw other bytes for one of the samples.

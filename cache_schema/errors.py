@@ -16,7 +16,7 @@ class PipelineError(Exception):
 
 
 class UsageError(PipelineError, ValueError):
-    """What was asked for is impossible or misspelt; nothing was written. Change the command or the configuration."""
+    """The request is impossible or misspelt; nothing was written. Change the command or the configuration."""
 
     exit_code = 2
 

@@ -1,4 +1,4 @@
-"""What tells a published file from the one that replaces it: files are replaced as a whole, never written into."""
+"""The state of a file tells it from the one that replaces it: files are replaced as a whole, never written into."""
 
 import os
 from pathlib import Path

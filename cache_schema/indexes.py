@@ -20,12 +20,12 @@ REBUILD = "run `pipeline extract` again to build it"
 
 @dataclass(frozen=True)
 class IndexInfo:
-    """What an index is and what it was built from.
+    """The description of an index: its kind, its size, and the features that it was built from.
 
     Attributes:
-        modality: of the array.
+        modality: the modality of the array.
         array: its name.
-        fingerprint: of its recipe.
+        fingerprint: the fingerprint of its recipe.
         digest: its logical digest.
         kind: "flat" (exact) or "ivf" (inverted lists of float16 vectors).
         num_rows: vectors in the index: the array's ok rows.
@@ -33,7 +33,7 @@ class IndexInfo:
         num_lists: inverted lists, 0 for flat.
         num_probes: lists that a search looks into, 0 for flat.
         recall_at_10: share of the true 10 nearest that a search finds, on rows of the array; 1 for flat.
-        sha256: of the index file.
+        sha256: the SHA-256 of the index file.
         faiss: version that wrote it.
     """
 

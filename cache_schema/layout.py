@@ -59,7 +59,7 @@ class Layout:
 
     @property
     def pixels_json(self) -> Path:
-        """How the images are stored once more as small JPEGs."""
+        """The recipe of the stored pixels."""
         return self.root / "image" / "pixels.json"
 
     @property
@@ -170,7 +170,7 @@ class Layout:
         return self.all_selections / f"{name}.parquet"
 
     def selection_sidecar(self, name: str) -> Path:
-        """What the rows of the selection were chosen from, and how; without it the selection does not exist."""
+        """The origin and method of the selection; without this file the selection does not exist."""
         return self.all_selections / f"{name}.json"
 
 

@@ -119,7 +119,7 @@ class WriterLock:
 
 
 def _is_dead(holder: dict[str, Json]) -> bool:
-    """Whether the holder was a process of this machine and is no more; its start time guards against a reused pid."""
+    """Returns whether the holder, a process of this machine, has ended; its start time guards against a reused pid."""
     pid = holder.get("pid")
     if holder.get("process_space") != _process_space() or not isinstance(pid, int):
         return False

@@ -29,7 +29,7 @@ _DTYPES: dict[ArrayName, str] = {"ids": "int64", "scores": "float16"}
 
 @dataclass(frozen=True)
 class NeighboursRecipe:
-    """What neighbours were mined from, to, and how.
+    """The two arrays of some neighbours, and the search that found them.
 
     Attributes:
         from_: the array whose rows have neighbours.
@@ -84,9 +84,9 @@ class NeighboursWriter:
 
     Args:
         cache: that both arrays belong to.
-        name: of the neighbours.
+        name: the name of the neighbours.
         recipe: what is being mined. Creating the writer publishes it.
-        fence: of the cache's lock.
+        fence: the fence of the cache's lock.
 
     Raises:
         UsageError: `name` cannot name anything in a cache.

@@ -34,7 +34,7 @@ VERIFY = "run `pipeline verify` to see all damage"
 
 @dataclass(frozen=True)
 class PixelsRecipe:
-    """What pixels.json says.
+    """The content of pixels.json.
 
     Attributes:
         rule: JSON of everything that was asked of the JPEGs: side, quality, subsampling, interpolation.
@@ -62,10 +62,10 @@ class PixelsRecord:
         part: its number.
         num_rows: planned rows of the part.
         num_pictures: how many of them have a JPEG.
-        num_bytes: of the Arrow file.
-        sha256: of the Arrow file.
-        fingerprint: of the recipe.
-        part_fingerprint: of what the plan says of the part.
+        num_bytes: the bytes of the Arrow file.
+        sha256: the SHA-256 of the Arrow file.
+        fingerprint: the fingerprint of the recipe.
+        part_fingerprint: the fingerprint of the part as planned.
     """
 
     part: int

@@ -24,7 +24,7 @@ class SourceEntry:
         kind: name in the registry of sources.
         fingerprint: SHA-256 over the names, places and sizes of its samples.
         num_samples: in the source.
-        options: of its kind, such as the column of a Parquet file.
+        options: the options of its kind, such as the column of a Parquet file.
         state: size and modification time of a source that is one file: while these last, it need not be scanned again.
     """
 
@@ -61,7 +61,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Segment:
-    """What one run added to the plan."""
+    """The parts that one run added to the plan."""
 
     parts: tuple[Part, ...]
 

@@ -1,4 +1,4 @@
-"""What long work calls as it goes, for whoever shows it."""
+"""The callback by which long work reports how far it is."""
 
 from typing import Protocol
 

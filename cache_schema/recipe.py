@@ -1,4 +1,4 @@
-"""What made the features of an array, and the fingerprint that two makers must share."""
+"""Recipes: everything that made the features of an array, and the fingerprint that two makers must share."""
 
 import re
 from collections.abc import Mapping
@@ -29,9 +29,9 @@ class Recipe:
         dim: width of a feature.
         logit_scale: factor on cosines that the teacher was trained with (100 for CLIP), read from its checkpoint.
         logit_bias: the teacher's logit bias (SigLIP), or None.
-        precision: of the teacher's forward pass: "float32", "bfloat16" or "float16".
+        precision: the precision of the teacher's forward pass: "float32", "bfloat16" or "float16".
         view: 0 is the teacher's own evaluation preprocessing.
-        dtype: of the stored features.
+        dtype: the type of the stored features.
         specification: how the teacher was named on the command line. Outside the fingerprint.
         files: absolute path -> {"size_bytes", "mtime_ns"} of the teacher's files when last hashed, so that a rerun with
             nothing to do need not load them. Outside the fingerprint.

@@ -17,7 +17,7 @@ _RECORD_NAME = re.compile(r"\d{5,}\.json")
 
 @dataclass(frozen=True)
 class RowException:
-    """What one array says of a row beyond the sample table: a note ("truncated: 93 tokens") or its own bad status."""
+    """A remark of one array on a row beyond the sample table: a note ("truncated: 93 tokens") or its own bad status."""
 
     offset: int
     status: str
@@ -31,8 +31,8 @@ class Record:
     Attributes:
         part: its number.
         num_rows: planned rows of the part.
-        fingerprint: of the array's recipe.
-        part_fingerprint: of what the plan says of the part.
+        fingerprint: the fingerprint of the array's recipe.
+        part_fingerprint: the fingerprint of the part as planned.
         bad: offsets of the rows without a feature, ascending.
         exceptions: rows on which this array has more to say than the sample table, by offset.
         files: what the part consists of ("shard", "samples", "rows", and "views" of a crop) -> SHA-256.

@@ -36,11 +36,11 @@ class Sample:
     """One row of a sample table.
 
     Attributes:
-        row: of the modality's row space.
+        row: its number in the row space of its modality.
         key: the sample's name inside its source.
         source: place in the plan's list of sources.
         offset_bytes: where the payload starts in the source, in the unit of its kind.
-        size_bytes: of the payload.
+        size_bytes: the bytes of the payload.
         digest: 16-byte BLAKE2b of the payload; None when it could not be read.
         status: "ok", or why the sample can have no feature ("img-truncated", "text-empty", …).
         reason: a few fixed words on a bad status, or notes on an ok row ("tiny"). Never a path, time or address: it
@@ -65,7 +65,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class ImageLocation:
-    """Where the original bytes of an image row are, and what they must hash to."""
+    """The place of the original bytes of an image row, and their digest."""
 
     uri: str
     kind: str

@@ -33,7 +33,7 @@ class Selection:
     """A named list of rows.
 
     Attributes:
-        name: of the selection.
+        name: the name of the selection.
         binding: what the rows were chosen from.
         method: JSON that says how; the same method over the same binding gives the same rows.
         report: JSON about the outcome, for people.

@@ -154,8 +154,8 @@ class RowReader:
     cut, foreign or changed while open is an error, never fill.
 
     Args:
-        folder: of the Zarr array.
-        row_format: of its shards.
+        folder: the folder of the Zarr array.
+        row_format: the format of its shards.
         num_rows: planned rows, the length of the array.
         commits: for every committed part, the chunk crc32c's that its record keeps.
     """

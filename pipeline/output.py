@@ -1,4 +1,4 @@
-"""What a command prints: results on stdout, for people or as one JSON object; everything else on stderr."""
+"""Prints for commands: results on stdout, for people or as one JSON object; everything else on stderr."""
 
 import json
 import os

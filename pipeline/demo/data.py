@@ -35,14 +35,14 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What the demo's data is made of. The only home of its defaults.
+    """The make-up of the demo's data. The only home of its defaults.
 
     Attributes:
-        num_pictures: of the emoji at most; None takes all.
+        num_pictures: emoji at most; None takes all.
         num_sentences: lines of sentences.txt.
         held_out_share: part of every group that is held out.
         pictures_per_tar: at most.
-        seed: of the choice and the order of pictures and sentences.
+        seed: the seed of the choice and the order of pictures and sentences.
     """
 
     num_pictures: int | None = None
@@ -54,7 +54,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class DemoData:
-    """Where the demo's data is, in the folder `path`."""
+    """The files of the demo's data, in the folder `path`."""
 
     path: Path
 

@@ -21,7 +21,7 @@ from stages.teachers.class_vectors import class_vectors
 
 @dataclass(frozen=True)
 class Answer:
-    """What one model says about a picture: the label of its best class, and its best sentence with the cosine."""
+    """The answer of one model to a picture: the label of its best class, and its best sentence with the cosine."""
 
     label: int
     sentence: str
@@ -45,7 +45,7 @@ def make_gallery(models: list[str], data: Path, cache: Path, *, per_class: int, 
         data: evaluation set.
         cache: whose sentences are searched, by their cached features.
         per_class: pictures of a class, at most.
-        seed: of the draw.
+        seed: the seed of the draw.
     """
     held_out = open_evaluation_set(data)
     pictures = list(_drawn(held_out, per_class, seed))

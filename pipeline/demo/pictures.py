@@ -22,7 +22,7 @@ class Emoji:
     Attributes:
         code: its code points, as OpenMoji names its files, for example `1F34C`.
         name: in lower case, for example `banana`.
-        group: of Unicode's nine, for example `Food & Drink`.
+        group: one of Unicode's nine groups, for example `Food & Drink`.
     """
 
     code: str

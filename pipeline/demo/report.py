@@ -1,4 +1,4 @@
-"""What came out of the demo: report.json for programs, report.html for people."""
+"""Writes the outcome of the demo: report.json for programs, report.html for people."""
 
 import json
 from typing import Any
@@ -20,7 +20,7 @@ def write_report(folder: DemoFolder, config: DemoConfig, done: Notes) -> dict[st
     """Writes report.json and report.html and returns the former.
 
     Args:
-        folder: of the demo.
+        folder: the folder of the demo.
         config: what was done.
         done: the notes of all steps.
 

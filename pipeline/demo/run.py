@@ -131,7 +131,7 @@ def _result_of(step: Step, process: "subprocess.Popen[bytes]") -> dict[str, Any]
 
 
 class _Note:
-    """What is remembered of a step: what was asked, the seconds of all attempts, and its result once it has one."""
+    """The memory of a step: its request, the seconds of all attempts, and its result once it has one."""
 
     def __init__(self, folder: DemoFolder, name: str, asked: Any) -> None:
         self._path = folder.step(name)

@@ -12,13 +12,13 @@ NEIGHBOURS = "nearest"
 
 @dataclass(frozen=True)
 class StudentPlan:
-    """How one student is trained.
+    """The training of one student.
 
     Attributes:
-        name: of its run, and in the report.
+        name: the name of its run, in the report too.
         student: specification; empty for the one it starts from.
         start: name of the run it starts from; empty for random weights.
-        options: of `pipeline distill`.
+        options: the options of `pipeline distill`.
         beside_previous: train it at the same time as the student before it.
     """
 
@@ -57,12 +57,12 @@ STUDENTS = (
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """What the demo does. The only home of its defaults.
+    """The settings of the demo. The only home of their defaults.
 
     Attributes:
         data: pictures and sentences.
         students: in the order they are trained; one that starts from another comes after it.
-        extract_options: of `pipeline extract`.
+        extract_options: the options of `pipeline extract`.
         num_neighbours: mined sentences of every picture.
     """
 
@@ -96,7 +96,7 @@ class Step:
 
 @dataclass(frozen=True)
 class DemoFolder:
-    """Where everything of a demo is, in the folder `root`."""
+    """The files of a demo, in the folder `root`."""
 
     root: Path
 

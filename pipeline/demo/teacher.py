@@ -109,7 +109,7 @@ class TextEncoder:
 
 
 class ComposedTeacher:
-    """What `make` returns; the attributes are those that the `python:` teacher asks for."""
+    """The teacher that `make` returns, with the attributes that a `python:` teacher must have."""
 
     dim = TextEncoder.width
     logit_scale = LOGIT_SCALE

@@ -1,1 +1,1 @@
-"""Who runs a worker over tasks: this process, or a pool of Ray actors."""
+"""Executors run a worker over tasks: in this process, or in a pool of Ray actors."""

@@ -51,7 +51,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Outcome(Generic[Task, Result]):
-    """What became of `task`: `value`, or the `error` that it failed with."""
+    """The outcome of `task`: its `value`, or the `error` that it failed with."""
 
     task: Task
     value: Result | None = None

@@ -1,4 +1,4 @@
-"""Which executor a configuration names; the only place that imports all of them."""
+"""Chooses the executor that a configuration names; the only place that imports all of them."""
 
 from pipeline.executors.base import Executor
 from pipeline.executors.config import ExecutorConfig

@@ -1,4 +1,4 @@
-"""What GPUs this machine has, without importing anything that could use one."""
+"""Counts the GPUs of this machine without importing anything that could use one."""
 
 import os
 import re

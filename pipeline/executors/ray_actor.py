@@ -54,7 +54,7 @@ class Actor(Generic[Task]):
 
     @property
     def refs(self) -> list[Any]:
-        """What it will answer, in the order in which it does."""
+        """Ray's references to the answers still due, in the order in which they come."""
         return [ref for ref in (self.placing, self.joining) if ref is not None] + list(self.in_flight)
 
     @property

@@ -36,7 +36,7 @@ def connected(address: str | None, *, num_cpus: int, threads_per_worker: int = 1
         address: of a running cluster, whose token Ray finds in RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray; None
             starts a cluster that lives as long as the context, with a random token that is written nowhere.
         num_cpus: slots of the private cluster.
-        threads_per_worker: of the numeric libraries in each worker.
+        threads_per_worker: the threads of the numeric libraries in each worker.
 
     Raises:
         EnvironmentProblem: the cluster cannot be reached or started.

@@ -1,4 +1,4 @@
-"""What runs inside a Ray actor: one worker, and beside it a watcher that answers while the worker computes."""
+"""The inside of a Ray actor: one worker, and beside it a watcher that answers while the worker computes."""
 
 import os
 import socket
@@ -19,7 +19,7 @@ WATCH = "watch"
 
 @dataclass(frozen=True)
 class Place:
-    """Where an actor runs."""
+    """The place where an actor runs."""
 
     node_id: str
     host: str
@@ -31,7 +31,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Stopped:
-    """What an actor answers when it met an error with which its work, or the run, must end."""
+    """The answer of an actor that met an error with which its work, or the run, must end."""
 
     error: PipelineError
 

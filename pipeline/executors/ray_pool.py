@@ -35,11 +35,11 @@ MOST_SECONDS_BETWEEN_PULSES = 15.0
 
 @dataclass(frozen=True)
 class PoolConfig:
-    """What a pool is asked for.
+    """The settings of a pool.
 
     Attributes:
         workers: how many; the most may become fewer when memory runs out.
-        actor_options: of `ray.remote`: resources and environment of an actor.
+        actor_options: the options of `ray.remote`: resources and environment of an actor.
         join_seconds: how long the run goes on with fewer than the least workers.
         stall_seconds: how long a worker may be without progress.
         names_nodes: say in errors which node they come from.
@@ -116,7 +116,7 @@ class Pool(Generic[Task, Result]):
 
     @property
     def _num_useful(self) -> int:
-        """How many actors have something to do, at most."""
+        """The most actors that would have something to do."""
         busy = sum(1 for actor in self._actors if actor.in_flight)
         return min(self._workers.most, busy + len(self._waiting) + len(self._again))
 

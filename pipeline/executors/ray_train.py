@@ -33,7 +33,7 @@ def distill_in_ray(
 
     Args:
         config: paths in it must mean the same where the actor runs.
-        address: of a running cluster; None starts a private one on this machine.
+        address: the address of a running cluster; None starts a private one on this machine.
         progress: called as training goes on.
         notice: called with what training has to say.
         should_stop: asked twice a second; the trainer then saves its state.
@@ -69,7 +69,7 @@ def distill_in_ray(
 
 @dataclass(frozen=True)
 class _Answer:
-    """How training ended: exactly one of these is there."""
+    """The end of training: exactly one of these is there."""
 
     result: dict[str, Any] | None = None
     error: PipelineError | None = None
@@ -92,7 +92,7 @@ class _Answer:
 
 @dataclass(frozen=True)
 class _News:
-    """What the trainer did lately: its progress, and what it has to say."""
+    """The latest news of the trainer: its progress and its notices."""
 
     progress: tuple[int, int, str, str] | None
     notices: tuple[str, ...]

@@ -37,7 +37,7 @@ class SerialExecutor:
 
 
 class _Progress:
-    """What the serial executor is doing, for whoever watches it."""
+    """The current task of the serial executor, for the watchdog."""
 
     def __init__(self) -> None:
         self.worker: Any = None

@@ -41,10 +41,10 @@ def backward_of_batch(
     Args:
         student: in training mode.
         pixels_BHWC: uint8, on the student's device.
-        loss_of_features: of all features at once.
+        loss_of_features: the loss, from all features at once.
         micro_batch_size: images of one pass; None for all.
         randomness: seed and step, from which dropout draws.
-        precision: of the student's pass, "float32" or "bfloat16".
+        precision: the precision of the student's pass, "float32" or "bfloat16".
 
     Returns:
         image_BD, float32, detached.

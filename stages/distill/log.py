@@ -1,4 +1,4 @@
-"""What a run says of each step: metrics that depend on the run alone, and its speed, which does not."""
+"""Logs every step of a run: metrics, which depend on the run alone, and speed, which does not."""
 
 import time
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ class TrainingLog:
     """Appends to metrics.jsonl, speed.jsonl and TensorBoard; first cuts them back to the steps that are done.
 
     Args:
-        folder: of the run.
+        folder: the folder of the run.
         first_step: steps done; a run that went on after its last checkpoint repeats those steps now.
     """
 
@@ -35,7 +35,7 @@ class TrainingLog:
         Args:
             step: steps done, from 1.
             metrics: finite numbers.
-            num_images: of the step.
+            num_images: images of the step.
             waited_seconds: that the step waited for its batch.
         """
         now = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Which rows a training step sees: pure functions of (eligible rows, seed, step), in NumPy, with no state.
+"""The order of training: pure functions from (eligible rows, seed, step) to rows, in NumPy, with no state.
 
 Epochs follow each other without a gap: step s of batch size B sees the places s·B to (s+1)·B of the endless sequence
 epoch 0, epoch 1, … So batches are always full, every epoch visits every eligible row exactly once, and resuming is one
@@ -43,7 +43,7 @@ def order_of_epoch(rows: Rows, *, part_rows: int, seed: int, epoch: int, window_
     Args:
         rows: eligible rows, ascending, no row twice.
         part_rows: rows per part of the cache.
-        seed: of the run.
+        seed: the seed of the run.
         epoch: from 0.
         window_parts: parts per window.
     """

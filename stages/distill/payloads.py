@@ -16,7 +16,7 @@ from stages.sources import Source, open_source
 
 
 class Payloads(Protocol):
-    """Where the bytes of a picture come from."""
+    """The bytes of pictures, by row."""
 
     def payload(self, row: int, location: ImageLocation) -> bytes:
         """Returns the bytes of the picture of an ok image row."""

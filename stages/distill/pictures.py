@@ -35,7 +35,7 @@ _CROP_AT_ONCE = 16
 
 
 class Pictures(ABC):
-    """Where training gets its pixels from. Use it as a context manager, or call `close`."""
+    """The pixels of training, by row. Use it as a context manager, or call `close`."""
 
     @abstractmethod
     def crops(
@@ -81,7 +81,7 @@ class PicturesInMemory(Pictures):
     Args:
         cache: that the rows belong to.
         rows: all rows that will ever be asked for.
-        preprocess: of the student; its size, interpolation, mean and std.
+        preprocess: the preprocessing of the student; its size, interpolation, mean and std.
         payloads: where the bytes come from.
         num_threads: that decode and crop.
         progress: called as `progress(done, total, unit)` while loading.
@@ -136,7 +136,7 @@ class PicturesStreamed(Pictures):
     """Every crop is read and decoded when it is asked for, in `num_workers` processes (0 decodes inline).
 
     Args:
-        preprocess: of the student.
+        preprocess: the preprocessing of the student.
         payloads: where the bytes come from.
         num_workers: decode processes.
         exact: decode every JPEG at its full size, as replayed views need it; else at a fraction where a crop allows.

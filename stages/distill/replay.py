@@ -21,7 +21,7 @@ _PARTS_OF_CHECKS = 256
 
 @dataclass(frozen=True)
 class Replay:
-    """Which view is seen in which epoch: those of `arrays`, all 1 or more, in turn.
+    """The views that a student sees again: those of `arrays` in turn, one an epoch.
 
     Attributes:
         arrays: the views, complete, all of one teacher and cut from the same pictures.

@@ -1,1 +1,1 @@
-"""How good a model is on labelled pictures, and how close a student is to its teacher."""
+"""Measures models on labelled pictures, and a student against its teacher."""

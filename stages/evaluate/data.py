@@ -46,7 +46,7 @@ class EvaluationSet:
     """An evaluation set whose texts are read; pictures are read when asked for.
 
     Attributes:
-        path: of the folder.
+        path: the path of the folder.
         class_names: by label.
         templates: prompts with one place for the class.
         shards: tars, in order.

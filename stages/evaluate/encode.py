@@ -26,7 +26,7 @@ class LabelledFeatures:
     Attributes:
         image_ND: float32, unit norm.
         labels_N: int64.
-        keys: of the readable pictures.
+        keys: the keys of the readable pictures.
         unreadable: key -> status of the others.
     """
 

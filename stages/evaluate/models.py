@@ -1,4 +1,4 @@
-"""What can be evaluated: a run, an exported folder, or a teacher, each as an image side and a text side."""
+"""Loads models to evaluate: a run, an exported folder or a teacher, each as an image side and a text side."""
 
 from dataclasses import dataclass
 from pathlib import Path

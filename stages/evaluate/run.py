@@ -1,4 +1,4 @@
-"""How good a model is on labelled pictures it was not trained on, and how close a student is to its teacher."""
+"""Evaluates a model: zero-shot measures on labelled pictures, and agreement with a teacher."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

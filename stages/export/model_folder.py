@@ -48,7 +48,7 @@ def export_image_tower(
         folder: made when missing.
         about: JSON kept beside the architecture: what the tower was trained from.
         teacher_probes: what the teacher made of the probes, as the bytes of probes.npz, where it is known.
-        fence: of the run's lock.
+        fence: the fence of the run's lock.
     """
     atomic.make_folder(folder)
     # Whoever loads the tower gets plain strides, in which the last bits of a convolution may differ.

@@ -1,4 +1,4 @@
-"""What every format of foreign features gives: a scan of keys and width, and rows by their places."""
+"""The interface of every format of features: a scan of keys and width, and rows by their places."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ class FeatureRow:
     """One feature as it stands in its file.
 
     Attributes:
-        key: of the sample it belongs to; the row number where the file has no keys.
+        key: the key of the sample it belongs to; the row number where the file has no keys.
         values: the vector in the file's own float type, any norm; None exactly when `status` is not `ok`.
         place: what `FeatureFile.read` finds it by.
         status: `ok` or why there is no vector: `feature-encoding`, `feature-type`.
@@ -39,7 +39,7 @@ class FeatureRow:
 
 @dataclass(frozen=True)
 class ScannedFeatures:
-    """What reading a file of features once found.
+    """The result of reading a file of features once.
 
     Attributes:
         fingerprint: hex SHA-256 of its content.
@@ -56,7 +56,7 @@ class ScannedFeatures:
 
 @dataclass(frozen=True)
 class SourceAddress:
-    """Where a source of samples is, as `stages.sources.open_source` takes it: whoever plans opens it."""
+    """The address of a source of samples, as `stages.sources.open_source` takes it: whoever plans opens it."""
 
     uri: str
     kind: str

@@ -1,4 +1,4 @@
-"""Which feature has which key, over several files, in about 30 bytes a row."""
+"""Finds features by their keys, over several files, in about 30 bytes a row."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ class FeatureIndex:
     """Finds the features of samples by their keys.
 
     Args:
-        files: of features, each with its scan.
+        files: the files of features, each with its scan.
 
     Raises:
         RefusedError: a key stands in two files; both are named.

@@ -1,4 +1,4 @@
-"""What clip-retrieval's inference writes: `clip-retrieval:FOLDER` with img_emb/, text_emb/ and metadata/.
+"""The output of clip-retrieval's inference: `clip-retrieval:FOLDER` with img_emb/, text_emb/ and metadata/.
 
 **Source:** `NumpyWriter` of clip-retrieval (clip_retrieval/clip_inference/writer.py): float16 of unit norm, after the
 projection, in img_emb/img_emb_N.npy and text_emb/text_emb_N.npy; row i of metadata/metadata_N.parquet, with the columns

@@ -21,7 +21,7 @@ _STREAM_ROWS = 1024
 
 
 class MatrixWithTable:
-    """What formats of such pairs share. A format says where the table is and how its columns are called.
+    """The common part of formats that come as such pairs. A format names its table and the columns in it.
 
     Keys of images stand in the column `key_column`. Sentences have row numbers for keys unless `key_column` is given.
     """

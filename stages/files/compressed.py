@@ -66,7 +66,7 @@ def content_of(uri: str, offset_bytes: int = 0) -> Iterator[BinaryIO]:
 
 
 class _Decompressed(io.RawIOBase):
-    """What a decompressor gives, with damage said in words and the position counted."""
+    """The output of a decompressor as a stream: it counts its position and names damage."""
 
     def __init__(self, uri: str, compression: str, inner: Any) -> None:
         self._uri = uri

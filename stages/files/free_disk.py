@@ -1,4 +1,4 @@
-"""How much room a file system has."""
+"""The free bytes of a file system."""
 
 import shutil
 from pathlib import Path

@@ -73,7 +73,7 @@ _FORM = "a line is KEY, a tab and VALUE; fetch the file again, or name its kind"
 
 
 class _LineSoFar:
-    """What is known of a line whose end may lie in a later chunk."""
+    """A line whose end may lie in a later chunk, as far as it was read."""
 
     def __init__(self, offset_bytes: int) -> None:
         self.offset_bytes = offset_bytes

@@ -70,7 +70,7 @@ def read_members(
     """Yields the regular members from the header at `position` on, and checks the end of the archive.
 
     Args:
-        uri: of the tar, for messages.
+        uri: the URI of the tar, for messages.
         file: the tar, open.
         position: where a header starts.
         ignored: counts what is not a regular file.

@@ -1,4 +1,4 @@
-"""What a person types to point at sources, taken apart: kind, path or address, and options."""
+"""Parses the URIs by which people name sources: kind, path or address, and options."""
 
 import glob
 import os

@@ -58,7 +58,7 @@ _TRANSPOSES = {
 
 @dataclass(frozen=True)
 class Limits:
-    """What one input may cost before it is set aside.
+    """The limits of one input: one that costs more is set aside.
 
     Attributes:
         max_pixels: width times height claimed by the header; checked before any pixel is decoded.

@@ -1,4 +1,4 @@
-"""Whether a JPEG holds all of its picture: libjpeg fills what is missing with grey, and Pillow keeps its warning.
+"""Tells whole JPEGs from cut ones: libjpeg fills missing data with grey, and Pillow keeps its warning.
 
 Source: ITU-T T.81, annex B (markers) and annex G (progression); libjpeg-turbo's jdhuff.c, which leaves the blocks of a
 scan that ended early at zero.

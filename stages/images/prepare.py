@@ -18,13 +18,13 @@ Request = tuple[bytes, Any]
 
 @dataclass(frozen=True)
 class Prepared:
-    """What became of one payload.
+    """The result of one payload.
 
     Attributes:
         pixels: uint8, of the preparation's shape or shorter along its first axis; None where `status` is not `ok`.
         status: `ok`, or why there are no pixels.
         reason: in fixed words.
-        width: of the whole upright picture, 0 where unknown.
+        width: the width of the whole upright picture, 0 where unknown.
         height: likewise.
         checks: `VIEW_CHECK_BYTES` for every crop that was to be checked, see `stages.images.view_check`.
         jpeg: the picture as it is to be stored, where that was wanted.
@@ -40,11 +40,11 @@ class Prepared:
 
 
 class Preparation(Protocol):
-    """What decode processes do to every payload. Pickled into them, so its class must be importable there."""
+    """The work of decode processes on every payload. Pickled into them, so its class must be importable there."""
 
     @property
     def limits(self) -> Limits:
-        """What one payload may cost."""
+        """The limits of one payload."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -97,10 +97,10 @@ def over_resized_limit(decoded: Decoded, preprocess: Preprocess, limits: Limits)
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is wanted of one payload.
+    """The outputs that are wanted of one payload.
 
     Attributes:
-        digest: of the sample; together with a rule it says which box a view shows.
+        digest: the digest of the sample; together with a rule it says which box a view shows.
         views: None stands for view 0, the teacher's own evaluation preprocessing.
         store: how to store the picture; None stores nothing.
         original_size: (width, height) of the upright original, when the payload is its stored copy.

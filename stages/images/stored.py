@@ -1,4 +1,4 @@
-"""How a picture is stored once more as a small JPEG, so that training needs neither the original nor a slow decode."""
+"""Stores a picture once more as a small JPEG, so that training needs neither the original nor a slow decode."""
 
 import io
 from collections.abc import Mapping
@@ -16,13 +16,13 @@ _LONGEST_SIDE = 65_500
 
 @dataclass(frozen=True)
 class PixelRule:
-    """What is done to an upright RGB picture before it is stored.
+    """The rule by which an upright RGB picture becomes its stored JPEG.
 
     Attributes:
         side: pixels of the shorter side afterwards; smaller pictures keep their size.
-        quality: of the JPEG, in libjpeg's measure.
-        subsampling: of its colours.
-        interpolation: of the resize, a name of `INTERPOLATIONS`.
+        quality: the quality of the JPEG, in libjpeg's measure.
+        subsampling: the subsampling of its colours.
+        interpolation: the interpolation of the resize, a name of `INTERPOLATIONS`.
     """
 
     side: int

@@ -22,11 +22,11 @@ _SMALL = Preprocess(size=(32, 32), mean=(0.5,) * 3, std=(0.5,) * 3, interpolatio
 
 @dataclass(frozen=True)
 class ViewRule:
-    """How view `view`, 1 or more, of any image is cropped. What a teacher saw once, a student can see again.
+    """The rule of view `view`, 1 or more: it gives every image one crop, which a student can see again.
 
     Attributes:
         view: the number of the view.
-        seed: of all views of an array's teacher.
+        seed: the seed of all views of an array's teacher.
         scale: least and greatest share of the picture's area.
         ratio: least and greatest aspect (width over height).
     """

@@ -32,7 +32,7 @@ class Checkpoint:
         step: steps done.
         state: JSON kept beside the tensors.
         tensors: by name, on the CPU.
-        path: of its state file.
+        path: the path of its state file.
     """
 
     step: int
@@ -56,13 +56,13 @@ def save_checkpoint(
     After a crash at any instant the newest whole checkpoint is this one or the one before.
 
     Args:
-        folder: of the run's checkpoints.
+        folder: the folder of the run's checkpoints.
         tensors: by name.
         step: steps done.
         run: fingerprint of the run's configuration; another run cannot resume from it.
         state: further JSON.
         keep: at least 1.
-        fence: of the run's lock.
+        fence: the fence of the run's lock.
     """
     atomic.make_folder(folder)
     data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})

@@ -38,8 +38,8 @@ def dedup(
 
     Args:
         cache: open.
-        modality: of the rows.
-        name: of the selection.
+        modality: the modality of the rows.
+        name: the name of the selection.
         threshold: least cosine of a duplicate, above 0 and at most 1; None compares contents.
         array: whose ok rows take part, and whose features are compared; None means the only one.
         exact_up_to_rows: as for `near_duplicates`.

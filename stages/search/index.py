@@ -48,7 +48,7 @@ def build_index(
     Args:
         array: finished, with at least one ok row.
         device: where inverted lists are trained and filled: "cpu" or "cuda".
-        fence: of the cache's lock.
+        fence: the fence of the cache's lock.
         progress: called with (rows added, rows, unit).
 
     Raises:
@@ -94,7 +94,7 @@ def build_missing_indexes(
     Args:
         arrays: unfinished ones, further views and those without an ok row are passed over.
         device: where inverted lists are trained and filled: "cpu" or "cuda".
-        fence: of the cache's lock.
+        fence: the fence of the cache's lock.
         progress: called with (rows added, rows, unit).
     """
     for array in arrays:
@@ -111,7 +111,7 @@ def index_bytes(num_rows: int, dim: int) -> int:
 
 
 def index_is_current(array: CachedArray) -> bool:
-    """Whether `array` has an index that was built from what it holds now. Reads the sidecar and the file's bytes."""
+    """Returns whether `array` has an index of its present features. Reads the sidecar and the file's bytes."""
     try:
         require_current_index(array, _NAME)
     except (RefusedError, UsageError):
@@ -202,7 +202,7 @@ def trained_lists(features: FeatureReader, rows: np.ndarray, *, device: str = "c
     The same features, rows and number of threads give the same lists.
 
     Args:
-        features: of the array that the rows belong to.
+        features: the features of the array that the rows belong to.
         rows: with a feature.
         device: where they are trained and then live: "cpu" or "cuda".
     """

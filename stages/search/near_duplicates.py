@@ -29,7 +29,7 @@ _CHECKED_ROWS = 1_000
 
 @dataclass(frozen=True, eq=False)
 class Duplicates:
-    """What was found among some rows.
+    """The duplicates among some rows.
 
     Attributes:
         kept: rows that stay, ascending.
@@ -59,7 +59,7 @@ def near_duplicates(
     that it repeats, but a pair may be missed, and `search` says how many of some kept rows have one.
 
     Args:
-        features: of the array that the rows belong to.
+        features: the features of the array that the rows belong to.
         rows: with a feature, ascending, no row twice.
         threshold: above 0, at most 1.
         exact_up_to_rows: rows that are compared all with all.

@@ -1,4 +1,4 @@
-"""Where samples come from: one class per kind of source, and the registry.
+"""Sources of samples: one class per kind, and the registry.
 
 To add a kind, write a class with the methods of `base.Source` in a file of its own and name it in `SOURCES`.
 """

@@ -1,4 +1,4 @@
-"""What every kind of source gives: a scan of names and sizes, samples in order, and one payload at random."""
+"""The interface of every kind of source: a scan of names and sizes, samples in order, and one payload at random."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -36,7 +36,7 @@ class RawSample:
 
 @dataclass(frozen=True)
 class ScannedSource:
-    """What a scan of names, headers or lines found, without decoding anything.
+    """The result of a scan of names, headers or lines, without decoding anything.
 
     Attributes:
         fingerprint: hex SHA-256 that changes when samples are added, removed, renamed or resized.

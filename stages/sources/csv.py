@@ -29,7 +29,7 @@ _AT_FIELD, _IN_FIELD, _IN_QUOTES, _BEHIND_QUOTE = range(4)
 
 @dataclass(frozen=True, slots=True)
 class _Header:
-    """How many fields a row has, and in which of them value and key are."""
+    """The number of fields of a row, and the places of value and key among them."""
 
     num_fields: int
     value: int

@@ -1,4 +1,4 @@
-"""What JSON lines and CSV have in common: text files of entries, each with named columns, each one sample.
+"""The common part of JSON lines and CSV: text files of entries, each with named columns, each one sample.
 
 An entry that cannot be taken apart keeps its row, with a status and a reason; where more than one in a hundred are like
 that, the file is not what it was taken for and is refused. An entry with nothing in it is an empty sentence.
@@ -206,7 +206,7 @@ class EntrySource(ABC):
 
 
 class _Tally:
-    """What a scan has seen so far."""
+    """The state of a scan."""
 
     def __init__(self, source: EntrySource) -> None:
         self.offsets, self.lines, self.hashes = array("q"), array("q"), array("Q")

@@ -17,7 +17,7 @@ class SizeChanged(Exception):
 
 @dataclass(frozen=True)
 class ImageFile:
-    """What a path led to: `payload` is None exactly when `status` is not `ok`."""
+    """The image file at a path: `payload` is None exactly when `status` is not `ok`."""
 
     payload: bytes | None
     size_bytes: int

@@ -26,7 +26,7 @@ def build_student(specification: str, dim: int, *, seed: int, quick_gelu: bool |
     Args:
         specification: for example `open_clip:ViT-B-32` or `timm:resnet10t?image_size=64`.
         dim: width of its features, the teacher's.
-        seed: of its random weights; the same seed gives the same weights.
+        seed: the seed of its random weights; the same seed gives the same weights.
         quick_gelu: activation of open_clip's own transformers where the specification does not say; None for that of
             the model configuration.
 

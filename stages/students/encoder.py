@@ -13,7 +13,7 @@ class StudentEncoder:
 
     Args:
         student: moved to `device`.
-        device: of torch.
+        device: a torch device.
     """
 
     def __init__(self, student: Student, *, device: torch.device | None = None) -> None:

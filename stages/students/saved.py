@@ -30,7 +30,7 @@ def save_image_tower(
         student: on any device.
         folder: an existing folder.
         about: JSON kept beside the architecture: what the tower was trained from.
-        fence: of the run's lock.
+        fence: the fence of the run's lock.
     """
     tensors = {name: value.detach().cpu().contiguous() for name, value in student.tower.state_dict().items()}
     data = save(tensors)

@@ -27,7 +27,7 @@ def load_teacher(
     Args:
         specification: as on the command line, or `Teacher.specification` of a loaded one.
         device: "cpu", "cuda" or "cuda:N"; never replaced by another one.
-        precision: of the forward pass: "float32", "bfloat16" or "float16".
+        precision: the precision of the forward pass: "float32", "bfloat16" or "float16".
         base_folder: relative paths and modules are looked up here; the working directory if not given.
 
     Raises:

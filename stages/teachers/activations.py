@@ -1,4 +1,4 @@
-"""Which activations a built model has: what a configuration says and what a library builds from it can differ."""
+"""Finds the activations of a built model, which can differ from what its configuration says."""
 
 import re
 from typing import Any

@@ -30,10 +30,10 @@ float16 and bfloat16 are 1.6e-3 and 1.3e-2 from its float32. Noise of 2 % in one
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """How features were computed.
+    """The arithmetic by which features were computed.
 
     Attributes:
-        precision: of the forward pass, or `UNKNOWN`.
+        precision: the precision of the forward pass, or `UNKNOWN`.
         numerics: as `numerics_of` gives it.
     """
 

@@ -1,4 +1,4 @@
-"""What every teacher is: two encoders into one space, and an identity that tells whether two teachers are the same.
+"""The interface of every teacher: two encoders into one space, and an identity that two equal teachers share.
 
 Shape letters: B rows of a batch, C channels, H height, W width, D width of a feature (`dim`), L context length.
 """

@@ -20,9 +20,9 @@ def load_and_describe(
     """Returns the recipe of each modality and its probes (the bytes of probes.npz), as this teacher makes them here.
 
     Args:
-        specification: of the teacher.
+        specification: the specification of the teacher.
         device: where it computes.
-        precision: of the forward pass.
+        precision: the precision of the forward pass.
         decoding: the rules by which bytes become what the teacher gets, which the recipe keeps.
 
     Raises: as `load_teacher`, and `RefusedError` when a probe has no finite feature.

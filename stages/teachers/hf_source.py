@@ -1,4 +1,4 @@
-"""Where an hf teacher's folder is, and what may be in it: a local directory, or a repository of the hub.
+"""Finds the folder of an hf teacher, a local directory or a repository of the hub, and checks what is in it.
 
 A folder holds what `save_pretrained` of transformers writes: config.json, safetensors, preprocessor_config.json and the
 tokenizer's files. No code that lies there is ever run, and nothing is unpickled.
@@ -28,7 +28,7 @@ TOKENIZER_NAMES = (
 
 @dataclass(frozen=True)
 class Family:
-    """What transformers does not say of a family of dual encoders in one way for all.
+    """The facts of a family of dual encoders that transformers does not tell in one way for all.
 
     Attributes:
         model: name of the class in transformers.
@@ -71,7 +71,7 @@ class HfSource:
         folder: local.
         config: content of config.json.
         preprocess: content of preprocessor_config.json.
-        family: of config's model_type.
+        family: the one that the configuration names as its model_type.
         weights: the safetensors files, one or several.
         weights_sha256: name -> SHA-256 of each.
         tokenizer_files: those present.

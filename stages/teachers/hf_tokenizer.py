@@ -18,7 +18,7 @@ _SPELT_OUT = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 
 
 class Tokenizer:
-    """What turns sentences into the tensors that one hf text tower reads; always padded to its context length.
+    """The tokenizer of one hf text tower: sentences become its tensors, padded to its context length.
 
     Attributes:
         description: JSON for the recipe.

@@ -1,4 +1,4 @@
-"""Where an open_clip teacher's architecture, weights, activation and preprocessing come from.
+"""Finds architecture, weights, activation and preprocessing of an open_clip teacher.
 
 Three forms: `NAME/TAG` (published weights, through open_clip's hub), `local-dir:PATH` (open_clip_config.json beside
 weights) and `NAME@FILE[?like=TAG]` (a checkpoint file with the architecture that it was made for).

@@ -16,7 +16,7 @@ _HF_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "voca
 
 
 class Tokenizer:
-    """What turns sentences into the token ids of one open_clip model.
+    """The tokenizer of one open_clip model: sentences become its token ids.
 
     Attributes:
         description: JSON for the recipe: name, context_length, cleaning, vocabulary (SHA-256), options.

@@ -78,7 +78,7 @@ def check_probes(
     Args:
         stored: as `probes_from_bytes` gives it.
         teacher: computes in this process.
-        modality: of the probes.
+        modality: the modality of the probes.
         where: for messages.
         arithmetic: that of the teacher; when it or that of the stored probes is unknown, features may differ most.
 

@@ -22,5 +22,5 @@ What this package adds is that a row is there whole, accounted for and provably 
 A row is `part * part_rows + offset` and never changes. Every planned row has exactly one of a feature, or a status
 with a reason. A part becomes real when its record is published, last, after everything the record names by SHA-256.
 
-This package needs numpy, pyarrow and zarr, and nothing of the rest of the project.
+This package needs numpy, pyarrow and google-crc32c, and nothing of the rest of the project; zarr is for other readers.
 """

@@ -42,7 +42,7 @@ def create_cache(path: Path, part_rows: int) -> "Cache":
     if is_taken:
         raise RefusedError(f"{path} exists and is not a feature cache: choose another --cache, or empty it yourself")
     atomic.make_folder(layout.root)
-    tools = {name: version(name) for name in ("zarr", "pyarrow", "numpy")}
+    tools = {name: version(name) for name in ("pyarrow", "numpy")}
     atomic.publish_json(layout.cache_json, seal({"format": FORMAT, "part_rows": part_rows, "tools": tools}))
     return Cache.open(path)
 

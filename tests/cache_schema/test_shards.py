@@ -1,6 +1,8 @@
 """Shards are ordinary Zarr v3, and the memory map returns exactly what zarr-python returns."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +146,18 @@ def test_a_shard_and_its_metadata_are_byte_for_byte_what_zarr_writes(data) -> No
     array[:] = np.concatenate([rows, np.full((part_rows - len(rows), 3), row_format.fill, dtype)])
     assert row_format.encode_shard(rows).data == files["c/0/0"].to_bytes()
     assert row_format.array_metadata(part_rows) == files["zarr.json"].to_bytes()
+
+
+def test_a_cache_is_written_read_and_verified_without_zarr(tmp_path: Path) -> None:
+    script = (
+        "import sys; sys.modules['zarr'] = None\n"
+        "from pathlib import Path\n"
+        "from cache_schema.verify import verify_cache\n"
+        "from tests.corpora.tiny_cache import make_cache\n"
+        "cache = make_cache(Path(sys.argv[1]))\n"
+        "assert cache.array('image').features.gather(cache.array('image').ok_rows()).shape == (40, 8)\n"
+        "assert verify_cache(cache.path) == []\n"
+    )
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "cache")], check=True, cwd=root)
+    assert zarr.open_group(tmp_path / "cache" / "image" / "features.zarr", mode="r")["imaginary.v0"].shape == (40, 8)

@@ -298,7 +298,8 @@ def test_a_word_that_is_no_choice_is_refused_by_the_constructor_and_by_the_flag(
         kind(**{**required, name: wrong})
     flag = f"--{key_of(name, about).replace('_', '-')}"
     result = CliRunner().invoke(cli, [command, *words_without(kind, required, name), flag, wrong])
-    assert result.exit_code == 2 and f"did you mean '{about.choices[0]}'" in result.stderr
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: {flag}: ") and f"did you mean '{about.choices[0]}'" in result.stderr
 
 
 @pytest.mark.parametrize("case", [case for case in FLAGS if case[0] not in ("extract", "plan")], ids=named)

@@ -9,7 +9,8 @@ import click
 
 from cache_schema.errors import UsageError
 from cache_schema.layout import MODALITIES, Modality, check_name
-from pipeline.options.types import Choice, FilePath, Number, Text, option, shared_options
+from pipeline.options.shared import shared_options
+from pipeline.options.types import Choice, FilePath, Number, Text
 from pipeline.output import print_result, table
 from pipeline.progress import open_progress
 
@@ -21,12 +22,12 @@ Examples:
   pipeline dedup --cache cache --modality text --threshold 0.95 --name distinct
 The first row in plan order of each group is kept; the selection goes to `distill --images NAME`."""
 )
-@option("--cache", type=FilePath("DIR"), required=True, help="Folder of the cache.")
-@option("--modality", type=Choice(MODALITIES), required=True, help="Which rows.")
-@option("--array", type=Text("NAME"), help="Its ok rows take part. [default: the only one]")
-@option("--exact", is_flag=True, help="Same bytes, or for sentences the same cleaned text.")
-@option("--threshold", type=Number(above=0, at_most=1), help="Least cosine of a near duplicate, such as 0.95.")
-@option("--name", type=Text("NAME"), required=True, help="Of the selection.")
+@click.option("--cache", type=FilePath("DIR"), required=True, help="Folder of the cache.")
+@click.option("--modality", type=Choice(MODALITIES), required=True, help="Which rows.")
+@click.option("--array", type=Text("NAME"), help="Its ok rows take part. [default: the only one]")
+@click.option("--exact", is_flag=True, help="Same bytes, or for sentences the same cleaned text.")
+@click.option("--threshold", type=Number(above=0, at_most=1), help="Least cosine of a near duplicate, such as 0.95.")
+@click.option("--name", type=Text("NAME"), required=True, help="Of the selection.")
 @shared_options
 def command(
     cache: Path,

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import click
 
-from pipeline.options.types import FilePath, option, shared_options
+from pipeline.options.shared import shared_options
+from pipeline.options.types import FilePath
 from pipeline.output import print_result, table
 
 STUDENT_COLUMNS = ("name", "zero_shot_top1", "agreement_top1", "mean_cosine")
@@ -17,7 +18,7 @@ Example:
   pipeline demo --out demo-out
 Stopped half-way? Run the same command again."""
 )
-@option("--out", type=FilePath("DIR"), default="demo-out", show_default=True, help="Folder for all of it.")
+@click.option("--out", type=FilePath("DIR"), default="demo-out", show_default=True, help="Folder for all of it.")
 @shared_options
 def command(out: Path, as_json: bool, quiet: bool) -> None:
     """Extract, mine, distil and evaluate on pictures and sentences from installed packages, in about eight minutes."""

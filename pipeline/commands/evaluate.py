@@ -1,16 +1,15 @@
 """`pipeline evaluate`: measure a student or a teacher on labelled images."""
 
-from functools import partial
 from typing import Any
 
 import click
 
-from pipeline.options.types import Count, FilePath, Text, option, shared_options
+from pipeline.options.fields import settings_of
+from pipeline.options.shared import shared_options
+from pipeline.options.types import Text
 from pipeline.output import print_note, print_result, table
 from pipeline.progress import open_progress
 from stages.evaluate.config import EvaluateConfig
-
-config_option = partial(option, default_of=EvaluateConfig)
 
 # What people read first; the rest is in --json.
 MEASURES = (
@@ -33,13 +32,7 @@ DIR has the CLIP_benchmark webdataset layout: classnames.txt, zeroshot_classific
 test/0.tar with pictures and .cls files."""
 )
 @click.argument("models", metavar="MODEL...", type=Text("MODEL"), nargs=-1, required=True)
-@config_option("--data", type=FilePath("DIR"), required=True, help="Folder of the labelled pictures.")
-@config_option("--teacher", type=Text("NAME"), help="Compare with it. [default: the one MODEL learnt from]")
-@config_option("--compare/--no-compare", help="Compare with a teacher.")
-@config_option("--batch-size", type=Count(), help="Pictures of one forward pass.")
-@config_option("--device", type=Text("cpu|cuda"), help="Where the model runs.")
-@config_option("--num-threads", type=Count(0, 4096), help="CPU threads; 0 is torch's own choice.")
-@config_option("--decode-workers", type=Count(0, 4096), help="Processes that decode pictures.")
+@settings_of(EvaluateConfig)
 @shared_options
 def command(models: tuple[str, ...], as_json: bool, quiet: bool, **settings: Any) -> None:
     """Measure each MODEL (a run, an exported folder or a teacher) on labelled pictures, and against its teacher."""

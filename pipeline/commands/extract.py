@@ -17,10 +17,11 @@ from pipeline.executors.choose import get_executor
 from pipeline.executors.config import ExecutorConfig
 from pipeline.executors.gpus import idle_gpus, num_gpus_here
 from pipeline.options.executor import executor_options
-from pipeline.options.types import Choice, Count, FilePath, Number, Text, help_all_option, option, shared_options
+from pipeline.options.fields import settings_of
+from pipeline.options.shared import help_all_option, shared_options
 from pipeline.output import print_note, print_result, table
 from pipeline.progress import open_progress
-from stages.extract.config import MAX_PIXELS_SIDE, MAX_VIEWS, ExtractConfig
+from stages.extract.config import ExtractConfig
 
 if TYPE_CHECKING:
     from stages.extract.job import ExtractJob
@@ -29,8 +30,6 @@ ARRAY_COLUMNS = ("modality", "array", "rows", "ok", "bad", "pending", "dim", "by
 MAX_FAILURES_SHOWN = 5
 
 FailedPart = dict[str, Any]
-
-config_option = partial(option, default_of=ExtractConfig)
 
 
 @click.command(
@@ -41,31 +40,8 @@ Example:
 A URI is a path, a glob or a {000..099} range; its kind (`pipeline list sources`) is told by its name
 (or `kind:` in front, `?option=value` behind). Stopped half-way? Run the same command again."""
 )
-@config_option("--images", type=Text("URI"), multiple=True, help="Source of images; may be repeated.")
-@config_option("--texts", type=Text("URI"), multiple=True, help="Source of sentences; may be repeated.")
-@config_option("--teacher", type=Text("NAME"), help="Teacher, see `pipeline list teachers`. [default: the cache's own]")
-@config_option("--cache", type=FilePath("DIR"), required=True, help="Folder of the cache; made when missing.")
-@config_option("--add-teacher", is_flag=True, help="Put a second teacher beside the cache's first.")
-@config_option("--batch-size", type=Count(), help="Rows of one forward pass.")
-@config_option("--part-rows", type=Count(), help="Rows of one part; fixed with the cache. [default: 16384]")
-@config_option("--precision", type=Choice(("float32", "bfloat16", "float16")), help="Of the forward pass.")
-@config_option("--device", type=Text("cpu|cuda"), help="Where the teacher runs.")
-@config_option("--num-threads", type=Count(0, 4096), help="CPU threads of one teacher; 0 shares the cores.")
-@config_option("--decode-workers", type=Count(0, 4096), help="Processes that decode images, per teacher.")
-@config_option("--max-bad-fraction", type=Number(at_least=0, at_most=1), help="Stop when more rows are bad.")
-@config_option(
-    "--views", type=Count(1, MAX_VIEWS), help="Of every image, view 0 included. [default: the cache's, or 1]"
-)
-@config_option("--view-seed", type=Count(0, 2**63 - 1), rare=True, help="Of the crops. [default: the cache's, or 0]")
-@config_option(
-    "--store-pixels", type=Count(1, MAX_PIXELS_SIDE), help="Keep small JPEGs with this shorter side, such as 256."
-)
-@config_option(
-    "--allow-mixed-numerics", is_flag=True, rare=True, help="Go on where parts were computed on another kind of device."
-)
-@config_option("--index/--no-index", help="Build a FAISS index of every view 0 at the end.")
-@config_option("--index-device", type=Choice(("cpu", "cuda")), help="Where indexes are built.")
-@executor_options
+@settings_of(ExtractConfig)
+@executor_options()
 @help_all_option
 @shared_options
 def command(executor: ExecutorConfig, as_json: bool, quiet: bool, **settings: Any) -> None:

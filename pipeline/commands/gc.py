@@ -5,7 +5,8 @@ from pathlib import Path
 
 import click
 
-from pipeline.options.types import FilePath, shared_options
+from pipeline.options.shared import shared_options
+from pipeline.options.types import FilePath
 from pipeline.output import print_result
 
 

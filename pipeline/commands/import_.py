@@ -13,7 +13,8 @@ from cache_schema.progress import Progress
 from pipeline.cache_summary import indexes
 from pipeline.executors.base import Failure
 from pipeline.executors.serial import SerialExecutor
-from pipeline.options.types import Choice, Count, FilePath, Number, Text, option, shared_options
+from pipeline.options.fields import settings_of
+from pipeline.options.shared import shared_options
 from pipeline.output import print_note, print_result, table
 from pipeline.progress import open_progress
 from stages.imported.config import DEFAULT_LOGIT_SCALE, ImportConfig
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from stages.imported.job import ImportJob
 
 ARRAY_COLUMNS = ("modality", "array", "rows", "ok", "bad", "pending", "dim", "fingerprint", "digest")
-
-config_option = partial(option, default_of=ImportConfig)
 
 
 @click.command(
@@ -37,19 +36,7 @@ Examples:
 Formats: dime-fm (.tsv), clip-retrieval (its output folder), npy (with a .parquet of keys beside it), parquet;
 write one before a path as in npy:PATH. Stopped half-way? Run the same command again."""
 )
-@config_option("--image-features", type=Text("URI"), multiple=True, help="Features of images; may be repeated.")
-@config_option("--text-features", type=Text("URI"), multiple=True, help="Features of sentences; may be repeated.")
-@config_option("--images", type=Text("URI"), multiple=True, help="Their pictures, joined by key; distill needs them.")
-@config_option("--texts", type=Text("URI"), multiple=True, help="Their sentences, joined by key.")
-@config_option("--teacher-name", type=Text("NAME"), help="Whose features they are. [default: the cache's own]")
-@config_option("--cache", type=FilePath("DIR"), required=True, help="Folder of the cache; made when missing.")
-@config_option("--logit-scale", type=Number(above=0), help=f"Of the teacher. [default: {DEFAULT_LOGIT_SCALE:g}, noted]")
-@config_option("--add-teacher", is_flag=True, help="Put them beside another teacher's, over the same rows.")
-@config_option("--part-rows", type=Count(), help="Rows of one part; fixed with the cache. [default: 16384]")
-@config_option("--decode-workers", type=Count(0, 4096), help="Processes that look at pictures.")
-@config_option("--max-bad-fraction", type=Number(at_least=0, at_most=1), help="Stop when more rows are bad.")
-@config_option("--index/--no-index", help="Build a FAISS index of every array at the end.")
-@config_option("--index-device", type=Choice(("cpu", "cuda")), help="Where indexes are built.")
+@settings_of(ImportConfig)
 @shared_options
 def command(as_json: bool, quiet: bool, **settings: Any) -> None:
     """Read features that others already computed into a cache, without running a teacher."""

@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from pipeline.cache_summary import bad_rows, description, pixels_line
-from pipeline.options.types import FilePath, shared_options
+from pipeline.options.shared import shared_options
+from pipeline.options.types import FilePath
 from pipeline.output import print_result, table
 
 ARRAY_COLUMNS = ("array", "rows", "ok", "bad", "pending", "dim", "bytes", "teacher", "fingerprint", "digest")

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from pipeline.options.types import Choice, shared_options
+from pipeline.options.shared import shared_options
+from pipeline.options.types import Choice
 from pipeline.output import print_result, table
 
 # What is listed -> where its registry is, the form of an entry that does not show one, and the option that takes it.

@@ -8,7 +8,8 @@ import click
 
 from cache_schema.errors import UsageError, nearest
 from cache_schema.layout import MODALITIES, Modality, check_name
-from pipeline.options.types import Choice, Count, FilePath, Text, option, shared_options
+from pipeline.options.shared import shared_options
+from pipeline.options.types import Choice, Count, FilePath, Text
 from pipeline.output import print_result
 from pipeline.progress import open_progress
 
@@ -20,14 +21,14 @@ Example:
 An array is named by its modality, or as image/ARRAY where a cache has several.
 Stopped half-way? Run the same command again."""
 )
-@option("--cache", type=FilePath("DIR"), required=True, help="Folder of the cache.")
-@option(
+@click.option("--cache", type=FilePath("DIR"), required=True, help="Folder of the cache.")
+@click.option(
     "--from", "from_array", type=Text("ARRAY"), default="image", show_default=True, help="Rows that get neighbours."
 )
-@option("--to", "to_array", type=Text("ARRAY"), default="text", show_default=True, help="What they are.")
-@option("--k", type=Count(1, 2048), default=32, show_default=True, help="Neighbours of each row.")
-@option("--name", type=Text("NAME"), required=True, help="What `distill --negatives mined:NAME` will call them.")
-@option("--device", type=Choice(("cpu", "cuda")), default="cpu", show_default=True, help="Where the search runs.")
+@click.option("--to", "to_array", type=Text("ARRAY"), default="text", show_default=True, help="What they are.")
+@click.option("--k", type=Count(1, 2048), default=32, show_default=True, help="Neighbours of each row.")
+@click.option("--name", type=Text("NAME"), required=True, help="What `distill --negatives mined:NAME` will call them.")
+@click.option("--device", type=Choice(("cpu", "cuda")), default="cpu", show_default=True, help="Where the search runs.")
 @shared_options
 def command(
     cache: Path, from_array: str, to_array: str, k: int, name: str, device: str, as_json: bool, quiet: bool

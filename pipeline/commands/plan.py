@@ -1,23 +1,18 @@
 """`pipeline plan`: what an extract would do, write and take, before anything runs."""
 
-import copy
-import dataclasses
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
-from pipeline.commands.extract import command as extract
-from pipeline.options.types import Count, Number, help_all_option, option, shared_options
+from pipeline.options.fields import settings_of, words_of
+from pipeline.options.shared import help_all_option, shared_options
+from pipeline.options.types import Count, Number
 from pipeline.output import print_result, table
 from pipeline.progress import duration, open_progress
 from stages.extract.config import ExtractConfig
 
-# What extract is asked about its cache, plan is asked too, in the same words. Bad rows and the place of the index's
-# building change nothing of a plan.
-_FIELDS = {field.name for field in dataclasses.fields(ExtractConfig)} - {"max_bad_fraction", "index_device"}
-_ASKED = [copy.copy(param) for param in extract.params if isinstance(param, click.Option) and param.name in _FIELDS]
 ARRAY_COLUMNS = ("array", "view", "dim", "rows", "pending_rows", "feature_bytes", "index_bytes")
 MODALITY_COLUMNS = ("modality", "sources", "rows", "parts", "pending_rows", "pending_parts")
 _BYTES = ("features", "indexes", "sample_tables", "row_hashes", "pixels", "other", "total")
@@ -30,14 +25,18 @@ Example:
                 --teacher open_clip:ViT-L-14/openai --cache cache --workers 8
 Takes the options of `pipeline extract`. Nothing is written into the cache's folder."""
 )
-@option(
+# Bad rows and the place where indexes are built change nothing of a plan.
+@settings_of(ExtractConfig, leave_out=("max_bad_fraction", "index_device"))
+@click.option(
     "--calibrate-seconds",
     type=Number(at_least=0, at_most=86_400),
     default=30,
     show_default=True,
     help="Time the real input and teacher so long; 0 does not.",
 )
-@option("--workers", type=Count(1, 4096), default=1, show_default=True, help="Foresee the time on so many like this.")
+@click.option(
+    "--workers", type=Count(1, 4096), default=1, show_default=True, help="Foresee the time on so many like this."
+)
 @help_all_option
 @shared_options
 def command(calibrate_seconds: float, workers: int, as_json: bool, quiet: bool, **settings: Any) -> None:
@@ -47,10 +46,7 @@ def command(calibrate_seconds: float, workers: int, as_json: bool, quiet: bool, 
 
     with open_progress("plan", quiet=quiet) as progress:
         result = plan_extract(config, calibrate_seconds=calibrate_seconds, num_workers=workers, progress=progress)
-    print_result(result, as_json=as_json, lines=_lines(result), next_step=_next_step(result, settings))
-
-
-command.params[:0] = _ASKED
+    print_result(result, as_json=as_json, lines=_lines(result), next_step=_next_step(result, config))
 
 
 def _lines(result: Mapping[str, Any]) -> list[str]:
@@ -104,20 +100,7 @@ def _hours(foreseen: Mapping[str, Any]) -> list[str]:
     return [*lines, "h:mm:ss, beside the start; building indexes and waiting for shared disks come on top"]
 
 
-def _next_step(result: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+def _next_step(result: Mapping[str, Any], config: ExtractConfig) -> str:
     if not any(modality["pending_rows"] for modality in result["modalities"]):
         return f"pipeline inspect {shlex.quote(result['cache'])}"
-    return shlex.join(["pipeline", "extract", *_given(settings)]) if result["fits"] else ""
-
-
-def _given(settings: Mapping[str, Any]) -> Iterator[str]:
-    """Yields the options that were given, as words of a command line."""
-    for param in _ASKED:
-        value = settings[param.name or ""]
-        if value == param.default or (value in (None, (), False) and not param.secondary_opts):
-            continue
-        if param.is_flag:
-            yield (param.opts if value else param.secondary_opts)[0]
-            continue
-        for one in value if param.multiple else (value,):
-            yield from (param.opts[0], str(one))
+    return shlex.join(["pipeline", "extract", *words_of(config)]) if result["fits"] else ""

@@ -11,7 +11,9 @@ from cache_schema.errors import PartsFailed, RefusedError
 from cache_schema.progress import Progress
 from pipeline.commands.import_ import failed_parts, import_features
 from pipeline.executors.serial import SerialExecutor
-from pipeline.options.types import Count, FilePath, Text, shared_options
+from pipeline.options.fields import settings_of
+from pipeline.options.shared import shared_options
+from pipeline.options.types import FilePath
 from pipeline.output import print_result
 from pipeline.progress import open_progress
 from stages.extract.config import ExtractConfig
@@ -29,8 +31,7 @@ Example:
 Needs the teacher (or the imported features) and the originals. Stopped half-way? Run the same command again."""
 )
 @click.argument("cache", type=FilePath("DIR"))
-@click.option("--batch-size", type=Count(), default=ExtractConfig.batch_size, show_default=True, help="As in extract.")
-@click.option("--device", type=Text("cpu|cuda"), default=ExtractConfig.device, show_default=True, help="As in extract.")
+@settings_of(ExtractConfig, only=("batch_size", "device"))
 @shared_options
 def command(cache: Path, batch_size: int, device: str, as_json: bool, quiet: bool) -> None:
     """Verify the cache at CACHE, extract its damaged parts again, and verify it once more."""

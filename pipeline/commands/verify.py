@@ -6,7 +6,8 @@ from pathlib import Path
 import click
 
 from cache_schema.errors import RefusedError
-from pipeline.options.types import FilePath, shared_options
+from pipeline.options.shared import shared_options
+from pipeline.options.types import FilePath
 from pipeline.output import print_result
 from pipeline.progress import open_progress
 

@@ -1,8 +1,12 @@
-"""Who runs the parts of an extract, and with what. Imports nothing heavy, so that a command line can show it."""
+"""Who does the work of a command, and with what. Imports nothing heavy, so that a command line can show it."""
 
 from dataclasses import dataclass
 
-from cache_schema.errors import UsageError, unknown_name
+from cache_schema.errors import UsageError
+from stages.settings.check import check_settings
+from stages.settings.declare import configuration, running
+
+LONGEST_SECONDS = 30 * 24 * 3600
 
 EXECUTORS: dict[str, str] = {
     "serial": "in this process; opens no socket",
@@ -29,37 +33,52 @@ class WorkerRange:
         return self.least < self.most
 
 
-@dataclass(frozen=True)
+@configuration
 class ExecutorConfig:
-    """How parts are run. The only home of its defaults; nothing here changes a feature.
-
-    Attributes:
-        name: one of `EXECUTORS`.
-        device: where each worker computes: cpu, cuda, or cuda:N for the serial executor.
-        ray_address: HOST:PORT of a running cluster; None starts a private one on this machine.
-        workers: of the ray executor; None means one per GPU share, or up to two on CPU.
-        gpus_per_worker: share of a GPU that a worker gets; None means a whole one.
-        cpus_per_worker: CPU threads of a worker, and the CPUs it takes from a cluster; None means an equal share of the
-            cores on a private cluster, and one on another.
-        join_seconds: how long a run goes on with fewer workers than the least.
-        stall_seconds: how long a worker may be without progress.
+    """How work is run. The only home of its defaults; nothing here changes a result.
 
     Raises:
         UsageError: what is asked contradicts itself.
     """
 
-    name: str = "serial"
-    device: str = "cpu"
-    ray_address: str | None = None
-    workers: WorkerRange | None = None
-    gpus_per_worker: float | None = None
-    cpus_per_worker: int | None = None
-    join_seconds: float = 300.0
-    stall_seconds: float = 1800.0
+    name: str = running(
+        default="serial",
+        flag="--executor",
+        choices=tuple(EXECUTORS),
+        help="Who does the work.",
+        more="See `EXECUTORS`.",
+    )
+    device: str = running(
+        default="cpu",
+        flag=None,
+        help="Where each worker computes: that of the command.",
+        more="cpu, cuda, or cuda:N for the serial executor.",
+    )
+    ray_address: str | None = running(
+        default=None, metavar="HOST:PORT", help="A running Ray cluster.", if_none="its own"
+    )
+    workers: WorkerRange | None = running(default=None, help="Of Ray.", if_none="one per GPU; 2 on CPU")
+    gpus_per_worker: float | None = running(
+        default=None, least=0.01, most=1, rare=True, help="Share of a GPU, such as 0.5.", if_none="a whole one"
+    )
+    cpus_per_worker: int | None = running(
+        default=None,
+        least=1,
+        most=4096,
+        rare=True,
+        help="CPU threads of a worker.",
+        more="And the CPUs that it takes from a cluster; a private one shares the cores of the machine.",
+        if_none="an equal share; 1 on a cluster",
+    )
+    join_seconds: float = running(
+        default=300.0, above=0, most=LONGEST_SECONDS, rare=True, help="Go on so long with too few workers."
+    )
+    stall_seconds: float = running(
+        default=1800.0, above=0, most=LONGEST_SECONDS, rare=True, help="Give up on a worker without progress."
+    )
 
     def __post_init__(self) -> None:
-        if self.name not in EXECUTORS:
-            raise unknown_name("executor", self.name, EXECUTORS)
+        check_settings(self)
         if self.name == "ray":
             self._check_ray()
             return

@@ -1,63 +1,37 @@
-"""The options that say who runs the parts, for every command that runs some."""
+"""The options that say who does the work, for every command that can give it to others."""
 
 import functools
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Collection
+from dataclasses import fields
 from typing import Any, cast
 
-from pipeline.executors.config import EXECUTORS, ExecutorConfig
+from pipeline.executors.config import ExecutorConfig
+from pipeline.options.fields import settings_of
 from pipeline.options.layers import refuse_stray_cluster
-from pipeline.options.types import Choice, Command, Count, HostAndPort, Number, WorkerCount, option
+from pipeline.options.shared import Command
+from pipeline.options.types import HostAndPort, WorkerCount
 
-executor_option = partial(option, default_of=ExecutorConfig)
-_LONGEST_SECONDS = 30 * 24 * 3600
+TYPES = {"ray_address": HostAndPort(), "workers": WorkerCount()}
 
 
-def executor_options(command: Command) -> Command:
-    """Adds the options of `ExecutorConfig`, and gives the command that as `executor`; `--device` is the command's."""
-    command = _with_config(command)
-    for add in reversed(
-        (
-            executor_option("--executor", field="name", type=Choice(tuple(EXECUTORS)), help="Who runs parts."),
-            executor_option("--ray-address", type=HostAndPort(), help="A running Ray cluster. [default: its own]"),
-            executor_option("--workers", type=WorkerCount(), help="Of Ray. [default: one per GPU; 2 on CPU]"),
-            executor_option(
-                "--gpus-per-worker",
-                type=Number(at_least=0.01, at_most=1),
-                rare=True,
-                help="Share of a GPU, such as 0.5. [default: a whole one]",
-            ),
-            executor_option(
-                "--cpus-per-worker",
-                type=Count(1, 4096),
-                rare=True,
-                help="CPU threads of a worker. [default: an equal share; 1 on a cluster]",
-            ),
-            executor_option(
-                "--join-seconds",
-                type=Number(above=0, at_most=_LONGEST_SECONDS),
-                rare=True,
-                help="Go on so long with too few workers.",
-            ),
-            executor_option(
-                "--stall-seconds",
-                type=Number(above=0, at_most=_LONGEST_SECONDS),
-                rare=True,
-                help="Give up on a worker without progress.",
-            ),
-        )
-    ):
-        command = add(command)
-    return command
+def executor_options(*, only: Collection[str] | None = None) -> Callable[[Command], Command]:
+    """Adds the options of `ExecutorConfig`, or `only` those of these fields, and gives the command it as `executor`.
+
+    `--device` is the command's own.
+    """
+
+    def add(command: Command) -> Command:
+        return settings_of(ExecutorConfig, only=only, types_of=TYPES)(_with_config(command))
+
+    return add
 
 
 def _with_config(command: Command) -> Command:
     @functools.wraps(command)
-    def wrapped(*args: Any, executor: str, ray_address: str | None, device: str, **settings: Any) -> Any:
-        refuse_stray_cluster(executor, ray_address)
-        names = ("workers", "gpus_per_worker", "cpus_per_worker", "join_seconds", "stall_seconds")
-        own = {name: settings.pop(name) for name in names}
-        config = ExecutorConfig(name=executor, ray_address=ray_address, device=device, **own)
-        return cast(Callable[..., Any], command)(*args, executor=config, device=device, **settings)
+    def wrapped(*args: Any, device: str, **options: Any) -> Any:
+        own = {field.name: options.pop(field.name) for field in fields(ExecutorConfig) if field.name in options}
+        refuse_stray_cluster(own["name"], own["ray_address"])
+        config = ExecutorConfig(device=device, **own)
+        return cast(Callable[..., Any], command)(*args, executor=config, device=device, **options)
 
     return cast(Command, wrapped)

@@ -1,24 +1,17 @@
-"""The types of option values, each with the rule it enforces, and how an option takes its default from a dataclass."""
+"""The types of option values, each with the rule it enforces."""
 
-import dataclasses
-import functools
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import click
 
 from cache_schema.errors import nearest
 from pipeline.executors.config import WorkerRange
-from pipeline.options.layers import ConfigFile
-from pipeline.output import only_results_on_stdout
+from stages.settings.declare import LARGEST_COUNT
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-LARGEST_COUNT = 2**31 - 1
-_HELP_ALL = "pipeline.help_all"
 _DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 
 
@@ -143,10 +136,13 @@ class FilePath(Text):
 
 
 class NamedNumber(click.ParamType):
-    """`NAME=X`, for an option that may be repeated; in a configuration file also a table."""
+    """`NAME=X` with an X of `number`, for an option that may be repeated; in a configuration file also a table."""
 
     name = "NAME=X"
     envvar_list_splitter = "\n"
+
+    def __init__(self, number: Number) -> None:
+        self.number = number
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
         if isinstance(value, tuple):
@@ -154,7 +150,7 @@ class NamedNumber(click.ParamType):
         name, equals, number = value.partition("=") if isinstance(value, str) else ("", "", "")
         if not name or not equals:
             self.fail(f"{_shown(value)} is not NAME=X: write a name and a number, such as vl=0.7", param, ctx)
-        return name, Number(at_least=0).convert(number, param, ctx)
+        return name, self.number.convert(number, param, ctx)
 
 
 class HostAndPort(Text):
@@ -174,72 +170,3 @@ def _shown(value: Any) -> str:
     # Python refuses to write an integer of more than 4,300 digits.
     text = repr(value) if not isinstance(value, int) or value.bit_length() < 1000 else "a number of hundreds of digits"
     return text if len(text) <= 80 else f"{text[:60]}... ({len(text):,} characters)"
-
-
-class Setting(click.Option):
-    """An option that `--help` leaves out when it is `rare`; `--help-all` shows it too."""
-
-    def __init__(self, *args: Any, rare: bool = False, **settings: Any) -> None:
-        super().__init__(*args, **settings)
-        self.rare = rare
-
-    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        return None if self.rare and not ctx.meta.get(_HELP_ALL) else super().get_help_record(ctx)
-
-
-def _show_all_help(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-    if value and not ctx.resilient_parsing:
-        ctx.meta[_HELP_ALL] = True
-        click.echo(ctx.get_help())
-        ctx.exit()
-
-
-help_all_option = click.option(
-    "--help-all",
-    is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    callback=_show_all_help,
-    help="Show the rarer options too.",
-)
-
-
-def option(*names: str, default_of: type | None = None, **settings: Any) -> Callable[[Command], Command]:
-    """Returns a click option whose default, shown in the help, is that of the field of the same name in `default_of`.
-
-    The dataclass stays the only home of the default. A field whose default is None gets no `[default: …]`: its help
-    says what happens then.
-    """
-    if default_of is not None:
-        field_name = settings.pop("field", None) or names[0].split("/")[0].lstrip("-").replace("-", "_")
-        known = {field.name: field for field in dataclasses.fields(default_of)}
-        default = known[field_name].default
-        if default is not dataclasses.MISSING and default not in (None, ()):
-            settings["default"] = default
-            settings["show_default"] = settings.get("show_default", True)
-    return click.option(*names, cls=Setting, **settings)
-
-
-def _with_clean_stdout(command: Command) -> Command:
-    @functools.wraps(command)
-    def wrapped(*args: Any, **options: Any) -> Any:
-        with only_results_on_stdout():
-            return command(*args, **options)
-
-    return cast(Command, wrapped)
-
-
-def shared_options(command: Command) -> Command:
-    """Adds what every command has: `--config`, `--json` (as `as_json`), `--quiet`, `--debug`, and a clean stdout.
-
-    The innermost decorator of a command.
-    """
-    command = _with_clean_stdout(command)
-    for add in (
-        click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."),
-        click.option("--quiet", is_flag=True, help="Show no progress."),
-        click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object."),
-        click.option("--config", cls=ConfigFile, type=FilePath("FILE"), help="TOML file with a table per command."),
-    ):
-        command = add(command)
-    return command

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cache_schema.cache import Cache, CachedArray, ImageLocation
 from cache_schema.neighbours import NeighboursReader
+from stages.distill.config import ResolvedMethod
 from stages.distill.order import EpochSequence, Rows, digest_of_rows, text_generator, texts_of_step
 from stages.distill.pictures import Pictures
 from stages.distill.replay import Replay
@@ -51,11 +52,7 @@ class BatchMaker:
         pictures: where pixels come from.
         neighbours: mined sentences of every image; None draws all at random.
         text_rows: eligible sentences, ascending.
-        num_texts: sentences of a step.
-        mined_share: at most this part of them are neighbours.
-        seed: of crops and of drawn sentences.
-        crop_scale: least and greatest share of a picture's area that a crop shows.
-        flip: mirror half of the crops.
+        method: how many sentences a step has and which, and how crops are drawn.
         replay: views of the teacher that are shown again; None draws crops anew for every visit.
     """
 
@@ -66,11 +63,7 @@ class BatchMaker:
     pictures: Pictures
     neighbours: NeighboursReader | None
     text_rows: Rows
-    num_texts: int
-    mined_share: float
-    seed: int
-    crop_scale: tuple[float, float]
-    flip: bool
+    method: ResolvedMethod
     replay: Replay | None = None
 
     @cached_property
@@ -110,21 +103,21 @@ class BatchMaker:
     def _crop(self, location: ImageLocation, epoch: int) -> Crop:
         # View 0 is the teacher's own preprocessing, so the first epoch sees view 1.
         crop = crop_of(
-            self.seed,
+            self.method.seed,
             epoch + 1,
             location.digest,
             width=location.width,
             height=location.height,
-            scale=self.crop_scale,
+            scale=(self.method.min_crop, 1.0),
         )
-        return crop if self.flip else replace(crop, flip=False)
+        return crop if self.method.flip else replace(crop, flip=False)
 
     def _texts_of_step(self, step: int, image_rows: Rows) -> Rows:
         return texts_of_step(
             image_rows,
             None if self.neighbours is None else self.neighbours.ids(image_rows),
             self.text_rows,
-            text_generator(self._text_rows_digest, seed=self.seed, step=step),
-            self.num_texts,
-            mined_share=self.mined_share,
+            text_generator(self._text_rows_digest, seed=self.method.seed, step=step),
+            self.method.text_batch_size,
+            mined_share=self.method.mined_share,
         )

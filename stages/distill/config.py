@@ -1,134 +1,146 @@
 """What stage two is asked to do. Imports nothing heavy, so that a command line can show it."""
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from cache_schema.errors import UsageError, unknown_name
+from cache_schema.errors import UsageError
+from stages.settings.check import check_settings
+from stages.settings.declare import configuration, running, setting
 
 LARGEST_DEFAULT_BATCH = 12_288
 """Images of a step in the published runs, when the corpus has as many."""
 
-PICTURES = ("auto", "originals", "stored")
 DEFAULT_STUDENT = "open_clip:ViT-B-32"
 DEFAULT_WEIGHTS: Mapping[str, float] = {"vl": 0.7, "pvl": 0.3, "udist": 0.0, "feature": 0.0}
 DEFAULT_TEMPERATURES: Mapping[str, float] = {"vl": 1.0, "pvl": 3.0, "udist": 7.0}
 
+_BATCH_IF_NONE = f"{LARGEST_DEFAULT_BATCH}, or all"
 
-@dataclass(frozen=True)
-class DistillConfig:
-    """What `pipeline distill` is asked to do. The only home of its defaults.
 
-    What changes the student:
+@configuration
+class Method:
+    """What changes the student. All of it enters the fingerprint of the run: the values, or what they stand for."""
 
-    Attributes:
-        cache: folder of the feature cache.
-        student: specification, see `stages.students`; None means that of `from_run`, or else `open_clip:ViT-B-32`.
-        from_run: start from the final weights of this run instead of random ones.
-        image_array: of the cache; None means that of its only teacher. Where that has views beyond view 0, an epoch
-            replays one of them in turn: the boxes that the teacher saw, against their features. One such view named
-            here is replayed alone; with view 0 the student draws its own crops, against the feature of view 0.
-        pictures: originals, stored (the pixels in the cache) or auto: those that the replayed views were cut from, else
-            the stored ones where the cache has all of them.
-        text_array: likewise.
-        images: selection of image rows to train on; None means all ok ones.
-        texts: likewise of sentences.
-        negatives: which sentences a step looks at: `random`, or `mined:NAME` for neighbours of its images.
-        mined_share: at most this part of a step's sentences are mined ones.
-        steps: of training; None means 100 epochs.
-        batch_size: images of a step; None means the smaller of 12,288 and the ok images.
-        text_batch_size: sentences of a step; None means the smaller of 12,288 and the ok sentences.
-        micro_batch_size: images of one forward pass, for less memory; the loss still sees the whole batch. None means
-            the whole batch at once.
-        logit_scale: factor on cosines; None means that of the teacher.
-        weights: loss name -> weight; losses that are not named keep their default.
-        temperatures: loss name -> temperature; likewise.
-        learning_rate: at the end of the warm-up.
-        min_learning_rate: at the end of training.
-        warmup_learning_rate: at the first step.
-        warmup_share: part of the steps that warms up.
-        weight_decay: of all parameters but biases, norms and positional tables.
-        min_crop: least share of a picture's area that a crop of its own shows; 1 shows nearly all of it.
-        flip: mirror half of the student's own crops.
-        seed: of the random start, the order, the crops and the sentences.
-        precision: of the student's forward pass: `auto` (bfloat16 on a GPU, float32 on the CPU), float32 or bfloat16.
-        window_parts: parts whose rows are shuffled together; None means all, or 32 in caches of more than 64 parts.
-        picture_memory_bytes: pictures are kept decoded when all of them fit into this.
-
-    What changes only where, how fast and how safely:
-
-    Attributes:
-        out: folder of the run.
-        fresh: forget what is in `out` and start over, instead of resuming.
-        device: cpu, cuda or cuda:N.
-        num_threads: CPU threads of the student; 0 leaves torch's own choice.
-        decode_workers: threads or processes that make crops.
-        checkpoint_steps: save at least every so many steps,
-        checkpoint_seconds: and at least every so many seconds.
-        keep_checkpoints: how many of the newest checkpoints are kept.
-    """
-
-    cache: Path
-    out: Path
-    student: str | None = None
-    from_run: Path | None = None
-    image_array: str | None = None
-    pictures: str = "auto"
-    text_array: str | None = None
-    images: str | None = None
-    texts: str | None = None
-    negatives: str = "random"
-    mined_share: float = 0.5
-    steps: int | None = None
-    batch_size: int | None = None
-    text_batch_size: int | None = None
-    micro_batch_size: int | None = None
-    logit_scale: float | None = None
-    weights: Mapping[str, float] = field(default_factory=dict)
-    temperatures: Mapping[str, float] = field(default_factory=dict)
-    learning_rate: float = 8e-4
-    min_learning_rate: float = 4e-5
-    warmup_learning_rate: float = 4e-6
-    warmup_share: float = 0.04
-    weight_decay: float = 0.05
-    min_crop: float = 0.08
-    flip: bool = True
-    seed: int = 0
-    precision: str = "auto"
-    window_parts: int | None = None
-    picture_memory_bytes: int = 2 << 30
-    fresh: bool = False
-    device: str = "cpu"
-    num_threads: int = 0
-    decode_workers: int = 2
-    checkpoint_steps: int = 1000
-    checkpoint_seconds: float = 120.0
-    keep_checkpoints: int = 2
+    cache: Path = setting(help="Folder of the cache.", recorded=False)
+    student: str | None = setting(
+        default=None,
+        help="See `list students`.",
+        more="With `from_run`, None means that run's.",
+        if_none=DEFAULT_STUDENT,
+        recorded=False,
+    )
+    from_run: Path | None = setting(
+        default=None,
+        flag="--from",
+        metavar="RUN",
+        help="Start from this run's weights.",
+        more="The final ones; None starts from random ones.",
+        recorded=False,
+    )
+    images: str | None = setting(
+        default=None, help="Train on this selection of images.", if_none="all ok ones", recorded=False
+    )
+    texts: str | None = setting(
+        default=None, help="Look at this selection of sentences.", if_none="all ok ones", recorded=False
+    )
+    negatives: str = setting(
+        default="random",
+        metavar="random|mined:NAME",
+        help="Which sentences a step looks at.",
+        more="Any, or with mined:NAME also mined neighbours of its images.",
+        recorded=False,
+    )
+    steps: int | None = setting(default=None, least=1, help="Steps of training.", if_none="100 epochs")
+    batch_size: int | None = setting(default=None, least=1, help="Images of a step.", if_none=_BATCH_IF_NONE)
+    text_batch_size: int | None = setting(default=None, least=1, help="Sentences of a step.", if_none=_BATCH_IF_NONE)
+    logit_scale: float | None = setting(
+        default=None, above=0, most=1e6, help="Factor on cosines.", if_none="the teacher's"
+    )
+    weights: Mapping[str, float] = setting(
+        default_factory=dict,
+        least=0,
+        most=1e9,
+        flag="--loss",
+        each="the weight of loss",
+        help="Weight of a loss; repeatable.",
+        more="Losses that are not named keep the weight they have in `DEFAULT_WEIGHTS`.",
+    )
+    learning_rate: float = setting(default=8e-4, above=0, most=1, help="At the end of the warm-up.")
+    seed: int = setting(default=0, least=0, help="Of the random start, order, crops and sentences.")
+    precision: str = setting(
+        default="auto",
+        choices=("auto", "float32", "bfloat16"),
+        help="Of the forward pass.",
+        more="auto: bfloat16 on a GPU, float32 on the CPU.",
+    )
+    image_array: str | None = setting(
+        default=None,
+        rare=True,
+        help="View of the images.",
+        more="Where the only teacher of the cache has views beyond view 0, an epoch replays one of them in turn: the "
+        "boxes that the teacher saw, against their features. One such view named here is replayed alone; with view 0 "
+        "the student draws its own crops, against the feature of view 0.",
+        if_none="all but 0 in turn",
+        recorded=False,
+    )
+    pictures: str = setting(
+        default="auto",
+        choices=("auto", "originals", "stored"),
+        rare=True,
+        help="What crops are cut from.",
+        more="stored: the pixels in the cache. auto: the pictures that the replayed views were cut from, else the "
+        "stored ones where the cache has all of them.",
+        recorded=False,
+    )
+    text_array: str | None = setting(
+        default=None, rare=True, help="Array of sentences.", if_none="the only one", recorded=False
+    )
+    mined_share: float = setting(default=0.5, least=0, most=1, rare=True, help="Most mined sentences of a step.")
+    temperatures: Mapping[str, float] = setting(
+        default_factory=dict,
+        above=0,
+        most=1e9,
+        flag="--temperature",
+        each="the temperature of loss",
+        rare=True,
+        help="Of a loss; repeatable.",
+        more="Losses that are not named keep the temperature they have in `DEFAULT_TEMPERATURES`.",
+    )
+    min_learning_rate: float = setting(default=4e-5, least=0, most=1, rare=True, help="At the end of training.")
+    warmup_learning_rate: float = setting(default=4e-6, least=0, most=1, rare=True, help="At the first step.")
+    warmup_share: float = setting(default=0.04, least=0, most=1, rare=True, help="Part of the steps that warms up.")
+    weight_decay: float = setting(default=0.05, least=0, most=1, rare=True, help="Not of biases, norms, positions.")
+    min_crop: float = setting(
+        default=0.08,
+        above=0,
+        most=1,
+        rare=True,
+        help="Least share of a picture in a crop.",
+        more="Of its area, and of the student's own crops; 1 shows nearly all of it.",
+    )
+    flip: bool = setting(
+        default=True, flag="--flip/--no-flip", rare=True, help="Mirror half of the crops.", more="The student's own."
+    )
+    window_parts: int | None = setting(
+        default=None, least=1, rare=True, help="Parts shuffled together.", if_none="all, or 32 of many"
+    )
+    # A picture in memory was decoded whole, a streamed one perhaps at a fraction of its size: pixels differ a little.
+    picture_memory_bytes: int = setting(
+        default=2 << 30,
+        least=0,
+        most=2**62,
+        rare=True,
+        help="Keep decoded pictures that fit.",
+        more="All of them or none.",
+        recorded=False,
+    )
 
     def __post_init__(self) -> None:
         for name, defaults in (("weights", DEFAULT_WEIGHTS), ("temperatures", DEFAULT_TEMPERATURES)):
             object.__setattr__(self, name, _merged(defaults, getattr(self, name)))
-        for name in ("steps", "batch_size", "text_batch_size", "micro_batch_size", "window_parts"):
-            if getattr(self, name) is not None:
-                _require(self, name, least=1, most=2**31 - 1)
-        for name in ("checkpoint_steps", "keep_checkpoints"):
-            _require(self, name, least=1, most=2**31 - 1)
-        for name in ("seed", "num_threads", "decode_workers"):
-            _require(self, name, least=0, most=2**31 - 1)
-        for name in ("mined_share", "warmup_share", "weight_decay", "min_learning_rate", "warmup_learning_rate"):
-            _require(self, name, least=0, most=1)
-        _require(self, "learning_rate", above=0, most=1)
-        _require(self, "min_crop", above=0, most=1)
-        _require(self, "checkpoint_seconds", above=0, most=1e9)
-        _require(self, "picture_memory_bytes", least=0, most=2**63 - 1)
-        if self.logit_scale is not None:
-            _require(self, "logit_scale", above=0, most=1e6)
-        if self.pictures not in PICTURES:
-            raise unknown_name("pictures", self.pictures, PICTURES)
-        if self.precision not in ("auto", "float32", "bfloat16"):
-            raise unknown_name("precision", self.precision, ("auto", "float32", "bfloat16"))
-        _check_losses(self)
+        check_settings(self)
+        if not any(self.weights.values()):
+            raise UsageError("all losses have weight 0, so there is nothing to learn from: give one of them a weight")
         if self.negatives != "random" and not self.negatives.startswith("mined:"):
             raise UsageError(
                 f"negatives {self.negatives!r} are unknown: use random, or mined:NAME for mined neighbours"
@@ -137,26 +149,77 @@ class DistillConfig:
             raise UsageError("negatives 'mined:' name no neighbours: write mined:NAME as given to `pipeline mine`")
 
 
+@configuration
+class Running:
+    """What changes only where, how fast and how safely a student trains."""
+
+    out: Path = running(after="student", help="Folder of the run; made when missing.")
+    micro_batch_size: int | None = running(
+        default=None,
+        least=1,
+        after="text_batch_size",
+        help="Images of a forward pass.",
+        more="For less memory; the loss still sees the whole batch.",
+        if_none="the whole batch",
+    )
+    fresh: bool = running(
+        default=False,
+        flag="--fresh/--resume",
+        after="seed",
+        help="Start over, or go on with what is in --out.",
+    )
+    device: str = running(
+        default="cpu", metavar="cpu|cuda", help="Where the student trains.", more="cpu, cuda or cuda:N."
+    )
+    num_threads: int = running(default=0, least=0, most=4096, rare=True, help="CPU threads; 0 is torch's own choice.")
+    decode_workers: int = running(
+        default=2, least=0, most=4096, rare=True, help="Threads or processes that make crops."
+    )
+    checkpoint_steps: int = running(default=1000, least=1, rare=True, help="Save at least every so many steps,")
+    checkpoint_seconds: float = running(
+        default=120.0, above=0, most=1e9, rare=True, help="and at least every so many seconds."
+    )
+    keep_checkpoints: int = running(default=2, least=1, rare=True, help="Newest checkpoints kept.")
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
+@configuration
+class DistillConfig(Running, Method):
+    """What `pipeline distill` is asked to do. The only home of its defaults."""
+
+    # The fields of the last base come first.
+
+    def __post_init__(self) -> None:
+        # Checks the settings of both, for it looks at what it is given.
+        Method.__post_init__(self)
+
+
+class ResolvedMethod(Method):
+    """A method on a certain cache: what the cache and the device decide is decided. Resolved again, it stays the same.
+
+    What may still be None: `from_run`, `images` and `texts` (nothing is named), `image_array` (several views in turn)
+    and `window_parts` (all parts at once).
+    """
+
+    student: str
+    steps: int
+    batch_size: int
+    text_batch_size: int
+    logit_scale: float
+    text_array: str
+
+    def __post_init__(self) -> None:
+        # What was asked was checked then; the rest is the word of the cache.
+        assert all(getattr(self, name) is not None for name in ResolvedMethod.__annotations__)
+
+
+class ResolvedRunning(Running):
+    """How a run on a certain cache is run: what the size of its batches decides is decided."""
+
+    micro_batch_size: int
+
+
 def _merged(defaults: Mapping[str, float], given: Mapping[str, float]) -> dict[str, float]:
     return {**defaults, **{loss: float(value) for loss, value in given.items()}}
-
-
-def _require(
-    config: DistillConfig, name: str, *, above: float | None = None, least: float | None = None, most: float
-) -> None:
-    value = getattr(config, name)
-    low = f"above {above:g}" if above is not None else f"{least:g} or more"
-    enough = math.isfinite(value) and (value > above if above is not None else value >= (least or 0))
-    if not enough or value > most:
-        raise UsageError(f"{name} is {value:g}: use a value {low}, at most {most:g}")
-
-
-def _check_losses(config: DistillConfig) -> None:
-    for loss, weight in config.weights.items():
-        if not (math.isfinite(weight) and weight >= 0):
-            raise UsageError(f"the weight of loss {loss} is {weight:g}: use 0 or more")
-    if not any(config.weights.values()):
-        raise UsageError("all losses have weight 0, so there is nothing to learn from: give one of them a weight")
-    for loss, temperature in config.temperatures.items():
-        if not (math.isfinite(temperature) and temperature > 0):
-            raise UsageError(f"the temperature of loss {loss} is {temperature:g}: use a value above 0")

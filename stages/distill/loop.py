@@ -17,12 +17,12 @@ from cache_schema.progress import Progress
 from cache_schema.recipe import differences
 from stages.distill.batches import Batch, BatchMaker
 from stages.distill.gradient_cache import backward_of_batch
+from stages.distill.job import DistillJob
 from stages.distill.log import TrainingLog
 from stages.distill.losses import total_loss
 from stages.distill.optimizer import learning_rate_of_step, make_optimizer
 from stages.distill.payloads import Originals
 from stages.distill.pictures import Pictures, PicturesInMemory, PicturesStreamed
-from stages.distill.resolve import DistillJob
 from stages.export.model_folder import export_image_tower, export_pair
 from stages.prefetch import prefetched
 from stages.runs.checkpoint import newest_checkpoint, restore, save_checkpoint, tensors_of
@@ -61,13 +61,15 @@ class TrainingLoop:
         should_stop: Callable[[], bool],
     ) -> None:
         self.job = job
+        self.method = job.method
+        self.running = job.running
         self.folder = folder
         self.record = record
         self.fence = fence
         self.progress = progress
         self.say = notice
         self.should_stop = should_stop
-        self.optimizer = make_optimizer(job.student, weight_decay=job.config.weight_decay)
+        self.optimizer = make_optimizer(job.student, weight_decay=job.method.weight_decay)
         self.saved_at = time.monotonic()
 
     def finish(self) -> dict[str, Json]:
@@ -82,7 +84,7 @@ class TrainingLoop:
                 self.say(f"{self.folder.metrics} lacks {log.num_lost_lines:,} steps before the checkpoint")
             maker = self._batch_maker(stack.enter_context(self._pictures()))
             batches = stack.enter_context(
-                closing(prefetched(map(maker.batch_of_step, range(first_step, self.job.num_steps))))
+                closing(prefetched(map(maker.batch_of_step, range(first_step, self.method.steps))))
             )
             waiting = time.perf_counter()
             for batch in batches:
@@ -90,17 +92,15 @@ class TrainingLoop:
                 if self.should_stop():
                     self._save(batch.step)
                     raise TrainingStopped(
-                        f"stopped at step {batch.step:,} of {self.job.num_steps:,}, state saved in {self.folder.root}: "
+                        f"stopped at step {batch.step:,} of {self.method.steps:,}, state saved in {self.folder.root}: "
                         "run again to go on"
                     )
                 metrics = self._step_within_memory(batch)
-                speed = log.write(
-                    batch.step + 1, metrics, num_images=self.job.sequence.batch_size, waited_seconds=waited
-                )
+                speed = log.write(batch.step + 1, metrics, num_images=self.method.batch_size, waited_seconds=waited)
                 done = batch.step + 1
                 note = f"loss {metrics['loss']:.4f}, cosine {metrics['cosine']:.3f}, {speed:,.0f} images/s"
-                self.progress(done, self.job.num_steps, "steps", note)
-                if done < self.job.num_steps and self._checkpoint_is_due(done):
+                self.progress(done, self.method.steps, "steps", note)
+                if done < self.method.steps and self._checkpoint_is_due(done):
                     self._save(done)
                 waiting = time.perf_counter()
         return self._end(metrics, seconds=time.monotonic() - started)
@@ -109,16 +109,17 @@ class TrainingLoop:
         try:
             return self._step(batch)
         except torch.OutOfMemoryError as error:
-            micro = self.job.micro_batch_size
+            micro = self.running.micro_batch_size
             raise EnvironmentProblem(
                 f"{self.job.device} has not enough memory for {micro:,} images in one forward pass and a loss over "
-                f"{self.job.sequence.batch_size:,} images and {self.job.num_texts:,} sentences: try --micro-batch-size "
-                f"{max(1, micro // 4)}, which leaves the loss as it is, or a smaller --text-batch-size"
+                f"{self.method.batch_size:,} images and {self.method.text_batch_size:,} sentences: try "
+                f"--micro-batch-size {max(1, micro // 4)}, which leaves the loss as it is, or a smaller "
+                "--text-batch-size"
             ) from error
 
     def _step(self, batch: Batch) -> dict[str, float]:
         """Does one optimizer step and returns its metrics."""
-        job, config, device = self.job, self.job.config, self.job.device
+        job, method, device = self.job, self.method, self.job.device
         teacher_image_BD = torch.from_numpy(batch.teacher_image_BD).to(device)
         text_TD = torch.from_numpy(batch.text_TD).to(device)
         losses: dict[str, Tensor] = {}
@@ -128,29 +129,29 @@ class TrainingLoop:
                 image_BD,
                 teacher_image_BD,
                 text_TD,
-                weights=config.weights,
-                temperatures=config.temperatures,
-                logit_scale=job.logit_scale,
+                weights=method.weights,
+                temperatures=method.temperatures,
+                logit_scale=method.logit_scale,
             )
             losses.update({"loss": total.detach()}, **{name: part.detach() for name, part in parts.items()})
             return total
 
         rate = learning_rate_of_step(
             batch.step,
-            job.num_steps,
-            peak=config.learning_rate,
-            least=min(config.min_learning_rate, config.learning_rate),
-            warmup_start=min(config.warmup_learning_rate, config.learning_rate),
-            warmup_share=config.warmup_share,
+            method.steps,
+            peak=method.learning_rate,
+            least=min(method.min_learning_rate, method.learning_rate),
+            warmup_start=min(method.warmup_learning_rate, method.learning_rate),
+            warmup_share=method.warmup_share,
         )
         self.optimizer.zero_grad(set_to_none=True)
         image_BD = backward_of_batch(
             job.student,
             torch.from_numpy(batch.pixels_BHWC).to(device),
             loss_of_features,
-            micro_batch_size=job.micro_batch_size,
-            randomness=(config.seed, batch.step),
-            precision=job.precision,
+            micro_batch_size=self.running.micro_batch_size,
+            randomness=(method.seed, batch.step),
+            precision=method.precision,
         )
         gradients = [p.grad for p in job.student.parameters() if p.grad is not None]
         grad_norm = torch.nn.utils.get_total_norm(gradients)
@@ -163,7 +164,7 @@ class TrainingLoop:
             "cosine": functional.cosine_similarity(image_BD, teacher_image_BD).mean().item(),
             "grad_norm": grad_norm.item(),
             "learning_rate": rate,
-            "epoch": (batch.step + 1) * job.sequence.batch_size / len(job.sequence.rows),
+            "epoch": (batch.step + 1) * method.batch_size / len(job.sequence.rows),
         }
 
     def _require_finite(self, batch: Batch, image_BD: Tensor, loss: Tensor, grad_norm: Tensor) -> None:
@@ -182,12 +183,12 @@ class TrainingLoop:
     def _resume(self) -> int:
         """Restores the newest whole checkpoint and returns the steps that are done."""
         checkpoint = newest_checkpoint(
-            self.folder.checkpoints, run=self.record.fingerprint, num_steps=self.job.num_steps, notice=self.say
+            self.folder.checkpoints, run=self.record.fingerprint, num_steps=self.method.steps, notice=self.say
         )
         if checkpoint is None:
             return 0
         restore(self.job.student, self.optimizer, checkpoint)
-        self.say(f"resuming {self.folder.root} after step {checkpoint.step:,} of {self.job.num_steps:,}")
+        self.say(f"resuming {self.folder.root} after step {checkpoint.step:,} of {self.method.steps:,}")
         return checkpoint.step
 
     def _note_session(self, first_step: int) -> None:
@@ -203,9 +204,8 @@ class TrainingLoop:
         write_record(self.folder, self.record, fence=self.fence)
 
     def _checkpoint_is_due(self, done: int) -> bool:
-        config = self.job.config
-        late = time.monotonic() - self.saved_at >= config.checkpoint_seconds
-        return done % config.checkpoint_steps == 0 or late
+        late = time.monotonic() - self.saved_at >= self.running.checkpoint_seconds
+        return done % self.running.checkpoint_steps == 0 or late
 
     def _save(self, done: int) -> None:
         save_checkpoint(
@@ -214,13 +214,13 @@ class TrainingLoop:
             step=done,
             run=self.record.fingerprint,
             state={},
-            keep=self.job.config.keep_checkpoints,
+            keep=self.running.keep_checkpoints,
             fence=self.fence,
         )
         self.saved_at = time.monotonic()
 
     def _pictures(self) -> Pictures:
-        job, preprocess, workers = self.job, self.job.student.preprocess, self.job.config.decode_workers
+        job, preprocess, workers = self.job, self.job.student.preprocess, self.job.running.decode_workers
         payloads = job.small or Originals()
         if not job.in_memory:
             return PicturesStreamed(preprocess, payloads, num_workers=workers, exact=job.replay is not None)
@@ -229,7 +229,7 @@ class TrainingLoop:
         )
 
     def _batch_maker(self, pictures: Pictures) -> BatchMaker:
-        job, config = self.job, self.job.config
+        job = self.job
         return BatchMaker(
             cache=job.cache,
             images=job.images,
@@ -238,11 +238,7 @@ class TrainingLoop:
             pictures=pictures,
             neighbours=job.neighbours,
             text_rows=job.text_rows,
-            num_texts=job.num_texts,
-            mined_share=config.mined_share,
-            seed=config.seed,
-            crop_scale=(config.min_crop, 1.0),
-            flip=config.flip,
+            method=job.method,
             replay=job.replay,
         )
 
@@ -280,8 +276,8 @@ class TrainingLoop:
             "model": str(self.folder.model),
             "student": self.job.student.specification,
             "num_parameters": sum(p.numel() for p in self.job.student.parameters()),
-            "steps": self.job.num_steps,
-            "images_seen": self.job.num_steps * self.job.sequence.batch_size,
+            "steps": self.method.steps,
+            "images_seen": self.method.steps * self.method.batch_size,
             "loss": metrics["loss"],
             "cosine": metrics["cosine"],
             **exported,

@@ -1,7 +1,5 @@
-"""What a distillation run is, once its configuration has met its cache: every default resolved, every input named."""
+"""From a configuration and its cache to a job: every default resolved, every input opened."""
 
-from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -9,20 +7,28 @@ import torch
 
 from cache_schema.cache import Cache, CachedArray
 from cache_schema.errors import MismatchError, RefusedError, UsageError, unknown_name
-from cache_schema.json_file import Json, fingerprint_of
+from cache_schema.json_file import Json
 from cache_schema.layout import Modality
 from cache_schema.neighbours import NeighboursReader
 from cache_schema.recipe import differences
-from cache_schema.records import parts_by_numerics
 from cache_schema.selections import Selection, read_selection
 from stages.device import torch_device
-from stages.distill.config import DEFAULT_STUDENT, LARGEST_DEFAULT_BATCH, DistillConfig
+from stages.distill.config import (
+    DEFAULT_STUDENT,
+    LARGEST_DEFAULT_BATCH,
+    DistillConfig,
+    Method,
+    ResolvedMethod,
+    ResolvedRunning,
+    Running,
+)
+from stages.distill.job import DistillJob
 from stages.distill.losses import LOSSES
 from stages.distill.order import EpochSequence, Rows
 from stages.distill.payloads import SmallPictures, pixels_to_train_on
 from stages.distill.pictures import fit_in_memory
 from stages.distill.replay import Replay, views_of
-from stages.runs.record import RunRecord
+from stages.settings.record import values_of
 from stages.sources.feature_rows import require_pictures
 from stages.students import Student, build_student, load_image_tower
 from stages.students.saved import read_weights_sha256
@@ -31,124 +37,6 @@ _EPOCHS = 100
 _ALL_PARTS_UP_TO = 64
 _WINDOW_PARTS = 32
 _SHOWN = 10
-
-
-@dataclass(frozen=True)
-class DistillJob:
-    """A run about to start or to go on.
-
-    Attributes:
-        config: as asked.
-        cache: open.
-        images: the teacher's complete image array of view 0.
-        texts: the teacher's complete text array.
-        neighbours: mined sentences, or None.
-        image_selection: rows that images are taken from, or None.
-        text_selection: rows that sentences are taken from, or None.
-        sequence: order of the image rows.
-        text_rows: eligible sentences, ascending.
-        num_texts: sentences of a step.
-        num_steps: of the whole run.
-        logit_scale: factor on cosines.
-        precision: of the student's pass.
-        replay: views of the teacher that are shown again, or None.
-        small: the stored pixels that are read in place of the originals, or None.
-        in_memory: whether pictures are kept decoded.
-        student: with the weights that the run starts from, in training mode, on `device`.
-        start_sha256: SHA-256 of the weights of the run it starts from; None for a random start.
-        device: where the student is.
-    """
-
-    config: DistillConfig
-    cache: Cache
-    images: CachedArray
-    texts: CachedArray
-    neighbours: NeighboursReader | None
-    image_selection: Selection | None
-    text_selection: Selection | None
-    sequence: EpochSequence
-    text_rows: Rows
-    num_texts: int
-    num_steps: int
-    logit_scale: float
-    precision: str
-    replay: Replay | None
-    small: SmallPictures | None
-    in_memory: bool
-    student: Student
-    start_sha256: str | None
-    device: torch.device
-
-    def new_record(self) -> RunRecord:
-        """Returns the record of this run before its first step."""
-        config = self.config
-        asked: dict[str, Json] = {
-            "student": self.student.description.to_json(),
-            "from": self.start_sha256,
-            "images": _identity_of(self.images),
-            "texts": _identity_of(self.texts),
-            "image_selection": None if self.image_selection is None else self.image_selection.digest,
-            "text_selection": None if self.text_selection is None else self.text_selection.digest,
-            "negatives": None if self.neighbours is None else fingerprint_of(self.neighbours.recipe.to_json()),
-            "mined_share": None if self.neighbours is None else config.mined_share,
-            "steps": self.num_steps,
-            "batch_size": self.sequence.batch_size,
-            "text_batch_size": self.num_texts,
-            "micro_batch_size": self.micro_batch_size,
-            "logit_scale": self.logit_scale,
-            "weights": {name: weight for name, weight in config.weights.items() if weight},
-            "temperatures": {name: config.temperatures.get(name) for name, w in config.weights.items() if w},
-            "learning_rate": config.learning_rate,
-            "min_learning_rate": config.min_learning_rate,
-            "warmup_learning_rate": config.warmup_learning_rate,
-            "warmup_share": config.warmup_share,
-            "weight_decay": config.weight_decay,
-            "min_crop": config.min_crop,
-            "flip": config.flip,
-            "seed": config.seed,
-            "precision": self.precision,
-            "window_parts": self.sequence.window_parts,
-            "pictures": ("" if self.small is None else "stored, ") + ("in memory" if self.in_memory else "streamed"),
-        }
-        if self.replay is not None:
-            asked["views"] = [_identity_of(array) for array in self.replay.arrays]
-        if self.small is not None:
-            asked["pixels"] = self.small.pixels.recipe.fingerprint
-        about: dict[str, Json] = {
-            "cache": str(self.cache.path),
-            "image_array": self.images.name,
-            "views": [] if self.replay is None else [array.name for array in self.replay.arrays],
-            "text_array": self.texts.name,
-            "image_selection": config.images,
-            "text_selection": config.texts,
-            "negatives": config.negatives,
-            "from": None if config.from_run is None else str(config.from_run.absolute()),
-            "teacher": {
-                "specification": self.texts.recipe.specification,
-                "identity": dict(self.texts.recipe.teacher),
-                "logit_scale": self.texts.recipe.logit_scale,
-                "logit_bias": self.texts.recipe.logit_bias,
-                "image_fingerprint": self.images.recipe.fingerprint,
-                "text_fingerprint": self.texts.recipe.fingerprint,
-            },
-            "numerics": {array.modality: parts_by_numerics(array.records()) for array in (self.images, self.texts)},
-            "sessions": [],
-        }
-        return RunRecord(asked, about)
-
-    @property
-    def micro_batch_size(self) -> int:
-        """Returns the images of one forward pass."""
-        return min(self.config.micro_batch_size or self.sequence.batch_size, self.sequence.batch_size)
-
-    def session(self, first_step: int) -> dict[str, Json]:
-        """Returns what must be the same for a resumed run to be the same bit for bit, and cannot be asked for."""
-        return {
-            "first_step": first_step,
-            "device": self.device.type if self.device.type == "cpu" else torch.cuda.get_device_name(self.device),
-            "num_threads": torch.get_num_threads(),
-            "tools": {name: version(name) for name in ("torch", "open_clip_torch", "timm", "numpy", "pillow")},
-        }
 
 
 def open_job(config: DistillConfig) -> DistillJob:
@@ -175,23 +63,28 @@ def open_job(config: DistillConfig) -> DistillJob:
     if replay is not None:
         rows = np.intersect1d(rows, replay.ok_rows(), assume_unique=True)
     text_rows = _eligible(texts, text_selection, config.text_batch_size)
-    num_parts = images.plan.num_parts
-    sequence = EpochSequence(
-        rows=rows,
-        batch_size=config.batch_size or min(len(rows), LARGEST_DEFAULT_BATCH),
-        part_rows=cache.part_rows,
-        seed=config.seed,
-        window_parts=config.window_parts or (None if num_parts <= _ALL_PARTS_UP_TO else _WINDOW_PARTS),
-    )
-    num_texts = config.text_batch_size or min(len(text_rows), LARGEST_DEFAULT_BATCH)
-    if not 1 <= num_texts <= len(text_rows):
-        raise UsageError(
-            f"text batch size {num_texts:,} does not fit the {len(text_rows):,} ok sentences of {cache.path}: "
-            + (f"use 1 to {len(text_rows):,}" if len(text_rows) else "extract some sentences")
-        )
+    sequence = _sequence_of(config, cache, rows, num_parts=images.plan.num_parts)
+    num_texts = _texts_of_a_step(config, cache, text_rows)
     student, start_sha256 = _starting_student(config, images, texts)
+    method = ResolvedMethod(
+        **{
+            **values_of(config, Method),
+            "student": student.specification,
+            "steps": config.steps or max(1, _EPOCHS * len(rows) // sequence.batch_size),
+            "batch_size": sequence.batch_size,
+            "text_batch_size": num_texts,
+            "logit_scale": config.logit_scale or texts.recipe.logit_scale,
+            "precision": _precision_of(config, device),
+            "image_array": _named_array(images, replay),
+            "pictures": "originals" if small is None else "stored",
+            "text_array": texts.name,
+            "window_parts": sequence.window_parts,
+        }
+    )
+    micro_batch_size = min(config.micro_batch_size or method.batch_size, method.batch_size)
     return DistillJob(
-        config=config,
+        method=method,
+        running=ResolvedRunning(**{**values_of(config, Running), "micro_batch_size": micro_batch_size}),
         cache=cache,
         images=images,
         texts=texts,
@@ -200,13 +93,9 @@ def open_job(config: DistillConfig) -> DistillJob:
         text_selection=text_selection,
         sequence=sequence,
         text_rows=text_rows,
-        num_texts=num_texts,
-        num_steps=config.steps or max(1, _EPOCHS * len(rows) // sequence.batch_size),
-        logit_scale=config.logit_scale or texts.recipe.logit_scale,
-        precision=_precision_of(config, device),
         replay=replay,
         small=small,
-        in_memory=fit_in_memory(cache, rows, config.picture_memory_bytes, small),
+        in_memory=fit_in_memory(cache, rows, method.picture_memory_bytes, small),
         student=student.train().to(device).to(memory_format=torch.channels_last),
         start_sha256=start_sha256,
         device=device,
@@ -252,6 +141,33 @@ def _eligible(array: CachedArray, selection: Selection | None, batch_size: int |
             + (f"use a batch size from 1 to {len(selected):,}" if len(selected) else "name another selection")
         )
     return selected
+
+
+def _sequence_of(config: DistillConfig, cache: Cache, rows: Rows, *, num_parts: int) -> EpochSequence:
+    return EpochSequence(
+        rows=rows,
+        batch_size=config.batch_size or min(len(rows), LARGEST_DEFAULT_BATCH),
+        part_rows=cache.part_rows,
+        seed=config.seed,
+        window_parts=config.window_parts or (None if num_parts <= _ALL_PARTS_UP_TO else _WINDOW_PARTS),
+    )
+
+
+def _texts_of_a_step(config: DistillConfig, cache: Cache, text_rows: Rows) -> int:
+    num_texts = config.text_batch_size or min(len(text_rows), LARGEST_DEFAULT_BATCH)
+    if not 1 <= num_texts <= len(text_rows):
+        raise UsageError(
+            f"text batch size {num_texts:,} does not fit the {len(text_rows):,} ok sentences of {cache.path}: "
+            + (f"use 1 to {len(text_rows):,}" if len(text_rows) else "extract some sentences")
+        )
+    return num_texts
+
+
+def _named_array(images: CachedArray, replay: Replay | None) -> str | None:
+    """Returns the array that means, when it is named, the views that are seen; several in turn have no name."""
+    if replay is None:
+        return images.name
+    return replay.arrays[0].name if len(replay.arrays) == 1 else None
 
 
 def _starting_student(config: DistillConfig, images: CachedArray, texts: CachedArray) -> tuple[Student, str | None]:
@@ -316,7 +232,3 @@ def _precision_of(config: DistillConfig, device: torch.device) -> str:
     if config.precision != "auto":
         return config.precision
     return "bfloat16" if device.type == "cuda" else "float32"
-
-
-def _identity_of(array: CachedArray) -> dict[str, Json]:
-    return {"fingerprint": array.recipe.fingerprint, "digest": array.digest()}

@@ -13,8 +13,9 @@ from cache_schema import atomic
 from cache_schema.json_file import Json
 from cache_schema.progress import Progress, silent
 from stages.distill.config import DistillConfig
+from stages.distill.job import DistillJob
 from stages.distill.loop import TrainingLoop, TrainingStopped
-from stages.distill.resolve import DistillJob, open_job
+from stages.distill.resolve import open_job
 from stages.runs.folder import RunFolder, forget, open_folder
 from stages.runs.record import RunRecord, read_record, require_same, write_record
 
@@ -57,14 +58,14 @@ def distill(
         job = open_job(config)
         folder = open_folder(config.out)
         with folder.lock() as lock:
-            record = _begin(job, folder, lock.fence)
+            method, record = job.method, _begin(job, folder, lock.fence)
             if record.result is not None:
                 say(f"run {folder.root} has ended before; this is its result")
                 return dict(record.result)
             say(
-                f"{job.num_steps:,} steps of {job.sequence.batch_size:,} images and {job.num_texts:,} sentences, from "
-                f"{len(job.sequence.rows):,} ok images of the {_where(config.images)} and {len(job.text_rows):,} ok "
-                f"sentences of the {_where(config.texts)}"
+                f"{method.steps:,} steps of {method.batch_size:,} images and {method.text_batch_size:,} sentences, "
+                f"from {len(job.sequence.rows):,} ok images of the {_where(method.images)} and "
+                f"{len(job.text_rows):,} ok sentences of the {_where(method.texts)}"
             )
             if job.replay is not None or job.small is not None:
                 say(_what_is_seen(job))
@@ -86,7 +87,7 @@ def _where(selection: str | None) -> str:
 
 def _begin(job: DistillJob, folder: RunFolder, fence: atomic.Fence) -> RunRecord:
     """Returns the record of the run in `folder`: the one that is there when it is the same run, else a new one."""
-    if folder.run_json.exists() and job.config.fresh:
+    if folder.run_json.exists() and job.running.fresh:
         forget(folder, fence=fence)
     record = job.new_record()
     if folder.run_json.exists():

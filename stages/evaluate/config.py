@@ -1,40 +1,39 @@
 """What an evaluation is asked to do. Imports nothing heavy, so that a command line can show it."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from cache_schema.errors import UsageError
+from stages.settings.check import check_settings
+from stages.settings.declare import configuration, running, setting
 
 
-@dataclass(frozen=True)
+@configuration
 class EvaluateConfig:
-    """What `pipeline evaluate` is asked to do. The only home of its defaults.
+    """What `pipeline evaluate` is asked to do. The only home of its defaults."""
 
-    Attributes:
-        model: a run, an exported folder or a teacher specification.
-        data: folder in the CLIP_benchmark webdataset layout, see `stages.evaluate.data`.
-        teacher: specification of the teacher to compare with; None means the one that a run learnt from, if it can be
-            loaded.
-        compare: whether to compare with a teacher at all.
-        batch_size: pictures, or prompts, of one forward pass.
-        device: cpu, cuda or cuda:N.
-        num_threads: CPU threads; 0 leaves torch's own choice.
-        decode_workers: processes that decode pictures; 0 decodes in this one.
-    """
-
-    model: str
-    data: Path
-    teacher: str | None = None
-    compare: bool = True
-    batch_size: int = 64
-    device: str = "cpu"
-    num_threads: int = 0
-    decode_workers: int = 1
+    model: str = setting(flag=None, help="A run, an exported folder or a teacher specification.")
+    data: Path = setting(
+        help="Folder of the labelled pictures.",
+        more="In the CLIP_benchmark webdataset layout, see `stages.evaluate.data`.",
+    )
+    teacher: str | None = setting(
+        default=None,
+        help="Compare with it.",
+        more="A specification; without one, only a teacher that can be loaded is compared with.",
+        if_none="the one MODEL learnt from",
+    )
+    compare: bool = setting(default=True, flag="--compare/--no-compare", help="Compare with a teacher.")
+    batch_size: int = running(
+        default=64, least=1, help="Pictures of one forward pass.", more="Of the text tower: prompts."
+    )
+    device: str = running(default="cpu", metavar="cpu|cuda", help="Where the model runs.", more="cpu, cuda or cuda:N.")
+    num_threads: int = running(default=0, least=0, most=4096, help="CPU threads; 0 is torch's own choice.")
+    decode_workers: int = running(
+        default=1, least=0, most=4096, help="Processes that decode pictures.", more="0 decodes in this one."
+    )
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("num_threads", 0), ("decode_workers", 0)):
-            if getattr(self, name) < least:
-                raise UsageError(f"{name} is {getattr(self, name)}: use {least} or more")
+        check_settings(self)
         if self.teacher is not None and not self.compare:
             raise UsageError(
                 f"teacher {self.teacher} is named and the comparison with a teacher is switched off: drop one"

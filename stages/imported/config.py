@@ -1,56 +1,67 @@
 """What `pipeline import` is asked to do. Imports nothing heavy, so that a command line can show it."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from cache_schema.errors import UsageError
 from cache_schema.shards import check_part_rows
+from stages.settings.check import check_settings
+from stages.settings.declare import configuration, running, setting
 
 DEFAULT_LOGIT_SCALE = 100.0
 """What CLIP was trained with and DIME-FM uses; assumed, and recorded as assumed, where nobody says otherwise."""
 
 
-@dataclass(frozen=True)
+@configuration
 class ImportConfig:
-    """What `pipeline import` is asked to do. The only home of its defaults.
+    """What `pipeline import` is asked to do. The only home of its defaults."""
 
-    Attributes:
-        cache: folder of the feature cache, made when missing.
-        image_features: files of image features.
-        text_features: files of text features.
-        images: sources of the pictures, joined to their features by key; without any, rows are features alone.
-        texts: sources of the sentences, joined by key; without any, the sentences that stand beside the features.
-        teacher_name: what the features are known as; None means the name that the cache's imported features have.
-        logit_scale: factor on cosines that the teacher was trained with; None means the cache's, or 100.
-        add_teacher: put the features beside those of another teacher, over the same rows.
-        part_rows: rows of one part; None means those of the cache, or 16,384 for a new one.
-        decode_workers: processes that decode pictures, for their sizes and to find the bad ones; 0 decodes inline.
-        index: build a FAISS index of every finished array.
-        index_device: where indexes are built: cpu or cuda.
-        max_bad_fraction: stop when more than this share of all planned rows is bad; 1 never stops.
-    """
-
-    cache: Path
-    image_features: tuple[str, ...] = ()
-    text_features: tuple[str, ...] = ()
-    images: tuple[str, ...] = ()
-    texts: tuple[str, ...] = ()
-    teacher_name: str | None = None
-    logit_scale: float | None = None
-    add_teacher: bool = False
-    part_rows: int | None = None
-    decode_workers: int = 1
-    index: bool = True
-    index_device: str = "cpu"
-    max_bad_fraction: float = 1.0
+    image_features: tuple[str, ...] = setting(default=(), metavar="URI", help="Features of images; may be repeated.")
+    text_features: tuple[str, ...] = setting(default=(), metavar="URI", help="Features of sentences; may be repeated.")
+    images: tuple[str, ...] = setting(
+        default=(),
+        metavar="URI",
+        help="Their pictures, joined by key; distill needs them.",
+        more="Without any, rows are features alone.",
+    )
+    texts: tuple[str, ...] = setting(
+        default=(),
+        metavar="URI",
+        help="Their sentences, joined by key.",
+        more="Without any, the sentences that stand beside the features.",
+    )
+    teacher_name: str | None = setting(default=None, help="Whose features they are.", if_none="the cache's own")
+    cache: Path = setting(help="Folder of the cache; made when missing.")
+    logit_scale: float | None = setting(
+        default=None,
+        above=0,
+        most=1e9,
+        help="Of the teacher.",
+        more="The factor on cosines that it was trained with; that of the cache where it has one.",
+        if_none=f"{DEFAULT_LOGIT_SCALE:g}, noted",
+    )
+    add_teacher: bool = running(default=False, help="Put them beside another teacher's, over the same rows.")
+    part_rows: int | None = setting(
+        default=None, least=1, help="Rows of one part; fixed with the cache.", if_none="16384"
+    )
+    decode_workers: int = running(
+        default=1,
+        least=0,
+        most=4096,
+        help="Processes that look at pictures.",
+        more="For their sizes and to find the bad ones; 0 decodes inline.",
+    )
+    max_bad_fraction: float = running(
+        default=1.0, least=0, most=1, help="Stop when more rows are bad.", more="As a share of all planned rows."
+    )
+    index: bool = running(
+        default=True, flag="--index/--no-index", help="Build a FAISS index of every array at the end."
+    )
+    index_device: str = running(default="cpu", choices=("cpu", "cuda"), help="Where indexes are built.")
 
     def __post_init__(self) -> None:
+        check_settings(self)
         if self.part_rows is not None:
             check_part_rows(self.part_rows)
-        if self.decode_workers < 0:
-            raise UsageError(f"decode_workers is {self.decode_workers}: use 0 or more")
-        if not 0 <= self.max_bad_fraction <= 1:
-            raise UsageError(f"max_bad_fraction is {self.max_bad_fraction}: use a share from 0 to 1")
         for samples, features, flag in (
             (self.images, self.image_features, "image"),
             (self.texts, self.text_features, "text"),

@@ -28,7 +28,7 @@ def parsed(*args: str) -> ExecutorConfig:
 
     @click.command()
     @click.option("--device", default="cpu")
-    @executor_options
+    @executor_options()
     def command(executor: ExecutorConfig, device: str) -> None:
         found.append(executor)
 

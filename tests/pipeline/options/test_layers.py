@@ -36,7 +36,7 @@ def test_default_is_that_of_the_dataclass() -> None:
     config = ExtractConfig(cache=Path("c"))
     for name in ("batch_size", "part_rows", "precision", "device", "decode_workers", "index", "images", "teacher"):
         assert found[name] == getattr(config, name), name
-    assert settings_of("distill")["learning_rate"] == DistillConfig(Path("c"), Path("o")).learning_rate
+    assert settings_of("distill")["learning_rate"] == DistillConfig(cache=Path("c"), out=Path("o")).learning_rate
 
 
 def test_file_beats_default_environment_beats_file_and_flag_beats_environment(
@@ -76,7 +76,7 @@ def test_option_whose_name_is_a_python_word_keeps_that_name_in_the_file(tmp_path
     path.write_text("[distill]\nfrom = '/runs/first'\n[distill.loss]\nvl = 0.5\nudist = 1\n")
     found = settings_of("distill", "--config", str(path))
     assert found["from_run"] == Path("/runs/first")
-    assert found["loss"] == (("vl", 0.5), ("udist", 1.0))
+    assert found["weights"] == {"vl": 0.5, "udist": 1.0}
 
 
 def test_relative_path_is_resolved_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

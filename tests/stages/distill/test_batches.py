@@ -10,6 +10,7 @@ from PIL import Image
 from cache_schema.cache import Cache
 from cache_schema.errors import MismatchError
 from stages.distill.batches import BatchMaker
+from stages.distill.config import ResolvedMethod
 from stages.distill.order import EpochSequence
 from stages.distill.payloads import Originals
 from stages.distill.pictures import PicturesInMemory, PicturesStreamed, fit_in_memory
@@ -36,13 +37,19 @@ def _maker(cache, pictures, **changes):
         pictures=pictures,
         neighbours=None,
         text_rows=texts.ok_rows(),
-        num_texts=30,
-        mined_share=0.5,
-        seed=3,
-        crop_scale=(0.2, 1.0),
-        flip=True,
+        method=ResolvedMethod(
+            cache=cache.path,
+            student="none",
+            steps=5,
+            batch_size=20,
+            text_batch_size=30,
+            logit_scale=100.0,
+            text_array=texts.name,
+            seed=3,
+            min_crop=0.2,
+        ),
     )
-    return replace(maker, **changes)
+    return replace(maker, method=replace(maker.method, **changes))
 
 
 def _in_memory(cache, num_threads=2):

@@ -57,9 +57,9 @@ def select(cache: Cache, name: str, rows: list[int]) -> None:
 
 def test_the_rows_of_a_run_are_the_ok_rows_of_its_selections(config: DistillConfig) -> None:
     job = open_job(replace(config, steps=None))
-    assert job.sequence.rows.tolist() == list(range(15)) and job.sequence.batch_size == 15
-    assert job.text_rows.tolist() == list(range(20)) and job.num_texts == 20
-    assert job.num_steps == 100
+    assert job.sequence.rows.tolist() == list(range(15)) and job.method.batch_size == 15
+    assert job.text_rows.tolist() == list(range(20)) and job.method.text_batch_size == 20
+    assert job.method.steps == 100
 
 
 def test_a_run_trains_on_its_selection_and_its_record_says_which(config: DistillConfig, cache: Cache) -> None:

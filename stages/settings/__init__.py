@@ -1,0 +1,1 @@
+"""One setting, one place: its words, bounds and default, from which its flag, check and record are made."""

@@ -2,9 +2,10 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from itertools import islice
+from typing import NamedTuple
 
 from cache_schema.commit import committed_samples
 from cache_schema.errors import MismatchError
@@ -24,8 +25,7 @@ from stages.sources import RawSample, Source, open_source
 from stages.sources.feature_rows import FeaturesSource
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One planned row as it was read.
 
     Attributes:
@@ -204,9 +204,17 @@ def _sample(raw: RawSample, row: int, source: int, clean: CleanText | None = Non
     digest = None if raw.payload is None else digest_of(raw.payload)
     # Both have a status and a reason.
     said = raw if clean is None else clean
-    text = None if clean is None else clean.text
-    place = raw.offset_bytes, raw.size_bytes
-    return Sample(row, raw.key, source, *place, digest, said.status, said.reason, text=text)
+    return Sample(
+        row,
+        raw.key,
+        source,
+        raw.offset_bytes,
+        raw.size_bytes,
+        digest,
+        said.status,
+        said.reason,
+        text=None if clean is None else clean.text,
+    )
 
 
 def _seen(sample: Sample, picture: Prepared) -> Sample:

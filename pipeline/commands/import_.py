@@ -1,28 +1,27 @@
 """`pipeline import`: read features that others already computed, without running a teacher."""
 
-import shlex
 import time
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from cache_schema.errors import PartsFailed, RefusedError
 from cache_schema.progress import Progress
 from pipeline.cache_summary import indexes
-from pipeline.executors.base import Failure
 from pipeline.executors.serial import SerialExecutor
 from pipeline.options.fields import settings_of
 from pipeline.options.shared import shared_options
-from pipeline.output import print_note, print_result, table
+from pipeline.output import print_note, print_result
+from pipeline.parts import NOTHING_PENDING, RanParts, array_lines, next_step, rate, run_parts
 from pipeline.progress import open_progress
 from stages.imported.config import DEFAULT_LOGIT_SCALE, ImportConfig
+from stages.parts.failed import parts_failed
 
 if TYPE_CHECKING:
+    from cache_schema.cache import CachedArray
     from stages.imported.job import ImportJob
 
 ARRAY_COLUMNS = ("modality", "array", "rows", "ok", "bad", "pending", "dim", "fingerprint", "digest")
+ADD = {"image": "import --image-features", "text": "import --text-features"}
 
 
 @click.command(
@@ -42,9 +41,8 @@ def command(as_json: bool, quiet: bool, **settings: Any) -> None:
     """Read features that others already computed into a cache, without running a teacher."""
     config = ImportConfig(**settings)
     with open_progress("import", quiet=quiet) as progress:
-        result, failures = import_features(config, progress)
+        result, ran = _import(config, progress)
     arrays = list(result["arrays"].values())
-    shown = [{**array, "fingerprint": array["fingerprint"][:12], "digest": array["digest"][:12]} for array in arrays]
     if result["assumed_logit_scale"]:
         print_note(
             f"logit scale {DEFAULT_LOGIT_SCALE:g} is assumed and recorded as unknown: --logit-scale says another"
@@ -52,80 +50,44 @@ def command(as_json: bool, quiet: bool, **settings: Any) -> None:
     print_result(
         result,
         as_json=as_json,
-        lines=[*table(shown, ARRAY_COLUMNS), *_said(result)],
-        next_step="" if failures else _next_step(config.cache, arrays),
+        lines=[*array_lines(arrays, ARRAY_COLUMNS), *_more_lines(result)],
+        next_step="" if ran.failed else next_step(config.cache, arrays, ADD),
     )
-    if failures:
-        raise failed_parts(failures, result["num_parts"])
+    if ran.failed:
+        raise parts_failed(ran.failed, ran.num_parts)
 
 
-def import_features(config: ImportConfig, progress: Progress) -> tuple[dict[str, Any], list[Failure]]:
-    """Imports the pending parts and finishes the job; returns what to print and why parts failed."""
-    from stages.extract.job import summary_of
+def _import(config: ImportConfig, progress: Progress) -> tuple[dict[str, Any], RanParts]:
+    """Imports the pending parts and finishes the job; returns what to print and what came of the parts."""
     from stages.imported.job import open_import
 
-    start, num_rows = time.monotonic(), 0
-    failures: list[Failure] = []
+    start = time.monotonic()
     with open_import(config, progress=progress) as job:
-        total = sum(job.num_planned.values())
-        done = total - job.num_pending_rows
-        progress(done, total, "rows")
-
-        def show(rows_of_part: int) -> None:
-            progress(done + num_rows + rows_of_part, total, "rows")
-
-        for outcome in SerialExecutor().map(partial(job.make_worker, progress=show), job.tasks):
-            if outcome.value is None:
-                assert outcome.error is not None
-                failures.append(outcome.error)
-                continue
-            num_rows += outcome.value.num_rows
-            show(0)
-            job.count_bad(outcome.value.modality, outcome.value.num_bad)
-        arrays = summary_of(job.finish(progress=progress))
-        return _result(job, arrays, failures, num_rows, time.monotonic() - start), failures
+        ran = run_parts(job, SerialExecutor(), progress)
+        arrays = job.finish(progress=progress)
+        return _result(job, arrays, ran, start), ran
 
 
-def failed_parts(failures: list[Failure], num_parts: int) -> PartsFailed | RefusedError:
-    """Returns the error that names failed parts: refused when doing them again would be refused again."""
-    said = f"{len(failures)} of {num_parts} parts failed ({'; '.join(str(failure) for failure in failures[:5])})"
-    if all(failure.exit_code == 4 for failure in failures):
-        return RefusedError(f"{said}: mend what is named and run again; the other parts are committed")
-    return PartsFailed(f"{said}: run again to resume")
+def _result(job: "ImportJob", arrays: "list[CachedArray]", ran: RanParts, start: float) -> dict[str, Any]:
+    from stages.parts.job import summary_of
 
-
-def _result(job: "ImportJob", arrays: Any, failures: list[Failure], num_rows: int, seconds: float) -> dict[str, Any]:
-    from cache_schema.cache import Cache
-
-    finished = Cache.open(job.cache.path)
     return {
-        "cache": str(finished.path),
-        "arrays": arrays,
-        "indexes": [index for modality in job.arrays for index in indexes(finished, modality)],
-        "num_parts": len(job.tasks),
-        "failed_parts": [str(failure) for failure in failures],
-        "imported_rows": num_rows,
+        "cache": str(job.cache.path),
+        "arrays": summary_of(arrays),
+        "indexes": [index for modality in job.arrays for index in indexes(job.cache, modality)],
+        "num_parts": ran.num_parts,
+        "failed_parts": [part.to_json() for part in ran.failed],
+        "imported_rows": ran.num_rows,
         "unused_features": job.num_unused,
         "assumed_logit_scale": job.assumed_logit_scale,
-        "seconds": round(seconds, 3),
+        "seconds": round(time.monotonic() - start, 3),
     }
 
 
-def _said(result: dict[str, Any]) -> list[str]:
+def _more_lines(result: dict[str, Any]) -> list[str]:
     lines = [
         f"{number:,} {modality} features belong to no sample that was named and were left out"
         for modality, number in result["unused_features"].items()
         if number
     ]
-    if not result["num_parts"]:
-        return [*lines, "nothing was pending: the cache has all of it"]
-    rows, seconds = result["imported_rows"], result["seconds"]
-    return [*lines, f"{rows:,} rows in {seconds:.1f} s ({rows / max(seconds, 1e-9):.1f} rows/s)"]
-
-
-def _next_step(cache: Path, arrays: list[dict[str, Any]]) -> str:
-    where = shlex.quote(str(cache))
-    missing = {"image", "text"} - {array["modality"] for array in arrays}
-    if missing:
-        return f"pipeline import --{missing.pop()}-features URI --cache {where}"
-    return f"pipeline mine --cache {where} --from image --to text --k 32 --name nearest"
+    return [*lines, rate(result["imported_rows"], result["seconds"]) if result["num_parts"] else NOTHING_PENDING]

@@ -42,10 +42,10 @@ Takes the options of `pipeline extract`. Nothing is written into the cache's fol
 def command(calibrate_seconds: float, workers: int, as_json: bool, quiet: bool, **settings: Any) -> None:
     """Say what an extract would do: rows, bytes, free disk, and hours after timing a little of it."""
     config = ExtractConfig(**settings)
-    from stages.extract.forecast import plan_extract
+    from stages.extract.forecast import forecast_extract
 
     with open_progress("plan", quiet=quiet) as progress:
-        result = plan_extract(config, calibrate_seconds=calibrate_seconds, num_workers=workers, progress=progress)
+        result = forecast_extract(config, calibrate_seconds=calibrate_seconds, num_workers=workers, progress=progress)
     print_result(result, as_json=as_json, lines=_lines(result), next_step=_next_step(result, config))
 
 

@@ -3,25 +3,30 @@
 import shlex
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from cache_schema.errors import PartsFailed, RefusedError
+from cache_schema.errors import RefusedError
 from cache_schema.progress import Progress
-from pipeline.commands.import_ import failed_parts, import_features
 from pipeline.executors.serial import SerialExecutor
 from pipeline.options.fields import settings_of
 from pipeline.options.shared import shared_options
 from pipeline.options.types import FilePath
 from pipeline.output import print_result
+from pipeline.parts import RanParts, run_parts
 from pipeline.progress import open_progress
 from stages.extract.config import ExtractConfig
 from stages.imported.config import ImportConfig
+from stages.parts.failed import parts_failed
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from cache_schema.cache import Cache
     from cache_schema.recipe import Recipe
+    from cache_schema.verify import PartOfArray
+    from stages.parts.job import PartsJob
 
 
 @click.command(
@@ -42,26 +47,25 @@ def command(cache: Path, batch_size: int, device: str, as_json: bool, quiet: boo
     with open_progress("repair", quiet=quiet) as progress:
         withdrawn = withdraw(Cache.open(cache), verify_cache(cache, progress=progress))
         config = ExtractConfig(cache=cache, batch_size=batch_size, device=device)
-        for recipe in _unfinished(Cache.open(cache)):
-            if recipe.is_imported:
-                _import(cache, recipe.teacher["name"], progress)
-            else:
-                _extract(config, recipe.specification, recipe.precision, progress)
+        ran = [_run_again(config, recipe, progress) for recipe in _unfinished(Cache.open(cache))]
         remaining = verify_cache(cache, progress=progress)
+    failed = [part for of_teacher in ran for part in of_teacher.failed]
+    repaired = [part for part in withdrawn if _is_committed(Cache.open(cache), part)]
     result = {
         "cache": str(cache),
-        "repaired": [{"modality": p.modality, "array": p.array, "part": p.part} for p in withdrawn],
+        "repaired": [{"modality": p.modality, "array": p.array, "part": p.part} for p in repaired],
+        "failed_parts": [part.to_json() for part in failed],
         "problems": [problem.to_json() for problem in remaining],
     }
-    lines = [f"extracted again: {p.modality} {p.array or 'pixels'} part {p.part}" for p in withdrawn] or [
-        "no part was damaged"
-    ]
+    lines = [f"extracted again: {p.modality} {p.array or 'pixels'} part {p.part}" for p in repaired]
     print_result(
         result,
         as_json=as_json,
-        lines=lines,
-        next_step="" if remaining else f"pipeline inspect {shlex.quote(str(cache))}",
+        lines=lines if withdrawn else ["no part was damaged"],
+        next_step="" if failed or remaining else f"pipeline inspect {shlex.quote(str(cache))}",
     )
+    if failed:
+        raise parts_failed(failed, sum(of_teacher.num_parts for of_teacher in ran))
     if remaining:
         problem = remaining[0]
         raise RefusedError(f"{len(remaining)} problems remain, first {problem.where}: {problem.what}: {problem.remedy}")
@@ -82,19 +86,29 @@ def _unfinished(cache: "Cache") -> list["Recipe"]:
     return list(found.values())
 
 
-def _import(cache: Path, teacher_name: str, progress: Progress) -> None:
-    """Imports the pending parts from the files that the cache remembers."""
-    result, failures = import_features(ImportConfig(cache=cache, teacher_name=teacher_name), progress)
-    if failures:
-        raise failed_parts(failures, result["num_parts"])
+def _run_again(config: ExtractConfig, recipe: "Recipe", progress: Progress) -> RanParts:
+    """Does again what is pending of the teacher of `recipe`."""
+    with _opened(config, recipe, progress) as job:
+        ran = run_parts(job, SerialExecutor(), progress)
+        job.finish(progress=progress)
+    return ran
 
 
-def _extract(config: ExtractConfig, teacher: str, precision: str, progress: Progress) -> None:
+def _opened(config: ExtractConfig, recipe: "Recipe", progress: Progress) -> "AbstractContextManager[PartsJob[Any]]":
+    """Returns the job of an extract, or of an import from the files that the cache remembers."""
+    if recipe.is_imported:
+        from stages.imported.job import open_import
+
+        return open_import(ImportConfig(cache=config.cache, teacher_name=recipe.teacher["name"]), progress=progress)
     from stages.extract.job import open_job
 
-    with open_job(replace(config, teacher=teacher, precision=precision), progress=progress) as job:
-        for done, outcome in enumerate(SerialExecutor().map(job.make_worker, job.tasks), start=1):
-            if outcome.error is not None:
-                raise PartsFailed(f"part {outcome.task.part.number} failed ({outcome.error}): mend that and run again")
-            progress(done, len(job.tasks), "parts")
-        job.finish(progress=progress)
+    return open_job(replace(config, teacher=recipe.specification, precision=recipe.precision), progress=progress)
+
+
+def _is_committed(cache: "Cache", part: "PartOfArray") -> bool:
+    from cache_schema.stored_pixels import stored_pixels
+
+    if part.array is not None:
+        return part.part in cache.array(part.modality, part.array).committed
+    stored = stored_pixels(cache)
+    return stored is not None and part.part in stored.committed

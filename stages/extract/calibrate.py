@@ -23,8 +23,8 @@ from cache_schema.samples import encode_table, read_table
 from cache_schema.shards import MAX_CHUNK_ROWS
 from stages.extract.config import ExtractConfig
 from stages.extract.job import ExtractJob, open_job
-from stages.extract.part import PartTask
-from stages.extract.worker import PartWorker
+from stages.parts.pending import PartTask
+from stages.parts.worker import PartsWorker
 
 _LEAST_PART_ROWS = 2 * MAX_CHUNK_ROWS
 _MOST_HEADS = 32
@@ -168,7 +168,7 @@ def head_of(part: Part, num_rows: int) -> Part:
 class _Timing:
     """Runs heads through a worker and keeps their times."""
 
-    def __init__(self, worker: PartWorker, job: ExtractJob, batch_size: int) -> None:
+    def __init__(self, worker: PartsWorker, job: ExtractJob, batch_size: int) -> None:
         self._worker = worker
         self._part_rows = job.cache.part_rows
         self._batch_rows = min(batch_size, self._part_rows)

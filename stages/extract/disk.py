@@ -9,12 +9,12 @@ from cache_schema.cache import Cache
 from cache_schema.errors import EnvironmentProblem, PipelineError
 from cache_schema.features import feature_format
 from cache_schema.layout import Modality
+from cache_schema.pixels import PixelsRecipe
 from cache_schema.plan import Part, Plan
-from cache_schema.records import HASH_BYTES
-from cache_schema.stored_pixels import stored_pixels
+from cache_schema.records import HASH_BYTES, committed_parts
 from cache_schema.view_checks import VIEW_CHECK_BYTES
 from stages.extract.config import ExtractConfig
-from stages.extract.wanted import WantedArray, wanted_pixels
+from stages.extract.wanted import WantedArray
 from stages.files.free_disk import free_bytes
 from stages.images.stored import PixelRule
 from stages.search.index import index_bytes
@@ -122,26 +122,31 @@ class DiskEstimate:
 
 
 def pending_work(
-    cache: Cache, config: ExtractConfig, wanted: Sequence[WantedArray], plans: Mapping[Modality, Plan]
+    cache: Cache,
+    config: ExtractConfig,
+    wanted: Sequence[WantedArray],
+    plans: Mapping[Modality, Plan],
+    pixels: PixelsRecipe | None,
 ) -> PendingWork:
-    """Returns what is left to do of `wanted` over `plans`. Reads the names of records; `cache` need not exist."""
+    """Returns what is left to do of `wanted` and `pixels` over `plans`. Reads the names of records.
+
+    `cache` need not be on disk; where `pixels` is None, none are stored.
+    """
     arrays = [_pending_array(cache, config, array, plans[array.modality]) for array in wanted]
     tables = {}
     for modality, plan in plans.items():
         there = [cache.array(modality, name).committed for name in cache.arrays(modality)]
         have = frozenset[int]().union(*there)
         tables[modality] = tuple(part for part in plan.parts() if part.number not in have)
-    recipe = wanted_pixels(cache, config) if "image" in plans else None
-    stored = stored_pixels(cache)
-    have_pixels = stored.committed if stored is not None else frozenset()
+    have_pixels = frozenset(committed_parts(cache.layout.all_pixels))
     return PendingWork(
         cache.part_rows,
         tuple(arrays),
         tables,
         {modality: plan.num_parts for modality, plan in plans.items()},
         {modality: len(plan.sources) for modality, plan in plans.items()},
-        tuple(part for part in plans["image"].parts() if part.number not in have_pixels) if recipe else (),
-        PixelRule.from_json(recipe.rule).side if recipe else 0,
+        tuple(part for part in plans["image"].parts() if part.number not in have_pixels) if pixels else (),
+        PixelRule.from_json(pixels.rule).side if pixels else 0,
     )
 
 

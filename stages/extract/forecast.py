@@ -1,12 +1,10 @@
 """What an extract would do, take and write, before it does anything. Nothing in the cache's folder is touched."""
 
 import math
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from cache_schema.cache import Cache
 from cache_schema.json_file import Json
 from cache_schema.layout import Modality
 from cache_schema.plan import Plan, Segment
@@ -19,16 +17,15 @@ from stages.extract.disk import (
     PendingWork,
     disk_estimate,
     most_picture_bytes,
-    pending_work,
 )
-from stages.extract.job import grown_plans, planned_cache, teacher_of
-from stages.extract.wanted import DECODING, WantedArray, wanted_arrays
+from stages.extract.job import ask
+from stages.extract.wanted import WantedArray
 from stages.files.free_disk import free_bytes
 from stages.images.views import rule_of
-from stages.teachers.described import load_and_describe
+from stages.parts.lock import cache_at, is_on_disk
 
 
-def plan_extract(
+def forecast_extract(
     config: ExtractConfig, *, calibrate_seconds: float, num_workers: int, progress: Progress | None = None
 ) -> dict[str, Json]:
     """Returns, as JSON, what the extract of `config` still has to do, what it will write, and how long it will take.
@@ -41,21 +38,15 @@ def plan_extract(
 
     Raises: what `open_job` raises before it writes.
     """
-    existing = Cache.open(config.cache) if (config.cache / "cache.json").exists() else None
-    specification = config.teacher or teacher_of(config, existing)
-    plans = grown_plans(config, existing, progress)
-    start = time.perf_counter()
-    recipes, _ = load_and_describe(specification, device=config.device, precision=config.precision, decoding=DECODING)
-    load_seconds = time.perf_counter() - start
-    cache = existing or planned_cache(config)
-    wanted = wanted_arrays(cache, config, {modality: recipes[modality] for modality in plans})
-    work = pending_work(cache, config, wanted, plans)
+    cache = cache_at(config.cache, config.part_rows)
+    asked = ask(config, cache, progress=progress)
+    plans, wanted, work = asked.plans, asked.arrays, asked.work
     pending = {modality: plan for modality in plans if (plan := _pending_plan(plans[modality], work)).num_parts}
     measured = None
     if calibrate_seconds and pending:
-        resolved = _resolved(replace(config, teacher=specification), wanted, work)
+        resolved = _resolved(replace(config, teacher=asked.specification), wanted, work)
         measured = calibrate(resolved, pending, seconds=calibrate_seconds, progress=progress)
-        measured = replace(measured, start_seconds=measured.start_seconds + load_seconds)
+        measured = replace(measured, start_seconds=measured.start_seconds + asked.load_seconds)
     speeds: Mapping[Modality, Speed] = measured.speeds if measured else {}
     each = None
     if work.pixels:
@@ -68,8 +59,8 @@ def plan_extract(
     free = free_bytes(config.cache)
     return {
         "cache": str(config.cache),
-        "exists": existing is not None,
-        "teacher": specification,
+        "exists": is_on_disk(cache),
+        "teacher": asked.specification,
         "part_rows": cache.part_rows,
         "modalities": [_modality(plans[modality], pending.get(modality)) for modality in plans],
         "arrays": [_array(array, plans[array.modality], work, estimate) for array in wanted],
@@ -97,7 +88,7 @@ def _pending_plan(plan: Plan, work: PendingWork) -> Plan:
     return replace(plan, segments=(Segment(parts),) if parts else ())
 
 
-def _resolved(config: ExtractConfig, wanted: list[WantedArray], work: PendingWork) -> ExtractConfig:
+def _resolved(config: ExtractConfig, wanted: Sequence[WantedArray], work: PendingWork) -> ExtractConfig:
     """Returns `config` with what it leaves to the cache written out, so that a scratch cache gets the same."""
     rules = [rule for array in wanted if array.modality == "image" and (rule := rule_of(array.recipe)) is not None]
     seed = rules[0].seed if rules else None

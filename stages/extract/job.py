@@ -1,92 +1,70 @@
-"""Stage one: from sources and a teacher to a list of pending parts, and from finished parts to indexes and a summary.
+"""The job of an extract: from sources and a teacher to the pending parts of a locked cache.
 
-`open_job` makes everything durable that workers must agree on (plan, recipes, probes, array metadata) and holds the
-cache's lock; whoever runs the parts (`stages.extract.worker`) needs only the job's settings, which are plain values.
+`ask` compares what is asked with what is there, and writes nothing. `open_job` makes everything durable that workers
+must agree on (plan, recipes, probes, array metadata); whoever runs the parts (`stages.extract.worker`) needs only the
+job's settings, which are plain values.
 """
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 from cache_schema import atomic
-from cache_schema.cache import DEFAULT_PART_ROWS, Cache, CachedArray, create_cache
-from cache_schema.errors import MismatchError, RefusedError, UsageError
-from cache_schema.json_file import Json
-from cache_schema.layout import MODALITIES, Layout, Modality
-from cache_schema.pixels import publish_pixels_recipe
+from cache_schema.cache import Cache, CachedArray
+from cache_schema.errors import RefusedError, UsageError
+from cache_schema.layout import MODALITIES, Modality
+from cache_schema.pixels import PixelsRecipe, publish_pixels_recipe
 from cache_schema.plan import Plan
 from cache_schema.progress import Progress
 from cache_schema.publication import publish_metadata, publish_plan, publish_recipe, target_of
 from cache_schema.recipe import Recipe
 from cache_schema.records import parts_by_numerics
-from cache_schema.stored_pixels import StoredPixels, stored_pixels
+from cache_schema.stored_pixels import StoredPixels
 from stages.extract.admission import package_versions
 from stages.extract.config import ExtractConfig
-from stages.extract.disk import disk_estimate, most_picture_bytes, pending_work, require_free_disk
+from stages.extract.disk import PendingWork, disk_estimate, most_picture_bytes, pending_work, require_free_disk
 from stages.extract.grow_plan import grown_plan
-from stages.extract.part import ArrayOutput, PartTask, PixelsOutput
+from stages.extract.part import ArrayOutput, PixelsOutput
 from stages.extract.wanted import DECODING, WantedArray, wanted_arrays, wanted_pixels
 from stages.extract.worker import PartWorker, WorkerSettings
 from stages.images.preprocess import Preprocess
 from stages.images.views import ORIGINALS, pictures_of, rule_of
-from stages.parts.bad_rows import check_bad_rows
+from stages.parts.job import PartsJob, summary_of
+from stages.parts.lock import is_on_disk, locked_cache
+from stages.parts.pending import PartTask, pending_tasks
 from stages.search.index import build_missing_indexes
 from stages.sources.feature_rows import require_pictures
 from stages.teachers.base import files_unchanged
 from stages.teachers.described import load_and_describe
 
-Described = tuple[dict[Modality, Recipe], dict[Modality, bytes]]
-"""What a teacher makes of each modality: its recipe, and its probes as the bytes of probes.npz."""
+__all__ = ["Asked", "ExtractJob", "ask", "grown_plans", "open_job", "summary_of", "teacher_of"]
+
+ExtractJob = PartsJob[WorkerSettings]
 
 
-@dataclass
-class ExtractJob:
-    """An extract in progress: the cache is locked, plan and recipes are on disk.
+@dataclass(frozen=True)
+class Asked:
+    """What an extract is to make of a cache, and how much of that is pending.
 
     Attributes:
-        cache: open.
-        settings: what a worker needs; plain values.
-        tasks: the pending parts, images first.
-        arrays: modality -> names of the arrays being made, view 0 first.
-        num_planned: modality -> planned rows.
+        specification: of the teacher.
+        plans: modality -> plan with what is new; none that is empty.
+        arrays: all that are wanted, view 0 before its views.
+        probes: modality -> bytes of probes.npz; empty where the teacher need not be loaded.
+        pixels: how pictures are stored; None stores none.
+        work: what is pending of all this.
+        load_seconds: that loading and describing the teacher took; 0 where it need not be.
     """
 
-    config: ExtractConfig
-    cache: Cache
-    settings: WorkerSettings
-    tasks: list[PartTask]
-    arrays: dict[Modality, list[str]]
-    num_planned: dict[Modality, int]
-    _bad_rows: dict[Modality, int] = field(default_factory=dict)
-
-    @property
-    def make_worker(self) -> "partial[PartWorker]":
-        """Returns the picklable factory that an executor calls once per worker."""
-        return partial(PartWorker, self.settings)
-
-    @property
-    def num_pending_rows(self) -> int:
-        return sum(task.part.num_rows for task in self.tasks)
-
-    def count_bad(self, modality: Modality, num_bad: int) -> None:
-        """Counts bad rows of a part just committed.
-
-        Raises:
-            TooManyBadRows: more of the modality's planned rows are bad than the configuration allows.
-        """
-        total = self._bad_rows[modality] = self._bad_rows.get(modality, 0) + num_bad
-        config = self.config
-        check_bad_rows(config.cache, modality, total, self.num_planned[modality], config.max_bad_fraction)
-
-    def finish(self, *, progress: Progress | None = None) -> list[CachedArray]:
-        """Builds the missing indexes of finished arrays of view 0 and returns all arrays; `cache` is opened anew."""
-        cache = self.cache = self.cache.reopened()
-        arrays = [cache.array(modality, name) for modality, names in self.arrays.items() for name in names]
-        if self.config.index:
-            device, fence = self.config.index_device, self.settings.fence
-            build_missing_indexes(arrays, device=device, fence=fence, progress=progress)
-        return arrays
+    specification: str
+    plans: Mapping[Modality, Plan]
+    arrays: Sequence[WantedArray]
+    probes: Mapping[Modality, bytes]
+    pixels: PixelsRecipe | None
+    work: PendingWork
+    load_seconds: float
 
 
 @contextmanager
@@ -100,108 +78,85 @@ def open_job(
 
     Args:
         config: what is asked.
-        describe_on: device on which this process loads the teacher to learn its recipe; None means the one it will
-            compute on. A process that leaves the work to others may have no GPU.
+        describe_on: as `ask`.
         progress: called with (sources scanned, sources, unit).
 
     Raises:
         UsageError: nothing to extract from, or a source, teacher or option that cannot be.
         MismatchError: the cache was made with another teacher, part rows, or other versions of the sources.
-        LockedError: another extract is running on this cache.
+        LockedError: another process is writing to this cache.
+        TooManyBadRows: more rows are bad already than the configuration allows.
         EnvironmentProblem: the cache cannot be written, the disk has no room for it, or the device is absent.
     """
-    existing = Cache.open(config.cache) if (config.cache / "cache.json").exists() else None
-    before = existing or planned_cache(config)
-    known = {modality: before.plan(modality) for modality in MODALITIES}
-    specification = config.teacher or teacher_of(config, existing)
-    # Before a new cache is made, so that a teacher that cannot be loaded leaves nothing behind.
-    described = None if existing else _describe(specification, config, describe_on)
-    plans = grown_plans(config, existing, progress)
-    if described is not None:
-        _require_room(planned_cache(config), config, described, plans)
-    cache = existing or create_cache(config.cache, config.part_rows or DEFAULT_PART_ROWS)
-    with cache.lock() as lock:
-        # Before the lock was ours, another process may have planned more, or have made the same new cache.
-        cache = cache.reopened()
-        if cache.part_rows != before.part_rows or any(cache.plan(modality) != known[modality] for modality in known):
-            plans = grown_plans(config, cache, progress)
-        if existing is not None:
-            described = _unchanged(cache, config, specification, plans) or _describe(specification, config, describe_on)
-        assert described is not None
-        recipes, probes = described
-        pixels = wanted_pixels(cache, config) if "image" in plans else None
-        wanted = _require_room(cache, config, described, plans)
-        for plan in plans.values():
-            publish_plan(cache, plan, lock.fence)
-        for array in wanted:
-            _publish_array(cache, array, probes.get(array.modality), plans[array.modality], lock.fence)
-        if pixels is not None:
-            publish_pixels_recipe(cache.layout, pixels, fence=lock.fence)
-        opened = {
-            modality: [cache.array(modality, array.name) for array in wanted if array.modality == modality]
-            for modality in plans
+
+    def look(cache: Cache) -> Asked:
+        asked = ask(config, cache, describe_on=describe_on, progress=progress)
+        _require_room(config, asked)
+        return asked
+
+    with locked_cache(config.cache, config.part_rows, look) as (cache, asked, fence):
+        _publish(cache, asked, fence)
+        arrays: dict[Modality, list[CachedArray]] = {
+            modality: [cache.array(modality, array.name) for array in asked.arrays if array.modality == modality]
+            for modality in asked.plans
         }
-        tasks = [task for arrays in opened.values() for task in _tasks(arrays, stored_pixels(cache))]
-        settings = WorkerSettings(
-            specification=specification,
-            device=config.device,
-            precision=config.precision,
-            batch_size=min(config.batch_size, cache.part_rows),
-            num_threads=config.num_threads,
-            decode_workers=config.decode_workers,
-            fence=lock.fence,
-            outputs={
-                modality: tuple(_output_of(array) for array in arrays if array.pending())
-                for modality, arrays in opened.items()
-            },
-            versions=package_versions(),
-            sources={modality: plan.sources for modality, plan in plans.items()},
-            pixels=PixelsOutput(cache.layout, pixels) if pixels and any(task.pixels for task in tasks) else None,
-            preprocess=Preprocess.from_json(dict(recipes["image"].preprocess)) if "image" in plans else None,
-            allow_mixed_numerics=config.allow_mixed_numerics,
+        pixels = None if asked.pixels is None else StoredPixels(cache, asked.pixels)
+        tasks = [task for of_modality in arrays.values() for task in pending_tasks(of_modality, pixels)]
+        build_indexes = partial(build_missing_indexes, device=config.index_device, fence=fence)
+        yield ExtractJob(
+            cache=cache,
+            settings=_settings(config, cache, asked, arrays, tasks, fence),
+            worker=PartWorker,
+            tasks=tasks,
+            arrays=arrays,
+            max_bad_fraction=config.max_bad_fraction,
+            build_indexes=build_indexes if config.index else None,
         )
-        job = ExtractJob(
-            config,
-            cache,
-            settings,
-            tasks,
-            arrays={modality: [array.name for array in arrays] for modality, arrays in opened.items()},
-            num_planned={modality: plan.num_rows for modality, plan in plans.items()},
-        )
-        for modality, (view_0, *_) in opened.items():
-            job.count_bad(modality, view_0.num_bad)
-        yield job
 
 
-def planned_cache(config: ExtractConfig) -> Cache:
-    """Returns the cache that `config` would make, of which nothing is on disk."""
-    return Cache(Layout(config.cache.absolute()), config.part_rows or DEFAULT_PART_ROWS)
+def ask(
+    config: ExtractConfig, cache: Cache, *, describe_on: str | None = None, progress: Progress | None = None
+) -> Asked:
+    """Returns what `config` asks of `cache`, which need not be on disk. Writes nothing.
+
+    The teacher is loaded, unless nothing is pending and its files are unchanged.
+
+    Args:
+        config: what is asked.
+        cache: as it is.
+        describe_on: device on which this process loads the teacher to learn its recipe; None means the one it will
+            compute on. A process that leaves the work to others may have no GPU.
+        progress: called with (sources scanned, sources, unit).
+
+    Raises:
+        UsageError, MismatchError, EnvironmentProblem: as `open_job`.
+    """
+    specification = config.teacher or teacher_of(config, cache)
+    # Where nothing is planned the teacher is needed in any case: one that cannot be loaded is found before the scan.
+    described = None if cache.modalities else _describe(specification, config, describe_on)
+    plans = grown_plans(config, cache, progress)
+    pixels = wanted_pixels(cache, config) if "image" in plans else None
+    arrays = _finished_arrays(cache, config, specification, plans, pixels)
+    if arrays is None:
+        described = described or _describe(specification, config, describe_on)
+        arrays = wanted_arrays(cache, config, {modality: described.recipes[modality] for modality in plans}, pixels)
+    return Asked(
+        specification,
+        plans,
+        arrays,
+        described.probes if described else {},
+        pixels,
+        pending_work(cache, config, arrays, plans, pixels),
+        described.seconds if described else 0.0,
+    )
 
 
-def _require_room(
-    cache: Cache, config: ExtractConfig, described: Described, plans: dict[Modality, Plan]
-) -> list[WantedArray]:
-    """Returns the arrays that `config` asks for; raises `EnvironmentProblem` when the disk has no room for them."""
-    wanted = wanted_arrays(cache, config, {modality: described[0][modality] for modality in plans})
-    work = pending_work(cache, config, wanted, plans)
-    each = most_picture_bytes(plans["image"], work.pixels_side) if work.pixels else None
-    require_free_disk(config.cache, disk_estimate(work, picture_bytes=each))
-    return wanted
-
-
-def grown_plans(config: ExtractConfig, cache: Cache | None, progress: Progress | None) -> dict[Modality, Plan]:
+def grown_plans(config: ExtractConfig, cache: Cache, progress: Progress | None) -> dict[Modality, Plan]:
     """Returns the non-empty plan of every modality, with what `config` adds. Writes nothing."""
-    part_rows = cache.part_rows if cache is not None else config.part_rows or DEFAULT_PART_ROWS
-    if config.part_rows not in (None, part_rows):
-        raise MismatchError(
-            f"cache {config.cache} has part rows {part_rows}, this run asks for {config.part_rows}: "
-            "drop --part-rows or use another --cache"
-        )
     uris: dict[Modality, Sequence[str]] = {"image": config.images, "text": config.texts}
     plans = {}
     for modality in MODALITIES:
-        plan = cache.plan(modality) if cache is not None else Plan(modality, part_rows)
-        plan = grown_plan(plan, uris[modality], progress=progress)
+        plan = grown_plan(cache.plan(modality), uris[modality], progress=progress)
         if plan.num_parts:
             plans[modality] = plan
             require_pictures(plan, config.cache)
@@ -210,9 +165,9 @@ def grown_plans(config: ExtractConfig, cache: Cache | None, progress: Progress |
     return plans
 
 
-def teacher_of(config: ExtractConfig, cache: Cache | None) -> str:
+def teacher_of(config: ExtractConfig, cache: Cache) -> str:
     """Returns the specification of the only teacher of `cache`; raises `UsageError` where there is none or several."""
-    if cache is None:
+    if not is_on_disk(cache):
         raise UsageError(f"cache {config.cache} does not exist yet: name the --teacher that is to fill it")
     recipes = [cache.array(m, name).recipe for m in cache.modalities for name in cache.arrays(m)]
     # Where there are real teachers, features that others computed beside them are nobody's to extend.
@@ -222,16 +177,27 @@ def teacher_of(config: ExtractConfig, cache: Cache | None) -> str:
     return named.pop()
 
 
-def _describe(specification: str, config: ExtractConfig, device: str | None) -> Described:
-    return load_and_describe(
+@dataclass(frozen=True)
+class _Described:
+    """A teacher's recipe of each modality, its probes as the bytes of probes.npz, and the seconds that took."""
+
+    recipes: Mapping[Modality, Recipe]
+    probes: Mapping[Modality, bytes]
+    seconds: float
+
+
+def _describe(specification: str, config: ExtractConfig, device: str | None) -> _Described:
+    start = time.perf_counter()
+    recipes, probes = load_and_describe(
         specification, device=device or config.device, precision=config.precision, decoding=DECODING
     )
+    return _Described(recipes, probes, time.perf_counter() - start)
 
 
-def _unchanged(
-    cache: Cache, config: ExtractConfig, specification: str, plans: dict[Modality, Plan]
-) -> Described | None:
-    """Returns the recipes in the cache when nothing is pending and the teacher's files are as they were, else None."""
+def _finished_arrays(
+    cache: Cache, config: ExtractConfig, specification: str, plans: Mapping[Modality, Plan], pixels: PixelsRecipe | None
+) -> list[WantedArray] | None:
+    """Returns the wanted arrays when all of them are finished and the teacher's files are as they were, else None."""
     recipes: dict[Modality, Recipe] = {}
     for modality in plans:
         for recipe in (cache.array(modality, name).recipe for name in cache.arrays(modality)):
@@ -240,11 +206,27 @@ def _unchanged(
                 recipes[modality] = recipe
     if recipes.keys() != plans.keys():
         return None
-    for array in wanted_arrays(cache, config, recipes):
+    arrays = wanted_arrays(cache, config, recipes, pixels)
+    for array in arrays:
         there = array.name in cache.arrays(array.modality)
         if not there or len(cache.array(array.modality, array.name).committed) != plans[array.modality].num_parts:
             return None
-    return recipes, {}
+    return arrays
+
+
+def _require_room(config: ExtractConfig, asked: Asked) -> None:
+    each = most_picture_bytes(asked.plans["image"], asked.work.pixels_side) if asked.work.pixels else None
+    require_free_disk(config.cache, disk_estimate(asked.work, picture_bytes=each))
+
+
+def _publish(cache: Cache, asked: Asked, fence: atomic.Fence) -> None:
+    """Makes durable what is asked: the plans, the arrays, the way pictures are stored."""
+    for plan in asked.plans.values():
+        publish_plan(cache, plan, fence)
+    for array in asked.arrays:
+        _publish_array(cache, array, asked.probes.get(array.modality), asked.plans[array.modality], fence)
+    if asked.pixels is not None:
+        publish_pixels_recipe(cache.layout, asked.pixels, fence=fence)
 
 
 def _publish_array(cache: Cache, array: WantedArray, probes: bytes | None, plan: Plan, fence: atomic.Fence) -> None:
@@ -258,6 +240,37 @@ def _publish_array(cache: Cache, array: WantedArray, probes: bytes | None, plan:
     publish_recipe(cache, array.name, array.recipe, probes, fence)
 
 
+def _settings(
+    config: ExtractConfig,
+    cache: Cache,
+    asked: Asked,
+    arrays: Mapping[Modality, Sequence[CachedArray]],
+    tasks: Sequence[PartTask],
+    fence: atomic.Fence,
+) -> WorkerSettings:
+    preprocess = next((array.recipe.preprocess for array in asked.arrays if array.modality == "image"), None)
+    pending = {(task.modality, name) for task in tasks for name in task.arrays}
+    stored = asked.pixels if any(task.pixels for task in tasks) else None
+    return WorkerSettings(
+        specification=asked.specification,
+        device=config.device,
+        precision=config.precision,
+        batch_size=min(config.batch_size, cache.part_rows),
+        num_threads=config.num_threads,
+        decode_workers=config.decode_workers,
+        fence=fence,
+        outputs={
+            modality: tuple(_output_of(array) for array in of_modality if (modality, array.name) in pending)
+            for modality, of_modality in arrays.items()
+        },
+        versions=package_versions(),
+        sources={modality: plan.sources for modality, plan in asked.plans.items()},
+        pixels=None if stored is None else PixelsOutput(cache.layout, stored),
+        preprocess=None if preprocess is None else Preprocess.from_json(dict(preprocess)),
+        allow_mixed_numerics=config.allow_mixed_numerics,
+    )
+
+
 def _output_of(array: CachedArray) -> ArrayOutput:
     return ArrayOutput(
         target=target_of(array.cache, array),
@@ -265,34 +278,3 @@ def _output_of(array: CachedArray) -> ArrayOutput:
         from_pixels=pictures_of(array.recipe) != ORIGINALS,
         numerics=tuple(parts_by_numerics(array.records())),
     )
-
-
-def _tasks(arrays: Sequence[CachedArray], pixels: StoredPixels | None) -> Iterator[PartTask]:
-    """Yields every part of a modality that is pending in one of its `arrays`, or in its `pixels`, in order."""
-    plan = arrays[0].plan
-    for part in plan.parts():
-        pending = tuple(array.name for array in arrays if part.number not in array.committed)
-        without_pixels = plan.modality == "image" and pixels is not None and part.number not in pixels.committed
-        if pending or without_pixels:
-            yield PartTask(plan.modality, part, plan.part_fingerprint(part), pending, without_pixels)
-
-
-def summary_of(arrays: Sequence[CachedArray]) -> dict[str, Json]:
-    """Returns, per array, its rows, ok, bad and pending rows, width, fingerprint and logical digest, as JSON."""
-    return {
-        f"{array.modality}/{array.name}": {
-            "modality": array.modality,
-            "array": array.name,
-            "view": array.recipe.view,
-            "teacher": array.recipe.specification,
-            "rows": array.num_rows,
-            "ok": array.num_ok,
-            "bad": array.num_bad,
-            "pending": sum(part.num_rows for part in array.pending()),
-            "dim": array.recipe.dim,
-            "bytes": array.num_bytes,
-            "fingerprint": array.recipe.fingerprint,
-            "digest": array.digest(),
-        }
-        for array in arrays
-    }

@@ -1,22 +1,43 @@
-"""Reads parts: raw samples from sources, and pictures ready for a teacher from originals or from stored pixels."""
+"""Reads parts row by row: samples from their sources, with their pictures from originals or from stored pixels."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import islice
+from typing import NamedTuple
 
+from cache_schema.commit import committed_samples
 from cache_schema.errors import MismatchError
 from cache_schema.layout import Layout, Modality
 from cache_schema.pixels import PixelsOfPart, PixelsRecipe, read_pixels_record
-from cache_schema.plan import SourceEntry
-from cache_schema.samples import OK, digest_of
-from stages.extract.part import PartInProgress
+from cache_schema.plan import Part, SourceEntry
+from cache_schema.samples import OK, Sample, digest_of
+from stages.extract.clean_text import CleanText, clean_text
 from stages.images.decode import Limits
 from stages.images.pool import DecodePool
 from stages.images.prepare import Prepared, ViewsPreparation, Wanted
 from stages.images.preprocess import Preprocess
 from stages.images.stored import PixelRule
 from stages.images.views import ViewRule
+from stages.parts.worker import StageClock
 from stages.sources import RawSample, Source, open_source
+from stages.sources.feature_rows import FeaturesSource
+
+
+class Row(NamedTuple):
+    """One planned row as it was read.
+
+    Attributes:
+        offset: in the part.
+        sample: what is true of it, whatever looks at it; the text of an ok sentence.
+        picture: of an ok image, the wanted views, their checks and, where it is to be stored, its JPEG. None for
+            sentences, for bad images, and for images that are known by their features alone.
+    """
+
+    offset: int
+    sample: Sample
+    picture: Prepared | None = None
 
 
 class PartReader:
@@ -24,10 +45,11 @@ class PartReader:
 
     Args:
         sources: the plan's sources of each modality.
-        preprocess: of the teacher; None where no images are read.
+        preprocess: of whoever looks at pictures; None where no images are read.
         num_views: the most views of a picture that will be asked for.
         decode_workers: processes that decode; 0 decodes inline.
         limits: what one input may cost.
+        clock: counts the seconds of `read` and `decode`.
     """
 
     def __init__(
@@ -38,12 +60,14 @@ class PartReader:
         num_views: int,
         decode_workers: int,
         limits: Limits,
+        clock: StageClock,
     ) -> None:
         self._sources = sources
         self._preprocess = preprocess
         self._num_views = num_views
         self._decode_workers = decode_workers
         self._limits = limits
+        self._clock = clock
         self._open_sources: dict[tuple[Modality, int], Source] = {}
 
     @cached_property
@@ -56,87 +80,146 @@ class PartReader:
         if "_pool" in self.__dict__:
             self._pool.close()
 
-    def originals(
-        self, work: PartInProgress, views: Sequence[ViewRule | None], *, store: PixelsRecipe | None
-    ) -> Iterator[tuple[int, Prepared]]:
-        """Reads the originals of a part, adds its samples to `work` and yields those that are pictures.
-
-        Args:
-            work: gets the samples, and the JPEGs if they are to be stored.
-            views: that are wanted of every picture.
-            store: how pictures are stored; None stores none.
-
-        Yields:
-            The offset of a row, and its views.
-        """
-        rule = None if store is None else PixelRule.from_json(store.rule)
-        raws: list[RawSample] = []
-        digests: list[bytes | None] = []
-
-        def payloads() -> Iterator[tuple[bytes, Wanted]]:
-            for raw in self.raw_samples(work):
-                # The pool holds the bytes for as long as it needs them; a whole part of them would not fit in memory.
-                digest = None if raw.payload is None else digest_of(raw.payload)
-                digests.append(digest)
-                raws.append(replace(raw, payload=None))
-                yield raw.payload or b"", Wanted(digest or b"", tuple(views), rule)
-
-        with work.measured("decode", minus="read"):
-            prepared_samples = self._pool.map(payloads())
-        for offset in range(work.task.part.num_rows):
-            with work.measured("decode", minus="read"):
-                prepared = next(prepared_samples, None)
-            if prepared is None:
-                raise work.source_shrank(offset)
-            sample = work.add_image(raws[offset], digests[offset], prepared)
-            if prepared.pixels is not None and sample.status == OK:
-                if rule is not None:
-                    work.jpegs[offset] = prepared.jpeg
-                yield offset, replace(prepared, jpeg=b"")
-
-    def stored(
-        self, work: PartInProgress, views: Sequence[ViewRule | None], layout: Layout
-    ) -> Iterator[tuple[int, Prepared]]:
-        """Reads the stored pixels of a part whose samples `work` has, and yields the offset and views of every one."""
-        number = work.task.part.number
-        stored = PixelsOfPart(layout.pixels(number), read_pixels_record(layout, number))
-        offsets = [offset for offset, sample in enumerate(work.samples) if sample.status == OK]
-
-        def payloads() -> Iterator[tuple[bytes, Wanted]]:
-            for sample, offset in ((work.samples[offset], offset) for offset in offsets):
-                with work.measured("read"):
-                    jpeg = stored.picture(offset, sample.digest)
-                assert sample.digest is not None and sample.width and sample.height, "an ok image has them"
-                yield jpeg, Wanted(sample.digest, tuple(views), original_size=(sample.width, sample.height))
-
-        with work.measured("decode", minus="read"):
-            prepared_samples = self._pool.map(payloads())
-        for offset in offsets:
-            with work.measured("decode", minus="read"):
-                prepared = next(prepared_samples)
-            if prepared.pixels is None:
-                raise MismatchError(
-                    f"the stored picture of {work.samples[offset].key!r} cannot be decoded here ({prepared.status}: "
-                    f"{prepared.reason}): install the Pillow that stored it, or extract into a new cache"
-                )
-            yield offset, prepared
-
-    def raw_samples(self, work: PartInProgress) -> Iterator[RawSample]:
-        """Yields the part's raw samples in order, counting the time spent on reading."""
-        for span in work.task.part.spans:
-            samples = self._source(work.task.modality, span.source).read(
-                span.first_sample, span.num_samples, span.offset_bytes
-            )
-            for _ in range(span.num_samples):
-                with work.measured("read"):
-                    raw = next(iter(samples), None)
-                if raw is None:
-                    return
-                yield raw
-
-    def _source(self, modality: Modality, number: int) -> Source:
+    def source(self, modality: Modality, number: int) -> Source:
+        """Returns a source of the plan; all parts are read from the same one."""
         if (modality, number) not in self._open_sources:
             entry = self._sources[modality][number]
             source = open_source(entry.uri, entry.kind, modality, dict(entry.options), fingerprint=entry.fingerprint)
             self._open_sources[modality, number] = source
         return self._open_sources[modality, number]
+
+    def originals(
+        self,
+        modality: Modality,
+        part: Part,
+        *,
+        views: Sequence[ViewRule | None] = (),
+        store: PixelsRecipe | None = None,
+    ) -> Iterator[Row]:
+        """Yields every planned row of a part, in order, from its sources.
+
+        Args:
+            modality: of the part.
+            part: as planned.
+            views: that are wanted of every picture.
+            store: how pictures are stored; None stores none.
+
+        Raises:
+            MismatchError: a source has fewer samples than were planned.
+            RefusedError: a source is damaged or no longer what was planned.
+        """
+        if modality == "text":
+            return self._sentences(part)
+        if all(self._is_features_alone(span.source) for span in part.spans):
+            return (
+                Row(offset, _sample(raw, part.first_row + offset, number))
+                for offset, (number, raw) in enumerate(self._raw_samples("image", part))
+            )
+        return self._pictures(part, tuple(views), None if store is None else PixelRule.from_json(store.rule))
+
+    def stored(self, part: Part, *, views: Sequence[ViewRule | None], layout: Layout) -> Iterator[Row]:
+        """Yields every row of a committed part of images, in order, its picture from the stored pixels.
+
+        Raises:
+            UnfinishedError: the part, or its pixels, are not committed.
+            DamagedError: its sample table or pixels are not those that were committed.
+            MismatchError: a stored picture cannot be decoded here.
+        """
+        samples = committed_samples(layout, "image", part.number)
+        pixels = PixelsOfPart(layout.pixels(part.number), read_pixels_record(layout, part.number))
+
+        def payloads() -> Iterator[tuple[bytes, Wanted]]:
+            for offset, sample in enumerate(samples):
+                if sample.status == OK:
+                    with self._clock.measured("read"):
+                        jpeg = pixels.picture(offset, sample.digest)
+                    assert sample.digest is not None and sample.width and sample.height, "an ok image has them"
+                    yield jpeg, Wanted(sample.digest, tuple(views), original_size=(sample.width, sample.height))
+
+        pictures = self._prepared(payloads())
+        for offset, sample in enumerate(samples):
+            if sample.status != OK:
+                yield Row(offset, sample)
+                continue
+            picture = next(pictures)
+            if picture.pixels is None:
+                raise MismatchError(
+                    f"the stored picture of {sample.key!r} cannot be decoded here ({picture.status}: "
+                    f"{picture.reason}): install the Pillow that stored it, or extract into a new cache"
+                )
+            yield Row(offset, sample, picture)
+
+    def _sentences(self, part: Part) -> Iterator[Row]:
+        for offset, (number, raw) in enumerate(self._raw_samples("text", part)):
+            clean = None if raw.payload is None else clean_text(raw.payload, self._limits)
+            yield Row(offset, _sample(raw, part.first_row + offset, number, clean))
+
+    def _pictures(self, part: Part, views: tuple[ViewRule | None, ...], rule: PixelRule | None) -> Iterator[Row]:
+        waiting: deque[Sample] = deque()
+
+        def payloads() -> Iterator[tuple[bytes, Wanted]]:
+            for offset, (number, raw) in enumerate(self._raw_samples("image", part)):
+                # The pool holds the bytes for as long as it needs them; a whole part of them would not fit in memory.
+                sample = _sample(raw, part.first_row + offset, number)
+                waiting.append(sample)
+                payload = b"" if self._is_features_alone(number) else raw.payload
+                yield payload or b"", Wanted(sample.digest or b"", views, rule)
+
+        for offset, picture in enumerate(self._prepared(payloads())):
+            sample = waiting.popleft()
+            if sample.status == OK and not self._is_features_alone(sample.source):
+                sample = _seen(sample, picture)
+                yield Row(offset, sample, picture if sample.status == OK else None)
+            else:
+                yield Row(offset, sample)
+
+    def _prepared(self, payloads: Iterable[tuple[bytes, Wanted]]) -> Iterator[Prepared]:
+        """Returns what the decode processes make of `payloads`, in order; they start at once, and run ahead."""
+        with self._clock.measured("decode", minus="read"):
+            prepared = self._pool.map(payloads)
+        return self._clock.timed("decode", prepared, minus="read")
+
+    def _raw_samples(self, modality: Modality, part: Part) -> Iterator[tuple[int, RawSample]]:
+        """Yields every sample of a part with the number of its source, in order."""
+        num_read = num_planned = 0
+        for span in part.spans:
+            source = self.source(modality, span.source)
+            raws = source.read(span.first_sample, span.num_samples, span.offset_bytes)
+            for raw in self._clock.timed("read", islice(raws, span.num_samples)):
+                yield span.source, raw
+                num_read += 1
+            num_planned += span.num_samples
+            if num_read < num_planned:
+                raise MismatchError(
+                    f"part {part.number} of the {modality}s has {part.num_rows} planned rows, its sources gave "
+                    f"{num_read}: {source.uri} changed after it was planned; restore it and run again"
+                )
+
+    def _is_features_alone(self, number: int) -> bool:
+        return self._sources["image"][number].kind == FeaturesSource.kind
+
+
+def _sample(raw: RawSample, row: int, source: int, clean: CleanText | None = None) -> Sample:
+    """Returns what a source says of a sample, and what cleaning says of a sentence."""
+    digest = None if raw.payload is None else digest_of(raw.payload)
+    # Both have a status and a reason.
+    said = raw if clean is None else clean
+    return Sample(
+        row,
+        raw.key,
+        source,
+        raw.offset_bytes,
+        raw.size_bytes,
+        digest,
+        said.status,
+        said.reason,
+        text=None if clean is None else clean.text,
+    )
+
+
+def _seen(sample: Sample, picture: Prepared) -> Sample:
+    """Returns `sample` with what decoding found: status, reason and size."""
+    reason = " ".join(filter(None, (sample.reason, picture.reason)))
+    return replace(
+        sample, status=picture.status, reason=reason, width=picture.width or None, height=picture.height or None
+    )

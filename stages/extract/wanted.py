@@ -35,11 +35,19 @@ class WantedArray:
     recipe: Recipe
 
 
-def wanted_arrays(cache: Cache, config: ExtractConfig, recipes: Mapping[Modality, Recipe]) -> list[WantedArray]:
-    """Returns the arrays that `config` asks for, given the teacher's `recipes` of view 0; view 0 before its views.
+def wanted_arrays(
+    cache: Cache, config: ExtractConfig, recipes: Mapping[Modality, Recipe], pixels: PixelsRecipe | None
+) -> list[WantedArray]:
+    """Returns the arrays that `config` asks for, view 0 before its views.
 
     New views are cut from the stored pixels where the cache has some or gets some, unless it has views that were cut
     from the originals.
+
+    Args:
+        cache: as it is.
+        config: what is asked.
+        recipes: of view 0 of the teacher, for every modality.
+        pixels: as `wanted_pixels` returned them.
 
     Raises:
         MismatchError: the cache was made by another teacher, or has views that were drawn otherwise.
@@ -49,7 +57,7 @@ def wanted_arrays(cache: Cache, config: ExtractConfig, recipes: Mapping[Modality
         view_0 = WantedArray(modality, _name_of_view_0(cache, config, modality, recipe), recipe)
         wanted.append(view_0)
         if modality == "image":
-            wanted += _further_views(cache, config, view_0)
+            wanted += _further_views(cache, config, view_0, pixels)
     return wanted
 
 
@@ -70,7 +78,9 @@ def _name_of_view_0(cache: Cache, config: ExtractConfig, modality: Modality, rec
     return name if name not in present else f"{name[:70]}-{recipe.fingerprint[:6]}"
 
 
-def _further_views(cache: Cache, config: ExtractConfig, view_0: WantedArray) -> list[WantedArray]:
+def _further_views(
+    cache: Cache, config: ExtractConfig, view_0: WantedArray, pixels: PixelsRecipe | None
+) -> list[WantedArray]:
     """Returns views 1 and more. What `config` leaves open is as in the views that the cache has of this teacher."""
     siblings = {
         name: recipe
@@ -81,7 +91,6 @@ def _further_views(cache: Cache, config: ExtractConfig, view_0: WantedArray) -> 
     num_views = config.views or 1 + max((rule.view for rule in rules), default=0)
     seed = config.view_seed if config.view_seed is not None else rules[0].seed if rules else 0
     # All views of a teacher are cut from the same pictures, so that a student needs only these.
-    pixels = wanted_pixels(cache, config)
     pictures = ORIGINALS if pixels is None else dict(pixels.rule)
     if siblings:
         pictures = pictures_of(next(iter(siblings.values())))

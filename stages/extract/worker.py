@@ -6,37 +6,28 @@ V: views; B: rows of a batch; C, H, W: colours, height and width of the teacher'
 """
 
 import sys
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 
 from cache_schema.atomic import Fence
-from cache_schema.commit import commit_part, committed_samples
+from cache_schema.commit import commit_part
 from cache_schema.errors import MismatchError
 from cache_schema.layout import Modality
-from cache_schema.pixels import commit_pixels
+from cache_schema.pixels import PixelRow, commit_pixels
 from cache_schema.plan import SourceEntry
-from cache_schema.view_checks import VIEW_CHECK_BYTES
+from cache_schema.samples import Sample
 from stages.extract.admission import check_admission
-from stages.extract.part import (
-    ArrayInProgress,
-    ArrayOutput,
-    PartInProgress,
-    PartReport,
-    PartTask,
-    PixelsOutput,
-)
-from stages.extract.reader import PartReader
+from stages.extract.part import ArrayInProgress, ArrayOutput, ImageBatch, PixelsOutput, in_batches
+from stages.extract.reader import PartReader, Row
 from stages.extract.wanted import require_same_pixels
 from stages.images.decode import Limits
-from stages.images.prepare import Prepared
 from stages.images.preprocess import Preprocess, normalise
+from stages.parts.pending import PartReport, PartTask
+from stages.parts.worker import PartsWorker, StageClock
 from stages.prefetch import prefetched
 from stages.teachers.arithmetic import Arithmetic, may_share_an_array
 from stages.teachers.described import arithmetic_of, loaded_teacher
@@ -81,16 +72,12 @@ class WorkerSettings:
     limits: Limits = field(default_factory=Limits)
 
 
-class PartWorker:
-    """Callable that commits one part after the other. A context manager; `close` stops its decode processes.
-
-    Attributes:
-        pulse: a number that changes as it goes on within a part.
+class PartWorker(PartsWorker):
+    """Reads, encodes and commits one part after the other; `close` stops its decode processes.
 
     Args:
         settings: plain values, the same for all workers.
-        progress: called with the rows of the part under way that are encoded so far; for a worker in the process that
-            shows it.
+        progress: called with the rows of the part under way that are encoded so far.
 
     Raises, when it is made:
         EnvironmentProblem: this machine does not see the cache that the run writes.
@@ -100,10 +87,9 @@ class PartWorker:
     """
 
     def __init__(self, settings: WorkerSettings, *, progress: Callable[[int], None] | None = None) -> None:
+        super().__init__(progress=progress)
         check_admission(settings.fence, settings.versions)
-        self.pulse = 0
         self._settings = settings
-        self._progress = progress
         # Stays so where pixels alone are pending.
         self._arithmetic = Arithmetic(settings.precision, "nothing")
         if any(settings.outputs.values()):
@@ -114,12 +100,14 @@ class PartWorker:
             self._admit(modality, outputs)
         if settings.pixels is not None:
             require_same_pixels(settings.pixels.recipe)
+        self._clock = StageClock("read", "decode", "forward", "write")
         self._reader = PartReader(
             settings.sources,
             settings.preprocess,
             num_views=len(settings.outputs.get("image", ())),
             decode_workers=settings.decode_workers,
             limits=settings.limits,
+            clock=self._clock,
         )
 
     def _admit(self, modality: Modality, outputs: Sequence[ArrayOutput]) -> None:
@@ -139,14 +127,6 @@ class PartWorker:
         for data, path in probes.items():
             stored = probes_from_bytes(data, where=path)
             check_probes(stored, self._teacher, modality, where=path, arithmetic=self._arithmetic)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def kind(self) -> str:
@@ -172,127 +152,123 @@ class PartWorker:
         of_pixels = [array for array in arrays if array.output.from_pixels]
         rest = [array for array in arrays if not array.output.from_pixels]
         if rest or task.pixels:
-            done += self._from_sources(PartInProgress(task), rest)
+            done += self._from_sources(task, rest)
         if of_pixels:
             done += self._from_pixels(task, of_pixels)
         return done
 
-    def _from_sources(self, work: PartInProgress, arrays: Sequence[ArrayInProgress]) -> PartReport:
+    def _from_sources(self, task: PartTask, arrays: Sequence[ArrayInProgress]) -> PartReport:
         """Reads the part from its sources, and commits its `arrays` and, after view 0, its pixels."""
-        task = work.task
+        self._clock.restart()
+        store = self._settings.pixels.recipe if task.pixels and self._settings.pixels is not None else None
+        views = [array.output.rule for array in arrays]
+        rows = self._reader.originals(task.modality, task.part, views=views, store=store)
+        jpegs: dict[int, bytes] = {}
         if task.modality == "image":
-            views = [array.output.rule for array in arrays]
-            store = self._settings.pixels.recipe if task.pixels and self._settings.pixels is not None else None
-            self._encode_images(self._reader.originals(work, views, store=store), work, arrays)
+            samples, jpegs = self._encode_images(rows, arrays)
         else:
-            (array,) = arrays
-            self._encode_texts(work, array)
-        num_bad = sum(self._commit(work, array) for array in arrays if array.output.rule is None)
+            samples = self._encode_texts(rows, *arrays)
+        num_bad = sum(self._commit(task, samples, array) for array in arrays if array.output.rule is None)
         if task.pixels:
-            self._commit_pixels(work)
+            self._commit_pixels(task, samples, jpegs)
         for array in arrays:
             if array.output.rule is not None:
-                self._commit(work, array)
-        return PartReport(task.modality, task.part.number, task.part.num_rows, num_bad, work.seconds)
+                self._commit(task, samples, array)
+        return PartReport(task.modality, task.part.number, task.part.num_rows, num_bad, self._clock.seconds)
 
     def _from_pixels(self, task: PartTask, arrays: Sequence[ArrayInProgress]) -> PartReport:
         """Reads the part from its stored pixels and sample table, and commits its `arrays`."""
-        layout = arrays[0].output.target.layout
-        work = PartInProgress(task, committed_samples(layout, "image", task.part.number))
+        self._clock.restart()
         views = [array.output.rule for array in arrays]
-        self._encode_images(self._reader.stored(work, views, layout), work, arrays)
+        rows = self._reader.stored(task.part, views=views, layout=arrays[0].output.target.layout)
+        samples, _ = self._encode_images(rows, arrays)
         for array in arrays:
-            self._commit(work, array)
-        return PartReport(task.modality, task.part.number, task.part.num_rows, 0, work.seconds)
-
-    def _commit_pixels(self, work: PartInProgress) -> None:
-        pixels = self._settings.pixels
-        assert pixels is not None, "pixels are pending"
-        with work.measured("write"):
-            commit_pixels(
-                pixels.layout,
-                pixels.recipe,
-                work.task.part.number,
-                work.pixel_rows(),
-                part_fingerprint=work.task.part_fingerprint,
-                fence=self._settings.fence,
-            )
-
-    def _commit(self, work: PartInProgress, array: ArrayInProgress) -> int:
-        """Commits the part of one array; returns its bad rows."""
-        with work.measured("write"):
-            record = commit_part(
-                array.output.target,
-                work.task.part.number,
-                work.samples,
-                array.features_BD,
-                part_fingerprint=work.task.part_fingerprint,
-                exceptions=array.exceptions,
-                view_checks=array.view_checks,
-                numerics=self._arithmetic.numerics,
-                allow_mixed_numerics=self._settings.allow_mixed_numerics,
-                seconds={name: round(value, 3) for name, value in work.seconds.items() if name != "write"},
-                fence=self._settings.fence,
-            )
-        self.pulse += 1
-        return len(record.bad)
+            self._commit(task, samples, array)
+        return PartReport(task.modality, task.part.number, task.part.num_rows, 0, self._clock.seconds)
 
     def _encode_images(
-        self, pictures: Iterable[tuple[int, Prepared]], work: PartInProgress, arrays: Sequence[ArrayInProgress]
-    ) -> None:
-        made = self._image_batches(pictures, work, arrays)
+        self, rows: Iterator[Row], arrays: Sequence[ArrayInProgress]
+    ) -> tuple[list[Sample], dict[int, bytes]]:
+        """Encodes the pictures of a part into `arrays`; returns all its samples, and the JPEGs to be stored."""
+        samples: list[Sample] = []
+        jpegs: dict[int, bytes] = {}
+        crops = [array for array in arrays if array.output.rule is not None]
+        made = self._image_batches(rows, num_views=len(arrays))
         # A device of its own gets its next batch read, decoded and normalised meanwhile. On the CPU the teacher has
         # all cores already, and a thread beside it would only hold it up; decode processes run ahead all the same.
         with closing(made if self._settings.device == "cpu" else prefetched(made)) as batches:
-            for offsets, pixels_of_view in batches:
-                for array, pixels_BCHW in zip(arrays, pixels_of_view, strict=True):
-                    with work.measured("forward"):
-                        array.store(offsets, self._teacher.encode_images(pixels_BCHW))
-                self._show(offsets[-1] + 1)
-
-    def _image_batches(
-        self, pictures: Iterable[tuple[int, Prepared]], work: PartInProgress, arrays: Sequence[ArrayInProgress]
-    ) -> Generator[tuple[list[int], list[np.ndarray]]]:
-        """Yields (offsets in the part, padded pixels_BCHW of every array) of one batch after the other."""
-        crops = [array for array in arrays if array.output.rule is not None]
-        remaining = iter(pictures)
-        while batch := list(islice(remaining, self._settings.batch_size)):
-            for offset, prepared in batch:
+            for batch in batches:
+                samples += batch.samples
+                jpegs.update((at, jpeg) for at, jpeg in zip(batch.offsets, batch.jpegs, strict=True) if jpeg)
+                for array, pixels_BCHW in zip(arrays, batch.pixels_of_view, strict=False):
+                    with self._clock.measured("forward"):
+                        array.store(batch.offsets, self._teacher.encode_images(pixels_BCHW))
                 for place, array in enumerate(crops):
-                    start = place * VIEW_CHECK_BYTES
-                    array.store_check(offset, prepared.checks[start : start + VIEW_CHECK_BYTES])
-            pixels = [prepared.pixels for _, prepared in batch if prepared.pixels is not None]
-            with work.measured("decode"):
-                of_view = [self._padded_pixels([views[view] for views in pixels]) for view in range(len(arrays))]
-            yield [offset for offset, _ in batch], of_view
+                    array.store_checks(batch.offsets, batch.checks, place)
+                self._show(len(samples))
+        return samples, jpegs
 
-    def _show(self, num_rows: int) -> None:
-        self.pulse += 1
-        if self._progress is not None:
-            self._progress(num_rows)
+    def _image_batches(self, rows: Iterator[Row], *, num_views: int) -> Generator[ImageBatch]:
+        for batch in in_batches(rows, self._settings.batch_size):
+            offsets = [row.offset for row in batch if row.picture is not None]
+            pictures = [row.picture for row in batch if row.picture is not None]
+            pixels = [picture.pixels for picture in pictures if picture.pixels is not None]
+            views = range(num_views) if pixels else ()
+            with self._clock.measured("decode"):
+                of_view = [self._padded_pixels([of_row[view] for of_row in pixels]) for view in views]
+            checks, jpegs = [picture.checks for picture in pictures], [picture.jpeg for picture in pictures]
+            yield ImageBatch([row.sample for row in batch], offsets, of_view, checks, jpegs)
 
     def _padded_pixels(self, batch: list[np.ndarray]) -> np.ndarray:
         padding = [np.zeros_like(batch[0])] * (self._settings.batch_size - len(batch))
         return normalise(np.stack(batch + padding), self._teacher.preprocess)
 
-    def _encode_texts(self, work: PartInProgress, array: ArrayInProgress) -> None:
-        texts: list[str] = []
-        offsets: list[int] = []
-        num_rows = work.task.part.num_rows
-        for offset, raw in enumerate(self._reader.raw_samples(work)):
-            sample = work.add_text(raw, self._settings.limits)
-            if sample.text is not None:
-                texts.append(sample.text)
-                offsets.append(offset)
-            if offsets and (len(offsets) == self._settings.batch_size or offset + 1 == num_rows):
-                with work.measured("forward"):
+    def _encode_texts(self, rows: Iterator[Row], array: ArrayInProgress) -> list[Sample]:
+        """Encodes the sentences of a part into `array`; returns all its samples."""
+        samples: list[Sample] = []
+        for batch in in_batches(rows, self._settings.batch_size):
+            samples += [row.sample for row in batch]
+            offsets = [row.offset for row in batch if row.sample.text is not None]
+            texts = [row.sample.text for row in batch if row.sample.text is not None]
+            if texts:
+                with self._clock.measured("forward"):
                     array.note_truncation(offsets, texts, self._teacher)
                     padding = [""] * (self._settings.batch_size - len(texts))
                     array.store(offsets, self._teacher.encode_texts(texts + padding))
-                texts, offsets = [], []
-                self._show(offset + 1)
-        if len(work.samples) < num_rows:
-            raise work.source_shrank(len(work.samples))
+            self._show(len(samples))
+        return samples
+
+    def _commit(self, task: PartTask, samples: Sequence[Sample], array: ArrayInProgress) -> int:
+        """Commits the part of one array; returns its bad rows."""
+        with self._clock.measured("write"):
+            record = commit_part(
+                array.output.target,
+                task.part.number,
+                samples,
+                array.features_BD,
+                part_fingerprint=task.part_fingerprint,
+                exceptions=array.exceptions,
+                view_checks=array.view_checks,
+                numerics=self._arithmetic.numerics,
+                allow_mixed_numerics=self._settings.allow_mixed_numerics,
+                seconds=self._clock.before_writing(),
+                fence=self._settings.fence,
+            )
+        self.pulse += 1
+        return len(record.bad)
+
+    def _commit_pixels(self, task: PartTask, samples: Sequence[Sample], jpegs: Mapping[int, bytes]) -> None:
+        pixels = self._settings.pixels
+        assert pixels is not None, "pixels are pending"
+        with self._clock.measured("write"):
+            commit_pixels(
+                pixels.layout,
+                pixels.recipe,
+                task.part.number,
+                [PixelRow(sample.digest, jpegs.get(offset)) for offset, sample in enumerate(samples)],
+                part_fingerprint=task.part_fingerprint,
+                fence=self._settings.fence,
+            )
 
 
 def _set_threads(num_threads: int) -> None:

@@ -1,85 +1,62 @@
-"""From files of features and the samples they belong to, to a list of pending parts; the counterpart of `extract`.
+"""The job of an import: from files of features and the samples they belong to, to the pending parts of a locked cache.
 
-Nothing computes here: a part is committed by `import_worker`. Which files of features go with which parts is kept in
-the recipe, beside the fingerprint, so that a run can go on after a crash and `repair` knows what to read.
+Nothing computes here: a part is committed by `stages.imported.worker`. Which files of features go with which parts is
+kept in the recipe, beside the fingerprint, so that a run can go on after a crash and `repair` knows what to read.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 
-from cache_schema.cache import DEFAULT_PART_ROWS, Cache, CachedArray, create_cache
+from cache_schema import atomic
+from cache_schema.cache import Cache, CachedArray
 from cache_schema.errors import MismatchError, UsageError
 from cache_schema.json_file import Json
 from cache_schema.layout import MODALITIES, Modality
-from cache_schema.plan import Plan
 from cache_schema.progress import Progress
 from cache_schema.publication import publish_metadata, publish_plan, publish_recipe, target_of
 from cache_schema.recipe import IMPORTED, Recipe, array_name, differences
 from stages.feature_files import open_features
 from stages.imported.config import DEFAULT_LOGIT_SCALE, ImportConfig
-from stages.imported.plan import ImportPlan, import_plan
-from stages.imported.worker import ImportSettings, ImportTask, KnownFeatures, PartImporter
-from stages.parts.bad_rows import check_bad_rows
+from stages.imported.plan import JoinedPlan, joined_plan
+from stages.imported.worker import ImportSettings, KnownFeatures, PartImporter
+from stages.parts.job import PartsJob
+from stages.parts.lock import locked_cache
+from stages.parts.pending import pending_tasks
 from stages.search.index import build_missing_indexes
 
 _UNKNOWN = ("weights", "architecture", "preprocessing", "tokenizer", "precision", "logit bias", "probes")
 _SHOWN_DIFFERENCES = 6
 
 
-@dataclass
-class ImportJob:
-    """An import in progress: the cache is locked, plan and recipes are on disk.
+@dataclass(kw_only=True)
+class ImportJob(PartsJob[ImportSettings]):
+    """The job of an import.
 
     Attributes:
-        cache: open.
-        settings: what an importer needs.
-        tasks: the pending parts, images first.
-        arrays: modality -> name of the array being made.
-        num_planned: modality -> planned rows.
         num_unused: modality -> features without a sample, None where this run had no reason to count them.
         assumed_logit_scale: nobody said what the logit scale is, so 100 was recorded, as assumed.
     """
 
-    config: ImportConfig
-    cache: Cache
-    settings: ImportSettings
-    tasks: list[ImportTask]
-    arrays: dict[Modality, str]
-    num_planned: dict[Modality, int]
-    num_unused: dict[Modality, int | None]
+    num_unused: Mapping[Modality, int | None]
     assumed_logit_scale: bool
-    _bad_rows: dict[Modality, int] = field(default_factory=dict)
 
-    @property
-    def make_worker(self) -> "partial[PartImporter]":
-        """Returns the factory that an executor calls once."""
-        return partial(PartImporter, self.settings)
 
-    @property
-    def num_pending_rows(self) -> int:
-        return sum(task.part.num_rows for task in self.tasks)
+@dataclass(frozen=True)
+class _Asked:
+    """What an import is to make of one modality.
 
-    def count_bad(self, modality: Modality, num_bad: int) -> None:
-        """Counts bad rows of a part just committed.
+    Attributes:
+        joined: its plan, and the features that go with it.
+        recipe: of the array.
+        name: of the array.
+    """
 
-        Raises:
-            TooManyBadRows: more of the modality's planned rows are bad than the configuration allows.
-        """
-        total = self._bad_rows[modality] = self._bad_rows.get(modality, 0) + num_bad
-        config = self.config
-        check_bad_rows(config.cache, modality, total, self.num_planned[modality], config.max_bad_fraction)
-
-    def finish(self, *, progress: Progress | None = None) -> list[CachedArray]:
-        """Builds the missing indexes of finished arrays and returns the arrays, opened anew."""
-        cache = self.cache = self.cache.reopened()
-        arrays = [cache.array(modality, name) for modality, name in self.arrays.items()]
-        if self.config.index:
-            device, fence = self.config.index_device, self.settings.fence
-            build_missing_indexes(arrays, device=device, fence=fence, progress=progress)
-        return arrays
+    joined: JoinedPlan
+    recipe: Recipe
+    name: str
 
 
 @contextmanager
@@ -97,51 +74,36 @@ def open_import(config: ImportConfig, *, progress: Progress | None = None) -> It
         RefusedError: features or samples are damaged, repeat a key, or have no key in common.
         MismatchError: the cache was made otherwise, or a file has changed since it was planned.
         LockedError: another process is writing to this cache.
+        TooManyBadRows: more rows are bad already than the configuration allows.
         EnvironmentProblem: the cache cannot be written.
     """
-    existing = (config.cache / "cache.json").exists()
-    if not existing:
-        # Before a new cache is made, so that features that cannot be imported leave nothing behind.
-        prepared = _prepare(config, None, progress)
-        cache = create_cache(config.cache, config.part_rows or DEFAULT_PART_ROWS)
-    else:
-        cache = Cache.open(config.cache)
-    with cache.lock() as lock:
+
+    def look(cache: Cache) -> dict[Modality, _Asked]:
+        return _ask(config, cache, progress)
+
+    with locked_cache(config.cache, config.part_rows, look) as (cache, asked, fence):
+        for of_modality in asked.values():
+            _publish(cache, of_modality, fence)
         cache = cache.reopened()
-        if existing or cache.modalities:  # another process may have made the same new cache
-            prepared = _prepare(config, cache, progress)
-        for modality, (planned, recipe, name) in prepared.items():
-            publish_plan(cache, planned.plan, lock.fence)
-            publish_metadata(cache, name, recipe, planned.plan, lock.fence)
-            if name not in cache.arrays(modality) or cache.array(modality, name).recipe != recipe:
-                publish_recipe(cache, name, recipe, None, lock.fence)
-        cache = cache.reopened()
-        arrays = {modality: cache.array(modality, name) for modality, (_, _, name) in prepared.items()}
-        settings = ImportSettings(
-            fence=lock.fence,
-            decode_workers=config.decode_workers,
-            targets={modality: target_of(cache, array) for modality, array in arrays.items()},
-            sources={modality: array.plan.sources for modality, array in arrays.items()},
-            features={modality: features_of_parts(array) for modality, array in arrays.items()},
+        arrays = {modality: cache.array(modality, of_modality.name) for modality, of_modality in asked.items()}
+        build_indexes = partial(build_missing_indexes, device=config.index_device, fence=fence)
+        yield ImportJob(
+            cache=cache,
+            settings=ImportSettings(
+                fence=fence,
+                decode_workers=config.decode_workers,
+                targets={modality: target_of(cache, array) for modality, array in arrays.items()},
+                sources={modality: array.plan.sources for modality, array in arrays.items()},
+                features={modality: features_of_parts(array) for modality, array in arrays.items()},
+            ),
+            worker=PartImporter,
+            tasks=[task for array in arrays.values() for task in pending_tasks([array])],
+            arrays={modality: [array] for modality, array in arrays.items()},
+            max_bad_fraction=config.max_bad_fraction,
+            build_indexes=build_indexes if config.index else None,
+            num_unused={modality: of_modality.joined.num_unused for modality, of_modality in asked.items()},
+            assumed_logit_scale=any("logit scale" in one.recipe.teacher["unknown"] for one in asked.values()),
         )
-        tasks = [
-            ImportTask(modality, part, array.plan.part_fingerprint(part))
-            for modality, array in arrays.items()
-            for part in array.pending()
-        ]
-        job = ImportJob(
-            config,
-            cache,
-            settings,
-            tasks,
-            arrays={modality: array.name for modality, array in arrays.items()},
-            num_planned={modality: array.plan.num_rows for modality, array in arrays.items()},
-            num_unused={modality: planned.num_unused for modality, (planned, _, _) in prepared.items()},
-            assumed_logit_scale=any("logit scale" in r.teacher["unknown"] for _, r, _ in prepared.values()),
-        )
-        for modality, array in arrays.items():
-            job.count_bad(modality, array.num_bad)
-        yield job
 
 
 def features_of_parts(array: CachedArray) -> dict[int, tuple[KnownFeatures, ...]]:
@@ -154,49 +116,46 @@ def features_of_parts(array: CachedArray) -> dict[int, tuple[KnownFeatures, ...]
     return {number: tuple(files) for number, files in sorted(found.items())}
 
 
-_Prepared = dict[Modality, tuple[ImportPlan, Recipe, str]]
-
-
-def _prepare(config: ImportConfig, cache: Cache | None, progress: Progress | None) -> _Prepared:
-    """Returns plan, recipe and array name of every modality that has something to import. Writes nothing."""
-    part_rows = cache.part_rows if cache is not None else config.part_rows or DEFAULT_PART_ROWS
-    if config.part_rows not in (None, part_rows):
-        raise MismatchError(
-            f"cache {config.cache} has part rows {part_rows}, this run asks for {config.part_rows}: "
-            "drop --part-rows or use another --cache"
-        )
+def _ask(config: ImportConfig, cache: Cache, progress: Progress | None) -> dict[Modality, _Asked]:
+    """Returns what `config` asks of every modality that has something to import. Writes nothing."""
     name = config.teacher_name or _only_name(config, cache)
     then = {modality: _recipe_of(cache, modality, name) for modality in MODALITIES}
     teacher, logit_scale = _teacher(config, name, then)
-    prepared: _Prepared = {}
+    asked: dict[Modality, _Asked] = {}
     for modality in MODALITIES:
-        plan = cache.plan(modality) if cache is not None else Plan(modality, part_rows)
-        planned = import_plan(config, plan, then[modality], progress=progress)
-        if planned is None:
+        joined = joined_plan(config, cache.plan(modality), then[modality], progress=progress)
+        if joined is None:
             continue
         recipe = Recipe(
             modality=modality,
             teacher=teacher,
-            preprocess={"unknown": True, "format": planned.format},
-            dim=planned.dim,
+            preprocess={"unknown": True, "format": joined.format},
+            dim=joined.dim,
             logit_scale=logit_scale,
             logit_bias=None,
             precision="unknown",
             specification=f"{IMPORTED}:{name}",
-            files=planned.files,
+            files=joined.files,
             tools={tool: version(tool) for tool in ("numpy", "pyarrow", "pillow")},
         )
-        prepared[modality] = planned, *_array_for(cache, config, recipe)
-    if not prepared:
+        asked[modality] = _Asked(joined, *_array_for(cache, config, recipe))
+    if not asked:
         raise UsageError("nothing to import: give --image-features, --text-features or both")
-    return prepared
+    return asked
 
 
-def _only_name(config: ImportConfig, cache: Cache | None) -> str:
-    names: set[str] = set()
-    if cache is not None:
-        arrays = [cache.array(modality, name) for modality in cache.modalities for name in cache.arrays(modality)]
-        names = {array.recipe.teacher["name"] for array in arrays if array.recipe.is_imported}
+def _publish(cache: Cache, asked: _Asked, fence: atomic.Fence) -> None:
+    """Makes durable what is asked of one modality: the plan, the array's metadata, its recipe."""
+    modality, name, recipe = asked.recipe.modality, asked.name, asked.recipe
+    publish_plan(cache, asked.joined.plan, fence)
+    publish_metadata(cache, name, recipe, asked.joined.plan, fence)
+    if name not in cache.arrays(modality) or cache.array(modality, name).recipe != recipe:
+        publish_recipe(cache, name, recipe, None, fence)
+
+
+def _only_name(config: ImportConfig, cache: Cache) -> str:
+    arrays = [cache.array(modality, name) for modality in cache.modalities for name in cache.arrays(modality)]
+    names = {array.recipe.teacher["name"] for array in arrays if array.recipe.is_imported}
     if len(names) != 1:
         found = f"has imported features of {', '.join(sorted(names))}" if names else "has no imported features yet"
         raise UsageError(
@@ -205,9 +164,8 @@ def _only_name(config: ImportConfig, cache: Cache | None) -> str:
     return names.pop()
 
 
-def _recipe_of(cache: Cache | None, modality: Modality, name: str) -> Recipe | None:
-    for array in cache.arrays(modality) if cache is not None else ():
-        assert cache is not None
+def _recipe_of(cache: Cache, modality: Modality, name: str) -> Recipe | None:
+    for array in cache.arrays(modality):
         recipe = cache.array(modality, array).recipe
         if recipe.is_imported and recipe.teacher["name"] == name:
             return recipe
@@ -223,12 +181,10 @@ def _teacher(config: ImportConfig, name: str, then: Mapping[Modality, Recipe | N
     return {"kind": IMPORTED, "name": name, "unknown": unknown}, config.logit_scale or DEFAULT_LOGIT_SCALE
 
 
-def _array_for(cache: Cache | None, config: ImportConfig, recipe: Recipe) -> tuple[Recipe, str]:
+def _array_for(cache: Cache, config: ImportConfig, recipe: Recipe) -> tuple[Recipe, str]:
     """Returns the recipe to keep and the name of its array, an existing one or the name for a new one."""
-    names: Sequence[str] = cache.arrays(recipe.modality) if cache is not None else ()
     present: dict[str, Recipe] = {}
-    for name in names:
-        assert cache is not None
+    for name in cache.arrays(recipe.modality):
         present[name] = theirs = cache.array(recipe.modality, name).recipe
         if theirs.fingerprint == recipe.fingerprint:
             return (recipe if theirs.files != recipe.files else theirs), name

@@ -1,4 +1,4 @@
-"""Which features go with which samples: the plan of an import, found out before anything is written.
+"""Which features go with which samples, found out before anything is written.
 
 The samples that one run adds to a plan (a segment) are joined to the files of features that came with them, so that
 keys need be unique only among files that are imported together.
@@ -29,8 +29,8 @@ the parts that begin a segment whose features it holds."""
 
 
 @dataclass(frozen=True)
-class ImportPlan:
-    """What one modality of an import is going to be.
+class JoinedPlan:
+    """The plan of one modality, and the files of features that go with its samples.
 
     Attributes:
         plan: grown by the samples that are new.
@@ -47,9 +47,9 @@ class ImportPlan:
     num_unused: int | None
 
 
-def import_plan(
+def joined_plan(
     config: ImportConfig, plan: Plan, then: Recipe | None, *, progress: Progress | None = None
-) -> ImportPlan | None:
+) -> JoinedPlan | None:
     """Returns what `config` adds to the `plan` of a modality; None when it has nothing to do with it. Writes nothing.
 
     Args:
@@ -96,7 +96,7 @@ def import_plan(
         files[file.uri]["first_parts"] = sorted({*files[file.uri]["first_parts"], *unbound})
     _require_same(files, modality)
     first = next(iter(files.values()))
-    return ImportPlan(plan, files, first["format"], first["dim"], num_unused)
+    return JoinedPlan(plan, files, first["format"], first["dim"], num_unused)
 
 
 def _known_and_new(

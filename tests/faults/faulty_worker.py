@@ -11,9 +11,9 @@ from typing import Any, NoReturn
 
 from cache_schema import atomic
 from cache_schema.errors import MismatchError
-from stages.extract.part import PartReport, PartTask
 from stages.extract.worker import PartWorker
 from stages.images.pool import DecodePool
+from stages.parts.pending import PartReport, PartTask
 from tests.corpora.stub_teacher import StubTeacher
 
 # decode: between two pictures. forward: in the teacher. exit: there, but by an exit with code 0. write N: at the N-th

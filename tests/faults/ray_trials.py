@@ -13,7 +13,7 @@ from pipeline.executors.base import Executor, Outcome
 from pipeline.executors.serial import SerialExecutor
 from stages.extract.config import ExtractConfig
 from stages.extract.job import ExtractJob, open_job
-from stages.extract.part import PartTask
+from stages.parts.pending import PartTask
 from tests.corpora.small_corpus import write_sources
 from tests.faults.faulty_worker import FaultyWorker, faults_for
 

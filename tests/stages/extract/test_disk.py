@@ -23,9 +23,10 @@ from stages.extract.disk import (
     pending_work,
     usual_picture_bytes,
 )
-from stages.extract.job import grown_plans, open_job, planned_cache
+from stages.extract.job import grown_plans, open_job
 from stages.extract.wanted import DECODING, WantedArray, wanted_arrays
 from stages.files.free_disk import free_bytes
+from stages.parts.lock import cache_at
 from stages.teachers.described import load_and_describe
 from tests.corpora.tiny_cache import make_cache, recipe_for
 
@@ -115,9 +116,10 @@ def test_a_million_rows_of_vit_l_take_what_the_readme_says() -> None:
 
 
 def test_the_estimate_fits_the_cache_that_is_then_extracted(config: ExtractConfig) -> None:
-    cache, plans = planned_cache(config), grown_plans(config, None, None)
+    cache = cache_at(config.cache, config.part_rows)
+    plans = grown_plans(config, cache, None)
     recipes = load_and_describe(STUB, device="cpu", precision="float32", decoding=DECODING)[0]
-    before = disk_estimate(pending_work(cache, config, wanted_arrays(cache, config, recipes), plans))
+    before = disk_estimate(pending_work(cache, config, wanted_arrays(cache, config, recipes, None), plans, None))
     assert not config.cache.exists()
     extract(config)
     for modality in ("image", "text"):
@@ -133,7 +135,7 @@ def test_the_estimate_fits_the_cache_that_is_then_extracted(config: ExtractConfi
 
 
 def test_stored_pictures_of_small_originals_are_assumed_to_be_small(config: ExtractConfig, data: Path) -> None:
-    plan = grown_plans(replace(config, texts=()), None, None)["image"]
+    plan = grown_plans(replace(config, texts=()), cache_at(config.cache, config.part_rows), None)["image"]
     originals = [path.stat().st_size for path in sorted((data / "pictures").iterdir())[:16]]
     assert most_picture_bytes(plan, 256) == 2 * sum(originals) / 16 < usual_picture_bytes(256)
     assert most_picture_bytes(plan, 16) == usual_picture_bytes(16)
@@ -147,7 +149,7 @@ def test_only_what_is_pending_counts(config: ExtractConfig) -> None:
         arrays = [cache.array(modality, name) for modality in cache.modalities for name in cache.arrays(modality)]
         wanted = [WantedArray(array.modality, array.name, array.recipe) for array in arrays]
         plans = {array.modality: array.plan for array in arrays}
-        return dict(disk_estimate(pending_work(cache, config, wanted, plans)).features)
+        return dict(disk_estimate(pending_work(cache, config, wanted, plans, None)).features)
 
     shard = disk_shard_bytes()
     extract(config, only=3)
@@ -203,5 +205,5 @@ def test_a_cache_that_is_not_there_lacks_everything(tmp_path: Path) -> None:
     wanted = [WantedArray("image", "imaginary.v0", recipe_for("image", 8))]
     plans = {"image": made.plan("image")}
     nothing_there = Cache(Layout(tmp_path / "none"), 16)
-    assert len(pending_work(nothing_there, config, wanted, plans).arrays[0].parts) == 3
-    assert pending_work(made, config, wanted, plans).arrays[0].parts == ()
+    assert len(pending_work(nothing_there, config, wanted, plans, None).arrays[0].parts) == 3
+    assert pending_work(made, config, wanted, plans, None).arrays[0].parts == ()

@@ -1,0 +1,103 @@
+"""Runs the parts of a job on an executor, and says in the same words what came of them, whatever the job is."""
+
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cache_schema.progress import Progress
+from pipeline.executors.base import Executor
+from pipeline.output import table
+from stages.parts.failed import FailedPart
+
+if TYPE_CHECKING:
+    from stages.parts.job import PartsJob
+
+NOTHING_PENDING = "nothing was pending: the cache has all of it"
+SHORT_DIGEST = 12
+
+
+@dataclass
+class RanParts:
+    """What came of the parts of a job.
+
+    Attributes:
+        num_parts: that were pending.
+        num_rows: of the parts that are committed now.
+        failed: parts that are still pending.
+        seconds: stage -> seconds of all workers.
+    """
+
+    num_parts: int
+    num_rows: int = 0
+    failed: list[FailedPart] = field(default_factory=list)
+    seconds: Counter[str] = field(default_factory=Counter)
+
+
+def run_parts(job: "PartsJob[Any]", executor: Executor, progress: Progress, *, elsewhere: bool = False) -> RanParts:
+    """Returns what came of the pending parts of `job`: each is committed, or failed while the others went on.
+
+    Args:
+        job: whose cache is locked.
+        executor: runs the workers.
+        progress: called with (rows of the cache done, rows, unit, slowest stage).
+        elsewhere: the workers run in other processes, which cannot show their progress within a part.
+
+    Raises:
+        TooManyBadRows: more rows are bad than the job allows.
+        PipelineError: as `Executor.map`.
+    """
+    ran = RanParts(len(job.tasks))
+    total = sum(job.num_planned.values())
+    done = total - job.num_pending_rows
+    progress(done, total, "rows")
+
+    def show(rows_of_part: int) -> None:
+        progress(done + ran.num_rows + rows_of_part, total, "rows", bottleneck(ran.seconds))
+
+    make_worker = job.make_worker if elsewhere else partial(job.make_worker, progress=show)
+    for outcome in executor.map(make_worker, job.tasks):
+        task, report = outcome.task, outcome.value
+        if report is None:
+            assert outcome.error is not None
+            error = outcome.error
+            ran.failed.append(FailedPart(task.modality, task.part.number, str(error), error.exit_code))
+            continue
+        ran.seconds.update(report.seconds)
+        ran.num_rows += report.num_rows
+        show(0)
+        job.count_bad(report.modality, report.num_bad)
+    return ran
+
+
+def bottleneck(seconds: Mapping[str, float]) -> str:
+    """Returns which stage took most of the workers' time, and how much of it."""
+    total = sum(seconds.values())
+    if not total:
+        return ""
+    stage = max(seconds, key=lambda stage: seconds[stage])
+    return f"slowest: {stage} ({100 * seconds[stage] / total:.0f} %)"
+
+
+def rate(num_rows: int, seconds: float) -> str:
+    """Returns `4,096 rows in 2.0 s (2048.0 rows/s)`."""
+    return f"{num_rows:,} rows in {seconds:.1f} s ({num_rows / max(seconds, 1e-9):.1f} rows/s)"
+
+
+def array_lines(arrays: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[str]:
+    """Returns the lines of a table of `arrays`, as `summary_of` gives them; fingerprints and digests are shortened."""
+    short = ("fingerprint", "digest")
+    return table([{**array, **{name: array[name][:SHORT_DIGEST] for name in short}} for array in arrays], columns)
+
+
+def next_step(cache: Path, arrays: Sequence[Mapping[str, Any]], add: Mapping[str, str]) -> str:
+    """Returns the command that goes on with `cache`: what adds the modality it lacks, as `add` has it, else mining."""
+    where = shlex.quote(str(cache))
+    there = {array["modality"] for array in arrays}
+    for modality, command in add.items():
+        if modality not in there:
+            return f"pipeline {command} URI --cache {where}"
+    return f"pipeline mine --cache {where} --from image --to text --k 32 --name nearest"

@@ -18,9 +18,11 @@ import torch
 import zarr
 from open_clip.timm_model import TimmModel
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 
 ORDER, SENTENCES = 1, 2
+# Of open_clip's image towers, `OPENAI_DATASET_MEAN` and `OPENAI_DATASET_STD`.
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).double()
 STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).double()
 
@@ -75,10 +77,10 @@ class Asked:
 
 @dataclass(frozen=True)
 class Step:
-    """One step: the gradient of every parameter, and the weights and statistics after it."""
+    """One step: the gradient of every parameter, and the weights after it."""
 
     gradients: dict[str, Tensor]
-    state: dict[str, Tensor]
+    weights: dict[str, Tensor]
 
 
 def trajectory(asked: Asked) -> Iterator[Step]:
@@ -97,17 +99,16 @@ def trajectory(asked: Asked) -> Iterator[Step]:
         step += 1
         yield Step(
             {name: p.grad.clone() for name, p in names.items()},
-            {name: value.clone() for name, value in student.state_dict().items()},
+            {name: p.detach().clone() for name, p in names.items()},
         )
 
 
 def student_of(asked: Asked) -> torch.nn.Module:
+    """Returns the student before the first step."""
     torch.manual_seed(asked.seed)
     width = features(asked, "image", "v0").shape[1]
     student = TimmModel(asked.backbone, width, asked.size, pool="", proj="linear", drop=asked.drop)
     if asked.start is not None:
-        from safetensors.torch import load_file
-
         student.load_state_dict(load_file(asked.start))
     return student.double()
 
@@ -216,7 +217,7 @@ def crop(seed: int, view: int, digest: bytes, width: int, height: int, least: fl
 
 
 def loss(asked: Asked, image_BD: Tensor, teacher_BD: Tensor, text_TD: Tensor) -> Tensor:
-    """Returns the weighted sum of the four losses, as METHOD.md writes them."""
+    """Returns the weighted sum of the losses: three of DIME-FM (arXiv 2303.18232), and the cosine of each pair."""
     z, u, v = torch.nn.functional.normalize(image_BD, dim=1), teacher_BD, text_TD
 
     def divergence(teacher: Tensor, student: Tensor, name: str) -> Tensor:

@@ -20,33 +20,28 @@ class RecordedStep:
 
     Attributes:
         gradients: of every parameter, as the optimizer got them.
-        state: weights and statistics after the step.
-        dtype: of the features that the student's tower gave.
-        training: whether the student was in training mode.
+        weights: after the step.
     """
 
     gradients: dict[str, Tensor]
-    dtype: torch.dtype
-    training: bool
-    state: dict[str, Tensor] = field(default_factory=dict)
+    weights: dict[str, Tensor] = field(default_factory=dict)
 
 
 @contextmanager
 def recorded() -> Iterator[list[RecordedStep]]:
     """Yields a list that grows by one with every optimizer step in this process."""
     steps: list[RecordedStep] = []
-    last: dict[str, object] = {}
+    students: list[Student] = []
 
     def after_forward(module: torch.nn.Module, inputs: tuple, output: Tensor) -> None:
         if isinstance(module, Student):
-            last.update(student=module, dtype=output.dtype, training=module.training)
+            students[:] = [module]
 
     def before_step(*_: object) -> None:
-        gradients = {_plain(name): p.grad.detach().clone() for name, p in last["student"].named_parameters()}
-        steps.append(RecordedStep(gradients, last["dtype"], last["training"]))
+        steps.append(RecordedStep({name: p.grad.detach().clone() for name, p in _parameters(students[0])}))
 
     def after_step(*_: object) -> None:
-        steps[-1].state = {_plain(name): value.clone() for name, value in last["student"].state_dict().items()}
+        steps[-1].weights = {name: p.detach().clone() for name, p in _parameters(students[0])}
 
     handles = [
         register_module_forward_hook(after_forward),
@@ -76,5 +71,6 @@ def _after(num_steps: int) -> Callable[[], bool]:
     return lambda: next(asked, True)
 
 
-def _plain(name: str) -> str:
-    return name.removeprefix("tower.")
+def _parameters(student: Student) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """Yields the parameters with the names that they have in the tower itself."""
+    return student.tower.named_parameters()

@@ -197,12 +197,8 @@ def flat(tensors: Mapping[str, Tensor]) -> Tensor:
 
 def share_changed(one: Run, other: Run) -> float:
     """Returns how far apart the weights after the last step are, as a share of the way that they went in it."""
-
-    def weights(run: Run, step: int) -> Tensor:
-        return flat({name: run.steps[step].state[name] for name in run.steps[step].gradients})
-
-    moved = (weights(one, -1) - weights(one, 0)).norm()
-    return ((weights(one, -1) - weights(other, -1)).norm() / moved).item()
+    before, ours, theirs = (flat(step.weights) for step in (*one.steps[-2:], other.steps[-1]))
+    return ((ours - theirs).norm() / (ours - before).norm()).item()
 
 
 def test_every_field_is_either_of_the_method_or_of_running_it() -> None:

@@ -53,6 +53,14 @@ class Method:
     steps: int | None = setting(default=None, least=1, help="Steps of training.", if_none="100 epochs")
     batch_size: int | None = setting(default=None, least=1, help="Images of a step.", if_none=_BATCH_IF_NONE)
     text_batch_size: int | None = setting(default=None, least=1, help="Sentences of a step.", if_none=_BATCH_IF_NONE)
+    # Of the method because of batch norms, which see what is passed together; for other students it is only memory.
+    micro_batch_size: int | None = setting(
+        default=None,
+        least=1,
+        help="Images of a forward pass.",
+        more="For less memory; the loss still sees the whole batch.",
+        if_none="the whole batch",
+    )
     logit_scale: float | None = setting(
         default=None, above=0, most=1e6, help="Factor on cosines.", if_none="the teacher's"
     )
@@ -154,14 +162,6 @@ class Running:
     """What changes only where, how fast and how safely a student trains."""
 
     out: Path = running(after="student", help="Folder of the run; made when missing.")
-    micro_batch_size: int | None = running(
-        default=None,
-        least=1,
-        after="text_batch_size",
-        help="Images of a forward pass.",
-        more="For less memory; the loss still sees the whole batch.",
-        if_none="the whole batch",
-    )
     fresh: bool = running(
         default=False,
         flag="--fresh/--resume",
@@ -207,18 +207,13 @@ class ResolvedMethod(Method):
     steps: int
     batch_size: int
     text_batch_size: int
+    micro_batch_size: int
     logit_scale: float
     text_array: str
 
     def __post_init__(self) -> None:
         # What was asked was checked then; the rest is the word of the cache.
         assert all(getattr(self, name) is not None for name in ResolvedMethod.__annotations__)
-
-
-class ResolvedRunning(Running):
-    """How a run on a certain cache is run: what the size of its batches decides is decided."""
-
-    micro_batch_size: int
 
 
 def _merged(defaults: Mapping[str, float], given: Mapping[str, float]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from cache_schema.json_file import Json, fingerprint_of
 from cache_schema.neighbours import NeighboursReader
 from cache_schema.records import parts_by_numerics
 from cache_schema.selections import Selection
-from stages.distill.config import ResolvedMethod, ResolvedRunning
+from stages.distill.config import ResolvedMethod, Running
 from stages.distill.order import EpochSequence, Rows
 from stages.distill.payloads import SmallPictures
 from stages.distill.replay import Replay
@@ -25,7 +25,7 @@ class DistillJob:
 
     Attributes:
         method: what changes the student, resolved.
-        running: what does not, resolved.
+        running: what does not.
         cache: open.
         images: the teacher's complete image array of view 0.
         texts: the teacher's complete text array.
@@ -43,7 +43,7 @@ class DistillJob:
     """
 
     method: ResolvedMethod
-    running: ResolvedRunning
+    running: Running
     cache: Cache
     images: CachedArray
     texts: CachedArray
@@ -85,18 +85,13 @@ class DistillJob:
         return RunRecord({**record_of(method), **self._as_in_format_1(), **self._identities()}, about)
 
     def _as_in_format_1(self) -> dict[str, Json]:
-        """Returns the values that run format 1 keeps in another form than the settings have.
-
-        The micro batch is no method: with it the gradient stays the same up to rounding. It is asked for because every
-        fingerprint of format 1 holds it; format 2 drops it.
-        """
+        """Returns the values that run format 1 keeps in another form than the settings have."""
         method = self.method
         used = [name for name, weight in method.weights.items() if weight]
         return {
             "weights": {name: method.weights[name] for name in used},
             "temperatures": {name: method.temperatures.get(name) for name in used},
             "mined_share": None if self.neighbours is None else method.mined_share,
-            "micro_batch_size": self.running.micro_batch_size,
         }
 
     def _identities(self) -> dict[str, Json]:

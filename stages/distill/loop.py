@@ -109,7 +109,7 @@ class TrainingLoop:
         try:
             return self._step(batch)
         except torch.OutOfMemoryError as error:
-            micro = self.running.micro_batch_size
+            micro = self.method.micro_batch_size
             raise EnvironmentProblem(
                 f"{self.job.device} has not enough memory for {micro:,} images in one forward pass and a loss over "
                 f"{self.method.batch_size:,} images and {self.method.text_batch_size:,} sentences: try "
@@ -149,7 +149,7 @@ class TrainingLoop:
             job.student,
             torch.from_numpy(batch.pixels_BHWC).to(device),
             loss_of_features,
-            micro_batch_size=self.running.micro_batch_size,
+            micro_batch_size=self.method.micro_batch_size,
             randomness=(method.seed, batch.step),
             precision=method.precision,
         )

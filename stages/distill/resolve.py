@@ -19,7 +19,6 @@ from stages.distill.config import (
     DistillConfig,
     Method,
     ResolvedMethod,
-    ResolvedRunning,
     Running,
 )
 from stages.distill.job import DistillJob
@@ -73,6 +72,7 @@ def open_job(config: DistillConfig) -> DistillJob:
             "steps": config.steps or max(1, _EPOCHS * len(rows) // sequence.batch_size),
             "batch_size": sequence.batch_size,
             "text_batch_size": num_texts,
+            "micro_batch_size": min(config.micro_batch_size or sequence.batch_size, sequence.batch_size),
             "logit_scale": config.logit_scale or texts.recipe.logit_scale,
             "precision": _precision_of(config, device),
             "image_array": _named_array(images, replay),
@@ -81,10 +81,9 @@ def open_job(config: DistillConfig) -> DistillJob:
             "window_parts": sequence.window_parts,
         }
     )
-    micro_batch_size = min(config.micro_batch_size or method.batch_size, method.batch_size)
     return DistillJob(
         method=method,
-        running=ResolvedRunning(**{**values_of(config, Running), "micro_batch_size": micro_batch_size}),
+        running=Running(**values_of(config, Running)),
         cache=cache,
         images=images,
         texts=texts,

@@ -45,7 +45,7 @@ def test_nothing_that_the_cache_decides_is_left_open_and_the_values_are_those_of
 ) -> None:
     job = open_job(config)
     assert all(getattr(job.method, name) is not None for name in ResolvedMethod.__annotations__)
-    assert (job.method.batch_size, job.method.text_batch_size, job.running.micro_batch_size) == (11, 17, 11)
+    assert (job.method.batch_size, job.method.text_batch_size, job.method.micro_batch_size) == (11, 17, 11)
     assert (job.method.steps, job.method.window_parts) == (100, None)
     assert (job.method.logit_scale, job.method.precision, job.method.pictures) == (100.0, "float32", "stored")
     assert (job.method.image_array, job.method.text_array) == (ARRAY.replace(".v0", ".v1"), ARRAY)
@@ -56,8 +56,8 @@ def test_what_is_asked_beats_what_the_cache_would_decide(config: DistillConfig) 
     values |= {"image_array": ARRAY, "text_array": ARRAY, "pictures": "originals", "precision": "bfloat16"}
     job = open_job(replace(config, **values, micro_batch_size=2))
     assert {name: getattr(job.method, name) for name in values} == values
-    assert job.running.micro_batch_size == 2
-    assert open_job(replace(config, micro_batch_size=50)).running.micro_batch_size == 11
+    assert job.method.micro_batch_size == 2
+    assert open_job(replace(config, micro_batch_size=50)).method.micro_batch_size == 11
 
 
 @pytest.mark.parametrize(
@@ -109,6 +109,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "steps": {"steps": 3},
     "batch_size": {"batch_size": 4},
     "text_batch_size": {"text_batch_size": 5},
+    "micro_batch_size": {"micro_batch_size": 4},
     "logit_scale": {"logit_scale": 50.0},
     "weights": {"weights": {"udist": 0.5}},
     "learning_rate": {"learning_rate": 1e-3},
@@ -142,12 +143,8 @@ def test_every_field_of_the_method_changes_the_fingerprint(config: DistillConfig
     assert open_job(replace(config, **CHANGES[name])).new_record().fingerprint != without.fingerprint
 
 
-@pytest.mark.parametrize("name", [name for name in settings_in(Running) if name != "micro_batch_size"])
+@pytest.mark.parametrize("name", list(settings_in(Running)))
 def test_no_field_of_running_changes_the_fingerprint(config: DistillConfig, name: str, tmp_path: Path) -> None:
     value = getattr(config, name)
     other = {"out": tmp_path / "other", "device": "cpu", "fresh": True}.get(name, 1 if value != 1 else 2)
     assert asked(replace(config, **{name: other})) == asked(config)
-
-
-def test_the_micro_batch_enters_the_fingerprints_of_run_format_1(config: DistillConfig) -> None:
-    assert asked(replace(config, micro_batch_size=4)) == {**asked(config), "micro_batch_size": 4}

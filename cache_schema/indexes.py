@@ -4,7 +4,7 @@ An index file is parsed only when its sidecar's SHA-256 is that of the file, and
 the array holds.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from cache_schema.binding import Binding
 from cache_schema.cache import Cache, CachedArray
 from cache_schema.errors import DamagedError, MismatchError, PipelineError, UsageError
 from cache_schema.json_file import Json, read_sealed, seal
+from cache_schema.layout import Modality
 from cache_schema.sha256 import sha256_of_file
 
 REBUILD = "run `pipeline extract` again to build it"
@@ -87,13 +88,13 @@ def require_current_index(array: CachedArray, name: str) -> IndexInfo:
     return info
 
 
-def describe_indexes(cache: Cache) -> list[dict[str, Json]]:
-    """Returns for every index its modality, name, array, kind, rows, recall, and whether it belongs to its array now.
+def describe_indexes(cache: Cache, modalities: Iterable[Modality] | None = None) -> list[dict[str, Json]]:
+    """Returns, for every index, its modality, name, array, kind, rows and recall, and whether it is of its array now.
 
-    Reads sidecars, not the index files.
+    Reads sidecars, not the index files. Without `modalities` it looks at all of them.
     """
     found = []
-    for modality in cache.modalities:
+    for modality in cache.modalities if modalities is None else modalities:
         for sidecar in cache.layout.index_sidecars(modality):
             value: dict[str, Json] = {}
             try:

@@ -215,6 +215,19 @@ def neighbours_names(layout: Layout) -> list[str]:
     return [name for name in layout.neighbours_names() if layout.neighbours_recipe(name).exists()]
 
 
+def describe_neighbours(cache: Cache) -> list[dict[str, Json]]:
+    """Returns, for all neighbours, their name, both arrays, k, and whether they are of these arrays now."""
+    found: list[dict[str, Json]] = []
+    for name in neighbours_names(cache.layout):
+        try:
+            recipe = NeighboursReader(cache, name).recipe
+            ends = {side: f"{end.modality}/{end.array}" for side, end in (("from", recipe.from_), ("to", recipe.to))}
+            found.append({"name": name, **ends, "k": recipe.k, "state": "current"})
+        except PipelineError as error:
+            found.append({"name": name, "from": None, "to": None, "k": None, "state": str(error)})
+    return found
+
+
 def verify_neighbours(cache: Cache, report: Callable[[Path, str, str], None]) -> None:
     """Calls `report(where, what, remedy)` for everything wrong with any neighbours of `cache`."""
     remedy = "run `pipeline mine` again under a new name"

@@ -19,7 +19,7 @@ from cache_schema.binding import Binding
 from cache_schema.cache import Cache
 from cache_schema.errors import DamagedError, MismatchError, PipelineError, unknown_name
 from cache_schema.json_file import Json, read_sealed, seal
-from cache_schema.layout import Layout, Modality, check_name
+from cache_schema.layout import Modality, check_name
 from cache_schema.plan import Plan
 from cache_schema.recipe import differences
 from cache_schema.sha256 import sha256_of
@@ -54,11 +54,6 @@ class Selection:
     def digest(self) -> str:
         """Returns the SHA-256 over the rows as little-endian int64: what a run that trains on them is bound to."""
         return sha256_of(np.ascontiguousarray(self.rows, "<i8").tobytes())
-
-
-def selection_names(layout: Layout) -> list[str]:
-    """Returns the names of the selections of a cache, sorted."""
-    return layout.selection_names()
 
 
 def write_selection(cache: Cache, selection: Selection) -> None:
@@ -96,7 +91,7 @@ def read_selection(cache: Cache, name: str) -> Selection:
         MismatchError: a part that it was made from has other rows now.
         UnfinishedError: a part that it was made from is no longer committed.
     """
-    names = selection_names(cache.layout)
+    names = cache.layout.selection_names()
     if name not in names:
         raise unknown_name(f"selection of cache {cache.path}", name, names)
     selection = _selection_at(cache, name)
@@ -114,9 +109,23 @@ def require_same_selection(then: Selection, binding: Binding, method: Mapping[st
         raise MismatchError(f"selection {then.name!r} was made otherwise ({shown}): use another name")
 
 
+def describe_selections(cache: Cache) -> list[dict[str, Json]]:
+    """Returns, for every selection, its name, array, rows and method, and whether it is of that array now."""
+    found: list[dict[str, Json]] = []
+    for name in cache.layout.selection_names():
+        try:
+            selection = read_selection(cache, name)
+            binding, method = selection.binding, selection.method.get("name")
+            of = {"array": f"{binding.modality}/{binding.array}", "rows": len(selection.rows), "method": method}
+            found.append({"name": name, **of, "state": "current"})
+        except PipelineError as error:
+            found.append({"name": name, "array": None, "rows": None, "method": None, "state": str(error)})
+    return found
+
+
 def verify_selections(cache: Cache, report: Callable[[Path, str, str], None]) -> None:
     """Calls `report(where, what, remedy)` for everything wrong with any selection of `cache`."""
-    for name in selection_names(cache.layout):
+    for name in cache.layout.selection_names():
         try:
             read_selection(cache, name)
         except PipelineError as error:

@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from cache_schema.progress import Progress
 from pipeline.executors.base import Executor
-from pipeline.output import table
 from stages.parts.failed import FailedPart
 
 if TYPE_CHECKING:
     from stages.parts.job import PartsJob
 
 NOTHING_PENDING = "nothing was pending: the cache has all of it"
-SHORT_DIGEST = 12
 
 
 @dataclass
@@ -85,12 +83,6 @@ def bottleneck(seconds: Mapping[str, float]) -> str:
 def rate(num_rows: int, seconds: float) -> str:
     """Returns `4,096 rows in 2.0 s (2048.0 rows/s)`."""
     return f"{num_rows:,} rows in {seconds:.1f} s ({num_rows / max(seconds, 1e-9):.1f} rows/s)"
-
-
-def array_lines(arrays: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[str]:
-    """Returns the lines of a table of `arrays`, as `summary_of` gives them; fingerprints and digests are shortened."""
-    short = ("fingerprint", "digest")
-    return table([{**array, **{name: array[name][:SHORT_DIGEST] for name in short}} for array in arrays], columns)
 
 
 def next_step(cache: Path, arrays: Sequence[Mapping[str, Any]], add: Mapping[str, str]) -> str:

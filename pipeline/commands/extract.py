@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cache_schema.progress import Progress
-from pipeline.cache_summary import indexes, pixels, pixels_line
+from pipeline.cache_lines import array_lines, index_line, pixels_line
 from pipeline.executors.base import Executor
 from pipeline.executors.choose import get_executor
 from pipeline.executors.config import ExecutorConfig
@@ -15,7 +15,7 @@ from pipeline.options.executor import executor_options
 from pipeline.options.fields import settings_of
 from pipeline.options.shared import help_all_option, shared_options
 from pipeline.output import print_note, print_result
-from pipeline.parts import NOTHING_PENDING, RanParts, array_lines, bottleneck, next_step, rate, run_parts
+from pipeline.parts import NOTHING_PENDING, RanParts, bottleneck, next_step, rate, run_parts
 from pipeline.progress import open_progress
 from stages.extract.config import ExtractConfig
 from stages.parts.failed import parts_failed
@@ -76,14 +76,15 @@ def _extract(
 
 
 def _result(job: "ExtractJob", arrays: "list[CachedArray]", ran: RanParts, start: float) -> dict[str, Any]:
-    from stages.parts.job import summary_of
+    from cache_schema.indexes import describe_indexes
+    from cache_schema.summary import summary_of_arrays, summary_of_pixels
 
     per_1000_rows = {stage: round(1000 * value / max(ran.num_rows, 1), 4) for stage, value in ran.seconds.items()}
     return {
         "cache": str(job.cache.path),
-        "arrays": summary_of(arrays),
-        "pixels": pixels(job.cache),
-        "indexes": [index for modality in job.arrays for index in indexes(job.cache, modality)],
+        "arrays": summary_of_arrays(arrays),
+        "pixels": summary_of_pixels(job.cache),
+        "indexes": describe_indexes(job.cache, job.arrays),
         "num_parts": ran.num_parts,
         "failed_parts": [part.to_json() for part in ran.failed],
         "extracted_rows": ran.num_rows,
@@ -103,10 +104,4 @@ def _speed(result: dict[str, Any]) -> str:
 
 def _more_lines(result: dict[str, Any]) -> list[str]:
     stored = [] if result["pixels"] is None else [pixels_line(result["pixels"])]
-    return [*stored, *map(_index_line, result["indexes"]), _speed(result)]
-
-
-def _index_line(index: dict[str, Any]) -> str:
-    kind = {"flat": "exact search", "ivf": "inverted lists"}.get(index["kind"], index["kind"])
-    recall = f", recall at 10 {index['recall_at_10']:.3f}" if index["kind"] == "ivf" else ""
-    return f"index {index['modality']}/{index['index']}: {kind}{recall}, {index['state']}"
+    return [*stored, *map(index_line, result["indexes"]), _speed(result)]

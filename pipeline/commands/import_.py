@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cache_schema.progress import Progress
-from pipeline.cache_summary import indexes
+from pipeline.cache_lines import array_lines
 from pipeline.executors.serial import SerialExecutor
 from pipeline.options.fields import settings_of
 from pipeline.options.shared import shared_options
 from pipeline.output import print_note, print_result
-from pipeline.parts import NOTHING_PENDING, RanParts, array_lines, next_step, rate, run_parts
+from pipeline.parts import NOTHING_PENDING, RanParts, next_step, rate, run_parts
 from pipeline.progress import open_progress
 from stages.imported.config import DEFAULT_LOGIT_SCALE, ImportConfig
 from stages.parts.failed import parts_failed
@@ -69,12 +69,13 @@ def _import(config: ImportConfig, progress: Progress) -> tuple[dict[str, Any], R
 
 
 def _result(job: "ImportJob", arrays: "list[CachedArray]", ran: RanParts, start: float) -> dict[str, Any]:
-    from stages.parts.job import summary_of
+    from cache_schema.indexes import describe_indexes
+    from cache_schema.summary import summary_of_arrays
 
     return {
         "cache": str(job.cache.path),
-        "arrays": summary_of(arrays),
-        "indexes": [index for modality in job.arrays for index in indexes(job.cache, modality)],
+        "arrays": summary_of_arrays(arrays),
+        "indexes": describe_indexes(job.cache, job.arrays),
         "num_parts": ran.num_parts,
         "failed_parts": [part.to_json() for part in ran.failed],
         "imported_rows": ran.num_rows,

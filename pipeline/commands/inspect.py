@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from pipeline.cache_summary import bad_rows, description, pixels_line
+from pipeline.cache_lines import array_lines, pixels_line
 from pipeline.options.shared import shared_options
 from pipeline.options.types import FilePath
 from pipeline.output import print_result, table
@@ -27,22 +27,19 @@ Examples:
 def command(cache: Path, bad: bool, as_json: bool, quiet: bool) -> None:
     """Show what is in the cache at CACHE: arrays, sources, indexes, neighbours, selections."""
     from cache_schema.cache import Cache
+    from cache_schema.summary import bad_rows, summary_of
 
     opened = Cache.open(cache)
-    result = description(opened)
+    result = summary_of(opened)
     if bad:
         result["bad_rows"] = list(bad_rows(opened))
     print_result(result, as_json=as_json, lines=_lines(result), next_step=_next_step(cache, result))
 
 
 def _lines(result: dict[str, Any]) -> list[str]:
-    arrays = [
-        {**array, "array": name, "fingerprint": array["fingerprint"][:12], "digest": array["digest"][:12]}
-        for name, array in result["arrays"].items()
-    ]
     parts = ", ".join(f"{number:,} {modality}" for modality, number in result["parts"].items()) or "none"
     lines = [f"cache {result['cache']}: parts of {result['part_rows']:,} rows ({parts})", ""]
-    lines += table(arrays, ARRAY_COLUMNS)
+    lines += array_lines([{**array, "array": name} for name, array in result["arrays"].items()], ARRAY_COLUMNS)
     if result["pixels"] is not None:
         lines += ["", pixels_line(result["pixels"])]
     lines += ["", "computed on:", *table(_numerics(result), ("array", "numerics", "parts", "allowed"))]

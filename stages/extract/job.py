@@ -31,7 +31,7 @@ from stages.extract.wanted import DECODING, WantedArray, wanted_arrays, wanted_p
 from stages.extract.worker import PartWorker, WorkerSettings
 from stages.images.preprocess import Preprocess
 from stages.images.views import ORIGINALS, pictures_of, rule_of
-from stages.parts.job import PartsJob, summary_of
+from stages.parts.job import PartsJob
 from stages.parts.lock import is_on_disk, locked_cache
 from stages.parts.pending import PartTask, pending_tasks
 from stages.search.index import build_missing_indexes
@@ -39,7 +39,7 @@ from stages.sources.feature_rows import require_pictures
 from stages.teachers.base import files_unchanged
 from stages.teachers.described import load_and_describe
 
-__all__ = ["Asked", "ExtractJob", "ask", "grown_plans", "open_job", "summary_of", "teacher_of"]
+__all__ = ["Asked", "ExtractJob", "ask", "grown_plans", "open_job", "teacher_of"]
 
 ExtractJob = PartsJob[WorkerSettings]
 

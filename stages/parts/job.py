@@ -7,7 +7,6 @@ from typing import Generic, Protocol, TypeVar
 
 from cache_schema.cache import Cache, CachedArray
 from cache_schema.errors import TooManyBadRows
-from cache_schema.json_file import Json
 from cache_schema.layout import Modality
 from cache_schema.progress import Progress
 from stages.parts.pending import PartTask
@@ -88,24 +87,3 @@ class PartsJob(Generic[Settings]):
         if self.build_indexes is not None:
             self.build_indexes(arrays, progress=progress)
         return arrays
-
-
-def summary_of(arrays: Sequence[CachedArray]) -> dict[str, Json]:
-    """Returns, per array, its rows, ok, bad and pending rows, width, fingerprint and logical digest, as JSON."""
-    return {
-        f"{array.modality}/{array.name}": {
-            "modality": array.modality,
-            "array": array.name,
-            "view": array.recipe.view,
-            "teacher": array.recipe.specification,
-            "rows": array.num_rows,
-            "ok": array.num_ok,
-            "bad": array.num_bad,
-            "pending": sum(part.num_rows for part in array.pending()),
-            "dim": array.recipe.dim,
-            "bytes": array.num_bytes,
-            "fingerprint": array.recipe.fingerprint,
-            "digest": array.digest(),
-        }
-        for array in arrays
-    }

@@ -12,7 +12,6 @@ from cache_schema.selections import (
     Selection,
     read_selection,
     require_same_selection,
-    selection_names,
     write_selection,
 )
 from stages.search.near_duplicates import EXACT_UP_TO_ROWS, Duplicates, cosines, near_duplicates
@@ -56,7 +55,7 @@ def dedup(
     source.require_complete()
     binding = Binding.of(source)
     method = _method(modality, threshold, approximate=source.num_ok > exact_up_to_rows)
-    if name in selection_names(cache.layout):
+    if name in cache.layout.selection_names():
         stored = read_selection(cache, name)
         require_same_selection(stored, binding, method)
         return stored

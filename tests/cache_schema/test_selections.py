@@ -19,7 +19,7 @@ from cache_schema.errors import DamagedError, LockedError, MismatchError, Unfini
 from cache_schema.json_file import read_sealed, seal
 from cache_schema.leftovers import leftovers_of, remove_leftovers
 from cache_schema.plan import SourceEntry, write_plan
-from cache_schema.selections import Selection, read_selection, selection_names, write_selection
+from cache_schema.selections import Selection, read_selection, write_selection
 from cache_schema.verify import verify_cache
 from tests.corpora.tiny_cache import add_array, make_cache, unit_features
 
@@ -78,7 +78,7 @@ def test_a_name_stands_for_one_way_of_choosing(cache: Cache) -> None:
 def test_a_selection_is_not_written_while_the_cache_is(cache: Cache) -> None:
     with cache.lock(), pytest.raises(LockedError):
         select(cache, "other")
-    assert selection_names(cache.layout) == ["some"]
+    assert cache.layout.selection_names() == ["some"]
 
 
 def test_a_selection_stays_valid_when_the_cache_grows(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from cache_schema.errors import PipelineError
 from cache_schema.leftovers import leftovers_of
 from cache_schema.neighbours import NeighboursReader
 from cache_schema.repair import withdraw
-from cache_schema.selections import read_selection, selection_names
+from cache_schema.selections import read_selection
 from cache_schema.verify import verify_cache
 from stages.extract.config import ExtractConfig
 from stages.extract.job import open_job
@@ -179,7 +179,7 @@ def read_everything(path: Path) -> None:
     rows = cache.array("image").ok_rows()
     reader.ids(rows)
     reader.scores(rows)
-    for name in selection_names(cache.layout) or ["unique"]:
+    for name in cache.layout.selection_names() or ["unique"]:
         read_selection(cache, name)
 
 

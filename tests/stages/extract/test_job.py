@@ -12,9 +12,10 @@ from PIL import Image
 
 from cache_schema.cache import Cache
 from cache_schema.errors import MismatchError, RefusedError, TooManyBadRows, UsageError
+from cache_schema.summary import summary_of_arrays
 from cache_schema.verify import verify_cache
 from stages.extract.config import ExtractConfig
-from stages.extract.job import open_job, summary_of
+from stages.extract.job import open_job
 
 STUB = "python:tests.corpora.stub_teacher:make?dim=16"
 
@@ -52,7 +53,7 @@ def extract(config: ExtractConfig, *, only: int | None = None) -> dict:
             with job.make_worker() as worker:
                 for task in job.tasks[:only]:
                     job.count_bad(task.modality, worker(task).num_bad)
-        return summary_of(job.finish())
+        return summary_of_arrays(job.finish())
 
 
 def digests(summary: dict) -> dict[str, str]:

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from cache_schema.recipe import Recipe
+from cache_schema.summary import summary_of_arrays
 from stages.extract.config import ExtractConfig
-from stages.extract.job import open_job, summary_of
+from stages.extract.job import open_job
 from tests.corpora.pictures import encoded, noise
 from tests.corpora.tiny_open_clip import make_tiny_open_clip
 
@@ -99,7 +100,7 @@ class Corpus:
                 with job.make_worker() as worker:
                     for task in job.tasks:
                         worker(task)
-                found = summary_of(job.finish())
+                found = summary_of_arrays(job.finish())
             self._made[repr(config)] = {name: (one["fingerprint"], one["digest"]) for name, one in found.items()}
         return self._made[repr(config)]
 

@@ -12,10 +12,11 @@ from cache_schema.errors import MismatchError, UsageError
 from cache_schema.features import storable
 from cache_schema.leftovers import leftovers_of
 from cache_schema.repair import withdraw
+from cache_schema.summary import summary_of_arrays
 from cache_schema.verify import verify_cache
 from cache_schema.view_checks import read_checks
 from stages.extract.config import ExtractConfig
-from stages.extract.job import open_job, summary_of
+from stages.extract.job import open_job
 from stages.images.crops import crop_of
 from stages.images.preprocess import Preprocess, crop_pixels, normalise
 from stages.images.views import check_of
@@ -60,7 +61,7 @@ def extract(config: ExtractConfig, *, only: int | None = None) -> dict[str, str]
             with job.make_worker() as worker:
                 for task in job.tasks[:only]:
                     worker(task)
-        return {name: array["digest"] for name, array in summary_of(job.finish()).items()}
+        return {name: array["digest"] for name, array in summary_of_arrays(job.finish()).items()}
 
 
 def flip(path: Path) -> None:

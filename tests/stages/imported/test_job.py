@@ -14,8 +14,8 @@ import pytest
 from cache_schema.cache import Cache
 from cache_schema.errors import DamagedError, MismatchError, RefusedError, TooManyBadRows, UsageError
 from cache_schema.samples import digest_of
+from cache_schema.summary import summary_of_arrays
 from cache_schema.verify import verify_cache
-from stages.extract.job import summary_of
 from stages.feature_files.matrix import matrix_of
 from stages.files.opened import planned_file
 from stages.imported.config import ImportConfig
@@ -44,7 +44,7 @@ def run(config: ImportConfig, *, only: int | None = None) -> dict:
         with job.make_worker() as importer:
             for task in job.tasks[:only]:
                 job.count_bad(task.modality, importer(task).num_bad)
-        return summary_of(job.finish())
+        return summary_of_arrays(job.finish())
 
 
 def outcomes(cache: Path, modality: str = "image") -> dict[str, tuple[str, str]]:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from cache_schema.cache import Cache, create_cache
 from cache_schema.errors import LockedError, MismatchError, UnfinishedError
-from cache_schema.selections import read_selection, selection_names
+from cache_schema.selections import read_selection
 from cache_schema.verify import verify_cache
 from pipeline.cli import cli
 from stages.search.dedup import dedup
@@ -145,7 +145,7 @@ def test_an_unfinished_array_is_refused(tmp_path: Path) -> None:
 def test_a_cache_that_is_being_written_is_read_and_gets_no_selection(cache: Cache) -> None:
     with cache.lock(), pytest.raises(LockedError):
         dedup(cache, modality="image", name="locked")
-    assert "locked" not in selection_names(cache.layout)
+    assert "locked" not in cache.layout.selection_names()
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from cache_schema.cache import Cache
 from cache_schema.errors import MismatchError
 from cache_schema.json_file import read_sealed, seal
 from cache_schema.records import parts_by_numerics
+from cache_schema.summary import summary_of
 from cache_schema.verify import verify_cache
-from pipeline.cache_summary import description
 from stages.extract.config import ExtractConfig
 from stages.extract.job import open_job
 from stages.teachers.arithmetic import may_share_an_array, numerics_of
@@ -104,7 +104,7 @@ def test_what_was_allowed_is_on_record_and_what_was_not_is_not(config: ExtractCo
     cache = Cache.open(config.cache)
     records = cache.array("text").records()
     assert [record.allow_mixed_numerics for record in records] == [False, False, True, True, True]
-    (array,) = description(cache)["arrays"].values()
+    (array,) = summary_of(cache)["arrays"].values()
     assert array["numerics"] == {numerics_of("cpu"): 3, OTHER: 2}
     assert array["mixed_numerics_allowed"] == 3
     assert verify_cache(config.cache) == []

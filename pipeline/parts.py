@@ -22,7 +22,7 @@ SHORT_DIGEST = 12
 
 @dataclass
 class RanParts:
-    """What came of the parts of a job.
+    """The outcome of the parts of a job.
 
     Attributes:
         num_parts: that were pending.
@@ -38,7 +38,7 @@ class RanParts:
 
 
 def run_parts(job: "PartsJob[Any]", executor: Executor, progress: Progress, *, elsewhere: bool = False) -> RanParts:
-    """Returns what came of the pending parts of `job`: each is committed, or failed while the others went on.
+    """Runs the pending parts of `job` and returns their outcome: each is committed, or failed while the others went on.
 
     Args:
         job: whose cache is locked.

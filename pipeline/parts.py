@@ -20,7 +20,7 @@ NOTHING_PENDING = "nothing was pending: the cache has all of it"
 
 @dataclass
 class RanParts:
-    """What came of the parts of a job.
+    """The outcome of the parts of a job.
 
     Attributes:
         num_parts: that were pending.
@@ -36,7 +36,7 @@ class RanParts:
 
 
 def run_parts(job: "PartsJob[Any]", executor: Executor, progress: Progress, *, elsewhere: bool = False) -> RanParts:
-    """Returns what came of the pending parts of `job`: each is committed, or failed while the others went on.
+    """Runs the pending parts of `job` and returns their outcome: each is committed, or failed while the others went on.
 
     Args:
         job: whose cache is locked.

@@ -46,7 +46,7 @@ ExtractJob = PartsJob[WorkerSettings]
 
 @dataclass(frozen=True)
 class Asked:
-    """What an extract is to make of a cache, and how much of that is pending.
+    """The plans, arrays and pixels that an extract asks a cache to have, and how much of them is pending.
 
     Attributes:
         specification: of the teacher.

@@ -1,4 +1,4 @@
-"""What a part of extract is committed to, and what is known of it while it is encoded."""
+"""The places that a part of extract is committed to, and its features while it is encoded."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

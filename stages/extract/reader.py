@@ -30,7 +30,7 @@ class Row(NamedTuple):
 
     Attributes:
         offset: in the part.
-        sample: what is true of it, whatever looks at it; the text of an ok sentence.
+        sample: its entry in the sample table, with the text of an ok sentence.
         picture: of an ok image, the wanted views, their checks and, where it is to be stored, its JPEG. None for
             sentences, for bad images, and for images that are known by their features alone.
     """
@@ -200,7 +200,7 @@ class PartReader:
 
 
 def _sample(raw: RawSample, row: int, source: int, clean: CleanText | None = None) -> Sample:
-    """Returns what a source says of a sample, and what cleaning says of a sentence."""
+    """Returns a sample as its source gave it, a sentence with the verdict and the text of its cleaning."""
     digest = None if raw.payload is None else digest_of(raw.payload)
     # Both have a status and a reason.
     said = raw if clean is None else clean
@@ -218,7 +218,7 @@ def _sample(raw: RawSample, row: int, source: int, clean: CleanText | None = Non
 
 
 def _seen(sample: Sample, picture: Prepared) -> Sample:
-    """Returns `sample` with what decoding found: status, reason and size."""
+    """Returns `sample` with the status, reason and size that decoding found."""
     reason = " ".join(filter(None, (sample.reason, picture.reason)))
     return replace(
         sample, status=picture.status, reason=reason, width=picture.width or None, height=picture.height or None

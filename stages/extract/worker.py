@@ -200,6 +200,7 @@ class PartWorker(PartsWorker):
             for batch in batches:
                 samples += batch.samples
                 jpegs.update((at, jpeg) for at, jpeg in zip(batch.offsets, batch.jpegs, strict=True) if jpeg)
+                # Bad rows alone, at the end of a part, have no pixels.
                 for array, pixels_BCHW in zip(arrays, batch.pixels_of_view, strict=False):
                     with self._clock.measured("forward"):
                         array.store(batch.offsets, self._teacher.encode_images(pixels_BCHW))

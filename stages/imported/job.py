@@ -46,7 +46,7 @@ class ImportJob(PartsJob[ImportSettings]):
 
 @dataclass(frozen=True)
 class _Asked:
-    """What an import is to make of one modality.
+    """One modality as an import asks a cache to have it.
 
     Attributes:
         joined: its plan, and the features that go with it.

@@ -1,4 +1,4 @@
-"""Which features go with which samples, found out before anything is written.
+"""Joins samples to the files that hold their features, before anything is written.
 
 The samples that one run adds to a plan (a segment) are joined to the files of features that came with them, so that
 keys need be unique only among files that are imported together.

@@ -29,7 +29,7 @@ class PartsJob(Generic[Settings]):
 
     Attributes:
         cache: open.
-        settings: what a worker needs; plain values.
+        settings: plain values, the same for all workers.
         worker: class of the workers, called with `settings`.
         tasks: the pending parts, images first.
         arrays: modality -> those being made; rows are counted as bad in the first.

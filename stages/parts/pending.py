@@ -1,4 +1,4 @@
-"""Which parts of a cache are pending, and what became of one."""
+"""Tasks for the pending parts of a cache, and reports of parts that are done."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,7 +33,7 @@ class PartTask:
 
 @dataclass(frozen=True)
 class PartReport:
-    """What became of a part: all that was pending of it is committed.
+    """One part that is done: all that was pending of it is committed.
 
     Attributes:
         modality: image or text.

@@ -1,4 +1,4 @@
-"""What every worker over parts is: called with one part after the other, watched, timed, and closed at the end."""
+"""A worker over parts: called with one part after the other, watched, timed, and closed at the end."""
 
 import time
 from abc import ABC, abstractmethod
@@ -77,7 +77,7 @@ class PartsWorker(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Stops what runs beside it."""
+        """Ends the processes that run beside it."""
 
     def __enter__(self) -> Self:
         return self

@@ -174,6 +174,12 @@ def test_extract_that_does_not_fit_the_disk_is_refused_before_anything_is_writte
     assert refused.value.exit_code == 1
 
 
+def test_a_new_cache_is_measured_against_the_disk_once(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = with_free_bytes(monkeypatch, 10**9)
+    extract(replace(config, index=False))
+    assert asked == [config.cache.parent]
+
+
 def test_a_finished_cache_on_a_full_disk_needs_nothing_more(
     config: ExtractConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

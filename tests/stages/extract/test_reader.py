@@ -1,0 +1,164 @@
+"""A part is read row by row: every planned row with its sample, and its picture where there is one to look at."""
+
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cache_schema.errors import MismatchError
+from cache_schema.layout import Modality
+from cache_schema.plan import Plan
+from cache_schema.samples import digest_of
+from stages.extract.grow_plan import grown_plan
+from stages.extract.part import in_batches
+from stages.extract.reader import PartReader, Row
+from stages.images.decode import Limits
+from stages.images.preprocess import Preprocess
+from stages.images.views import ViewRule
+from stages.parts.worker import StageClock
+from stages.sources import SOURCES, RawSample
+from stages.sources.text import TextSource
+from tests.corpora.foreign_features import keys_of, sentences_of, vectors, write_npy
+from tests.corpora.pictures import jpeg
+
+PREPROCESS = Preprocess((8, 8), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def plan_of(modality: Modality, *uris: object, part_rows: int = 16) -> Plan:
+    return grown_plan(Plan(modality, part_rows), [str(uri) for uri in uris])
+
+
+def reader_of(
+    plan: Plan, *, decode_workers: int = 0, num_views: int = 0, preprocess: Preprocess | None = PREPROCESS
+) -> PartReader:
+    return PartReader(
+        {plan.modality: plan.sources},
+        preprocess,
+        num_views=num_views,
+        decode_workers=decode_workers,
+        limits=Limits(),
+        clock=StageClock("read", "decode"),
+    )
+
+
+def rows_of(plan: Plan, number: int = 0, **views: Any) -> list[Row]:
+    reader = reader_of(plan, num_views=len(views.get("views", ())))
+    return list(reader.originals(plan.modality, plan.part(number), **views))
+
+
+def folder_of(path: Path, payloads: list[bytes]) -> Path:
+    path.mkdir()
+    for number, payload in enumerate(payloads):
+        (path / f"{number:03d}.jpg").write_bytes(payload)
+    return path
+
+
+def test_every_planned_image_is_a_row_and_only_those_that_can_be_looked_at_have_a_picture(tmp_path: Path) -> None:
+    payloads = [jpeg(20, 12, 0), b"", jpeg(9, 30, 1), b"<html>"]
+    plan = plan_of("image", folder_of(tmp_path / "pictures", payloads))
+    rows = rows_of(plan, views=(None, ViewRule(1, 0)))
+    assert [(row.offset, row.sample.row, row.sample.key, row.sample.source) for row in rows] == [
+        (number, number, f"{number:03d}.jpg", 0) for number in range(4)
+    ]
+    assert [row.sample.digest for row in rows] == [digest_of(payload) for payload in payloads]
+    assert [row.sample.status for row in rows] == ["ok", "img-empty", "ok", "img-unknown-format"]
+    assert [(row.sample.width, row.sample.height) for row in rows if row.picture] == [(20, 12), (9, 30)]
+    shapes = [None if row.picture is None or row.picture.pixels is None else row.picture.pixels.shape for row in rows]
+    assert shapes == [(2, 8, 8, 3), None, (2, 8, 8, 3), None]
+
+
+@pytest.mark.parametrize("decode_workers", [0, 1])
+def test_a_picture_that_nobody_looks_at_is_decoded_for_its_size_alone(tmp_path: Path, decode_workers: int) -> None:
+    plan = plan_of("image", folder_of(tmp_path / "pictures", [jpeg(20, 12), jpeg(20, 12)[:90]]))
+    reader = reader_of(plan, decode_workers=decode_workers)
+    samples = [row.sample for row in reader.originals("image", plan.part(0))]
+    reader.close()
+    assert [(sample.status, sample.width) for sample in samples] == [("ok", 20), ("img-truncated", samples[1].width)]
+
+
+def test_a_sentence_is_a_row_with_its_text_and_a_bad_one_with_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b" one \n\n" + b"\x00two\n")
+    (tmp_path / "b.txt").write_text("three\nfour\n")
+    plan = plan_of("text", tmp_path / "a.txt", tmp_path / "b.txt", part_rows=4)
+    rows = [*rows_of(plan), *rows_of(plan, 1)]
+    assert [(row.sample.row, row.sample.source, row.sample.text, row.sample.status) for row in rows] == [
+        (0, 0, "one", "ok"),
+        (1, 0, None, "text-empty"),
+        (2, 0, "two", "ok"),
+        (3, 1, "three", "ok"),
+        (4, 1, "four", "ok"),
+    ]
+    assert [row.offset for row in rows] == [0, 1, 2, 3, 0] and not any(row.picture for row in rows)
+
+
+def test_images_known_by_their_features_alone_need_nobody_who_decodes(tmp_path: Path) -> None:
+    plan = plan_of("image", f"features:{write_npy(tmp_path / 'f.npy', keys_of(4), sentences_of(4), vectors(4))}")
+    rows = list(reader_of(plan, preprocess=None).originals("image", plan.part(0)))
+    assert [(row.offset, row.sample.key, row.sample.status, row.picture) for row in rows] == [
+        (number, key, "ok", None) for number, key in enumerate(keys_of(4))
+    ]
+    assert [row.sample.digest for row in rows] == [digest_of(vector.tobytes()) for vector in vectors(4)]
+
+
+def test_images_known_by_their_features_alone_are_not_decoded_beside_pictures(tmp_path: Path) -> None:
+    pictures = folder_of(tmp_path / "pictures", [jpeg(20, 12, seed) for seed in range(3)])
+    features = write_npy(tmp_path / "f.npy", keys_of(4), sentences_of(4), vectors(4))
+    rows = rows_of(plan_of("image", pictures, f"features:{features}"))
+    assert [(row.sample.status, row.sample.width) for row in rows] == [("ok", 20)] * 3 + [("ok", None)] * 4
+
+
+def test_a_part_never_holds_more_than_a_payload_or_two(tmp_path: Path) -> None:
+    payload_bytes = 4 << 20
+    plan = plan_of("image", folder_of(tmp_path / "pictures", [bytes(payload_bytes) for _ in range(12)]))
+    reader = reader_of(plan)
+    tracemalloc.start()
+    rows = list(reader.originals("image", plan.part(0)))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(rows) == 12 and peak < 3 * payload_bytes
+
+
+class ForgetfulSource(TextSource):
+    """A source that ends two samples early without a word."""
+
+    def read(self, first_sample: int, num_samples: int, offset_bytes: int) -> Iterator[RawSample]:
+        yield from list(super().read(first_sample, num_samples, offset_bytes))[:-2]
+
+
+class GenerousSource(TextSource):
+    """A source that gives one sample more than it is asked for."""
+
+    def read(self, first_sample: int, num_samples: int, offset_bytes: int) -> Iterator[RawSample]:
+        yield from super().read(first_sample, num_samples + 1, offset_bytes)
+
+
+def test_a_source_that_ends_early_is_named_with_the_part_and_both_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.txt").write_text("1\n2\n3\n4\n5\n6\n")
+    plan = plan_of("text", tmp_path / "a.txt", part_rows=4)
+    monkeypatch.setitem(SOURCES, "text", ForgetfulSource)
+    said = r"part 0 of the texts has 4 planned rows, its sources gave 2: .*a\.txt changed after it was planned; restore"
+    with pytest.raises(MismatchError, match=said):
+        rows_of(plan)
+
+
+def test_a_part_takes_no_more_than_its_planned_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_text("1\n2\n3\n4\n5\n6\n")
+    plan = plan_of("text", tmp_path / "a.txt", part_rows=4)
+    monkeypatch.setitem(SOURCES, "text", GenerousSource)
+    assert [row.sample.text for row in rows_of(plan)] == ["1", "2", "3", "4"]
+
+
+def test_batches_hold_so_many_ok_rows_and_the_bad_ones_between_them(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("\na\nb\n\nc\nd\n\ne\n\n\n")
+    rows = rows_of(plan_of("text", tmp_path / "a.txt"))
+    assert [[row.sample.text for row in batch] for batch in in_batches(rows, 2)] == [
+        [None, "a", "b"],
+        [None, "c", "d"],
+        [None, "e", None, None],
+    ]
+    assert [len(batch) for batch in in_batches(rows, 5)] == [8, 2], "bad rows at the end are not lost"
+    assert list(in_batches([], 2)) == []

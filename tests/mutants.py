@@ -24,7 +24,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PARTS_OF_TREE = ("cache_schema", "stages", "pipeline", "tests", "pyproject.toml")
-TIMEOUT_SECONDS = 300
+TIMEOUT_SECONDS = 240
 
 _PASSED, _FAILED = 0, 1
 """What pytest ends with when tests passed, and when some did not; with anything else they did not run."""

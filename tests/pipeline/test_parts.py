@@ -8,7 +8,7 @@ import pytest
 from cache_schema.cache import Cache
 from cache_schema.errors import TooManyBadRows
 from pipeline.executors.serial import SerialExecutor
-from pipeline.parts import array_lines, bottleneck, next_step, rate, run_parts
+from pipeline.parts import bottleneck, next_step, rate, run_parts
 from stages.extract.config import ExtractConfig
 from stages.extract.job import open_job
 from stages.parts.failed import FailedPart
@@ -80,12 +80,6 @@ def test_the_slowest_stage_and_the_rate_are_said_in_few_words() -> None:
     assert bottleneck({"read": 1.0, "forward": 3.0}) == "slowest: forward (75 %)"
     assert bottleneck({}) == bottleneck({"read": 0.0}) == ""
     assert rate(4096, 2.0) == "4,096 rows in 2.0 s (2048.0 rows/s)"
-
-
-def test_the_table_of_arrays_shortens_what_nobody_reads_to_its_end() -> None:
-    array = {"array": "a.v0", "fingerprint": "0123456789abcdef", "digest": "f" * 64}
-    heading, row = array_lines([array], ("array", "fingerprint", "digest"))
-    assert heading.split() == ["array", "fingerprint", "digest"] and row.split() == ["a.v0", "0123456789ab", "f" * 12]
 
 
 def test_the_next_step_adds_the_modality_that_is_missing_and_then_mines() -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from cache_schema.cache import Cache, CachedArray
 from cache_schema.errors import TooManyBadRows
-from stages.parts.job import PartsJob, summary_of
+from cache_schema.summary import summary_of_arrays
+from stages.parts.job import PartsJob
 from stages.parts.pending import PartReport, PartTask, pending_tasks
 from stages.parts.worker import PartsWorker
 from tests.corpora.tiny_cache import add_array, make_cache, unit_features
@@ -83,7 +84,7 @@ def test_finishing_opens_the_arrays_anew_and_hands_them_to_whoever_builds_indexe
     arrays = job.finish(progress=progress)
     assert built == [(arrays, progress)]
     assert job.cache is arrays[0].cache is not cache
-    (summary,) = summary_of(arrays).values()
+    (summary,) = summary_of_arrays(arrays).values()
     assert (summary["rows"], summary["ok"], summary["bad"], summary["pending"]) == (32, 29, 3, 8)
     assert len(job_over(cache).finish()) == 1
 

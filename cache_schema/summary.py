@@ -1,4 +1,4 @@
-"""What is in a cache, as JSON, from its small files; features are not read."""
+"""Describes a cache as JSON, from its small files; features are not read."""
 
 from collections.abc import Iterable, Iterator
 

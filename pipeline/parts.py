@@ -24,7 +24,7 @@ class RanParts:
 
     Attributes:
         num_parts: that were pending.
-        num_rows: of the parts that are committed now.
+        num_rows: the number of rows of the parts that are committed now.
         failed: parts that are still pending.
         seconds: stage -> seconds of all workers.
     """

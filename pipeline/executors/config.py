@@ -1,4 +1,4 @@
-"""Who does the work of a command, and with what. Imports nothing heavy, so that a command line can show it."""
+"""The configuration of executors. Imports nothing heavy, so that a command line can show it."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ EXECUTORS: dict[str, str] = {
 
 @dataclass(frozen=True)
 class WorkerRange:
-    """How many workers a run has: never more than `most`, and not for long fewer than `least`."""
+    """A number of workers that may change: never more than `most`, and not for long fewer than `least`."""
 
     least: int
     most: int
@@ -35,7 +35,7 @@ class WorkerRange:
 
 @configuration
 class ExecutorConfig:
-    """How work is run. The only home of its defaults; nothing here changes a result.
+    """The executor of some work, and what it may use. The only home of its defaults; nothing here changes a result.
 
     Raises:
         UsageError: what is asked contradicts itself.

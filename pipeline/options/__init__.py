@@ -1,1 +1,1 @@
-"""Where option values come from, and the types that check them."""
+"""Options: made from the fields of configurations, with their types and the places that values come from."""

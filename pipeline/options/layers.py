@@ -1,4 +1,4 @@
-"""Where option values come from: flag, then environment, then configuration file, then the default.
+"""Layers option values: a flag beats the environment, that the configuration file, that the default.
 
 click does the layering; this file feeds it. `--config FILE` is TOML with a table per command whose keys are the option
 names with underscores; `PIPELINE_<COMMAND>_<OPTION>` are the environment variables. A name in either that is not an

@@ -1,4 +1,4 @@
-"""What all options have in common: rare ones that only `--help-all` shows, and those that every command has."""
+"""Options that every command has, and rare ones that only `--help-all` shows."""
 
 import functools
 from collections.abc import Callable

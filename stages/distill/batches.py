@@ -1,4 +1,4 @@
-"""What one training step sees.
+"""Batches: the pictures, features and sentences of one training step.
 
 A batch is a pure function of the step: the same rows, crops and features come whatever the number of workers, and
 whether or not the run was stopped before.

@@ -1,4 +1,4 @@
-"""What stage two is asked to do. Imports nothing heavy, so that a command line can show it."""
+"""The configuration of stage two. Imports nothing heavy, so that a command line can show it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +19,7 @@ _BATCH_IF_NONE = f"{LARGEST_DEFAULT_BATCH}, or all"
 
 @configuration
 class Method:
-    """What changes the student. All of it enters the fingerprint of the run: the values, or what they stand for."""
+    """The settings that change the student. All of them enter the fingerprint of the run, as values or as what these name."""
 
     cache: Path = setting(help="Folder of the cache.", recorded=False)
     student: str | None = setting(
@@ -159,7 +159,7 @@ class Method:
 
 @configuration
 class Running:
-    """What changes only where, how fast and how safely a student trains."""
+    """The settings that change only where, how fast and how safely a student trains."""
 
     out: Path = running(after="student", help="Folder of the run; made when missing.")
     fresh: bool = running(
@@ -187,7 +187,7 @@ class Running:
 
 @configuration
 class DistillConfig(Running, Method):
-    """What `pipeline distill` is asked to do. The only home of its defaults."""
+    """The settings of `pipeline distill`. The only home of their defaults."""
 
     # The fields of the last base come first.
 

@@ -41,9 +41,9 @@ class TrainingLoop:
 
     Args:
         job: what is trained.
-        folder: of the run, locked by this process.
+        folder: the folder of the run, locked by this process.
         record: what run.json says.
-        fence: of the lock.
+        fence: the fence of the lock.
         progress: called after every step.
         notice: called with a sentence about anything a person should know.
         should_stop: asked before every step.

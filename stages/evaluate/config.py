@@ -1,4 +1,4 @@
-"""What an evaluation is asked to do. Imports nothing heavy, so that a command line can show it."""
+"""The configuration of an evaluation. Imports nothing heavy, so that a command line can show it."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from stages.settings.declare import configuration, running, setting
 
 @configuration
 class EvaluateConfig:
-    """What `pipeline evaluate` is asked to do. The only home of its defaults."""
+    """The settings of `pipeline evaluate`. The only home of their defaults."""
 
     model: str = setting(flag=None, help="A run, an exported folder or a teacher specification.")
     data: Path = setting(

@@ -1,4 +1,4 @@
-"""Whether a worker may take part in an extract: it sees the very folder that is written, and has the same packages."""
+"""Admits a worker to an extract: it must see the very folder that is written, and have the same packages."""
 
 import os
 import socket

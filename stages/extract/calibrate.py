@@ -1,4 +1,4 @@
-"""How fast an extract goes here: its own code over the first rows of a few pending parts, into a scratch cache.
+"""Times an extract: its own code over the first rows of a few pending parts, into a scratch cache.
 
 Everything that extract does to a part is done, with the real sources and the real teacher, but into a folder for
 temporary files that is removed at the end; the cache itself is not touched.
@@ -37,7 +37,7 @@ class TimedHead:
     """The first rows of one part, timed.
 
     Attributes:
-        modality: of the part.
+        modality: the modality of the part.
         num_rows: that were encoded.
         num_bad: of them without a feature.
         seconds: by the clock, except for writing, of which only the share of these rows is counted: a shard is as long
@@ -58,7 +58,7 @@ class TimedHead:
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast one modality goes, from all its timed heads.
+    """The speed of one modality, from all its timed heads.
 
     Attributes:
         num_rows: timed.
@@ -83,7 +83,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was measured.
+    """The figures of a calibration.
 
     Attributes:
         start_seconds: from a new worker to its first rows, beyond what those rows take; the teacher's loading is added

@@ -1,4 +1,4 @@
-"""What stage one is asked to do. Imports nothing heavy, so that a command line can show it."""
+"""The configuration of stage one. Imports nothing heavy, so that a command line can show it."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ MAX_PIXELS_SIDE = 8192
 
 @configuration
 class ExtractConfig:
-    """What `pipeline extract` is asked to do. The only home of its defaults."""
+    """The settings of `pipeline extract`. The only home of their defaults."""
 
     images: tuple[str, ...] = setting(default=(), metavar="URI", help="Source of images; may be repeated.")
     texts: tuple[str, ...] = setting(default=(), metavar="URI", help="Source of sentences; may be repeated.")

@@ -1,4 +1,4 @@
-"""How many bytes an extract will still write, before it writes any: pure functions of what is planned and committed."""
+"""Estimates the bytes that an extract will still write: pure functions of the planned and the committed parts."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -40,11 +40,11 @@ _BLOCK_BYTES = 4_096
 
 @dataclass(frozen=True)
 class PendingArray:
-    """What one array still lacks.
+    """The pending parts of one array.
 
     Attributes:
-        modality: of the array.
-        name: of the array.
+        modality: the modality of the array.
+        name: the name of the array.
         view: 0 for sentences and for the teacher's own preprocessing.
         dim: width of a feature.
         exists: whether the array has a recipe already.
@@ -67,10 +67,10 @@ class PendingArray:
 
 @dataclass(frozen=True)
 class PendingWork:
-    """What an extract still has to do.
+    """The pending work of an extract.
 
     Attributes:
-        part_rows: of the cache.
+        part_rows: the rows of the cache.
         arrays: all that are wanted, those with nothing pending too.
         tables: modality -> parts whose samples no array has committed.
         num_parts: modality -> parts of the whole plan.

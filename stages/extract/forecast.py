@@ -1,4 +1,4 @@
-"""What an extract would do, take and write, before it does anything. Nothing in the cache's folder is touched."""
+"""Forecasts an extract: its rows, bytes and time. Nothing in the cache's folder is touched."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence

@@ -49,7 +49,7 @@ class Asked:
     """The plans, arrays and pixels that an extract asks a cache to have, and how much of them is pending.
 
     Attributes:
-        specification: of the teacher.
+        specification: the specification of the teacher.
         plans: modality -> plan with what is new; none that is empty.
         arrays: all that are wanted, view 0 before its views.
         probes: modality -> bytes of probes.npz; empty where the teacher need not be loaded.

@@ -45,7 +45,7 @@ class PartReader:
 
     Args:
         sources: the plan's sources of each modality.
-        preprocess: of whoever looks at pictures; None where no images are read.
+        preprocess: the preprocessing of whoever looks at pictures; None where no images are read.
         num_views: the most views of a picture that will be asked for.
         decode_workers: processes that decode; 0 decodes inline.
         limits: what one input may cost.
@@ -99,7 +99,7 @@ class PartReader:
         """Yields every planned row of a part, in order, from its sources.
 
         Args:
-            modality: of the part.
+            modality: the modality of the part.
             part: as planned.
             views: that are wanted of every picture.
             store: how pictures are stored; None stores none.

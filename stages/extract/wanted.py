@@ -1,4 +1,4 @@
-"""Which arrays of a cache a run is about: view 0 of its teacher for every modality, and further views of the images."""
+"""The arrays and pixels that a run asks for: view 0 of every modality, further views and stored pixels of images."""
 
 import hashlib
 from collections.abc import Mapping

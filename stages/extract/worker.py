@@ -39,19 +39,19 @@ class WorkerSettings:
     """Plain values that make every worker of one extract equal, wherever it runs.
 
     Attributes:
-        specification: of the teacher.
+        specification: the specification of the teacher.
         device: cpu, cuda or cuda:N.
-        precision: of the forward pass.
+        precision: the precision of the forward pass.
         batch_size: rows of one forward pass; shorter batches are padded, so that features do not depend on neighbours.
         num_threads: CPU threads of the teacher; 0 means one per core.
         decode_workers: processes that decode images; 0 decodes inline.
-        fence: of the cache's lock.
+        fence: the fence of the cache's lock.
         versions: of the packages that decide what a feature is; every worker must have the same.
         outputs: of each modality the arrays with a pending part, view 0 first. Where there are none at all, no teacher
             is needed.
         sources: the plan's sources of each modality.
         pixels: the stored pixels, where some are pending.
-        preprocess: of the teacher, for images.
+        preprocess: the preprocessing of the teacher, for images.
         allow_mixed_numerics: parts may be computed on another kind of arithmetic than those already there; recorded.
         limits: what one input may cost.
     """

@@ -1,4 +1,4 @@
-"""What `pipeline import` is asked to do. Imports nothing heavy, so that a command line can show it."""
+"""The configuration of an import. Imports nothing heavy, so that a command line can show it."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ DEFAULT_LOGIT_SCALE = 100.0
 
 @configuration
 class ImportConfig:
-    """What `pipeline import` is asked to do. The only home of its defaults."""
+    """The settings of `pipeline import`. The only home of their defaults."""
 
     image_features: tuple[str, ...] = setting(default=(), metavar="URI", help="Features of images; may be repeated.")
     text_features: tuple[str, ...] = setting(default=(), metavar="URI", help="Features of sentences; may be repeated.")

@@ -50,8 +50,8 @@ class _Asked:
 
     Attributes:
         joined: its plan, and the features that go with it.
-        recipe: of the array.
-        name: of the array.
+        recipe: the recipe of the array.
+        name: the name of the array.
     """
 
     joined: JoinedPlan

@@ -35,8 +35,8 @@ class JoinedPlan:
     Attributes:
         plan: grown by the samples that are new.
         files: path -> `FileEntry` of every file of features, for the recipe.
-        format: of all of them.
-        dim: of all of them.
+        format: the format of all of them.
+        dim: the width of all of them.
         num_unused: features that no sample asked for; None where this run added none by key.
     """
 

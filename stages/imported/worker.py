@@ -54,10 +54,10 @@ class KnownFeatures:
 
 @dataclass(frozen=True)
 class ImportSettings:
-    """What a part needs to be imported.
+    """The plain values that every importer needs.
 
     Attributes:
-        fence: of the cache's lock.
+        fence: the fence of the cache's lock.
         decode_workers: processes that decode pictures; 0 decodes inline.
         targets: the array of each modality.
         sources: the plan's sources of each modality.

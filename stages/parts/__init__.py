@@ -1,1 +1,1 @@
-"""What every job over the parts of a cache shares."""
+"""The common part of all jobs over the parts of a cache: lock, tasks, reports and failures."""

@@ -16,7 +16,7 @@ class PartTask:
     Attributes:
         modality: image or text.
         part: as planned.
-        part_fingerprint: of what the plan says.
+        part_fingerprint: the fingerprint of what the plan says.
         arrays: names of those in which the part is pending.
         pixels: whether its stored pixels are pending.
     """

@@ -1,4 +1,4 @@
-"""What run.json says: what a run was asked to do, by which teacher and arrays, and its result once it has ended."""
+"""The record of a run: its request, its teacher and arrays, and its result once it has ended."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ RUN_FORMAT = 1
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What run.json says.
+    """The content of run.json.
 
     Attributes:
         asked: JSON of everything that changes the student; its fingerprint names the run.

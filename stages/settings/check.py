@@ -1,4 +1,4 @@
-"""Whether the values of a configuration are those that its settings allow."""
+"""Checks that the values of a configuration are those that its settings allow."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

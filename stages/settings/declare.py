@@ -1,4 +1,4 @@
-"""How the fields of a configuration are declared, with everything that is to be known of each."""
+"""Declares the fields of a configuration, each with everything that is to be known of it."""
 
 import dataclasses
 import inspect

@@ -19,7 +19,7 @@ _BATCH_IF_NONE = f"{LARGEST_DEFAULT_BATCH}, or all"
 
 @configuration
 class Method:
-    """The settings that change the student. All of them enter the fingerprint of the run, as values or as what these name."""
+    """The settings that change the student. All enter the fingerprint of the run, as values or as what these name."""
 
     cache: Path = setting(help="Folder of the cache.", recorded=False)
     student: str | None = setting(

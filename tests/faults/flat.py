@@ -54,6 +54,7 @@ def summary_of(samples: list[dict[str, int]], rows_per_part: int) -> dict[str, A
     tenth = max(1, last_part // 10)
     early = [seen for seen in samples if tenth < seen["parts"] <= 2 * tenth + 1]
     late = [seen for seen in samples if last_part - tenth <= seen["parts"] < last_part] or samples[-1:]
+    halves = samples[: len(samples) // 2], samples[len(samples) // 2 :]
 
     def largest(seen: list[dict[str, int]], what: str) -> int:
         return max(each[what] for each in seen)
@@ -68,8 +69,8 @@ def summary_of(samples: list[dict[str, int]], rows_per_part: int) -> dict[str, A
         "rss_mb_early": largest(early, "rss_bytes") // 2**20,
         "rss_mb_late": largest(late, "rss_bytes") // 2**20,
         "rss_growth_mb_per_100k_rows": round(growth / 2**20 / max(rows_between, 1) * 100_000, 2),
-        # Most often: a sample may fall into the instant in which a file is published.
-        "descriptors": [most_often(seen, "descriptors") for seen in (early, late)],
+        # The fewest of each half: a part's files are open while it is read or published, one that leaks is for ever.
+        "descriptors": [min(each["descriptors"] for each in seen) for seen in halves],
         "threads": [most_often(seen, "threads") for seen in (early, late)],
     }
 

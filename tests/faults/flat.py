@@ -40,8 +40,8 @@ def watch(args: list[str], cache: Path, seconds_between: float) -> list[dict[str
     samples: list[dict[str, int]] = []
     while process.poll() is None:
         seen = sample(process.pid, cache)
-        # What counts is the steady state: between the first part and the last.
-        if seen and seen["parts"]:
+        # What counts is the steady state: between the first part and the last. A process that is ending has no files.
+        if seen and seen["parts"] and seen["descriptors"]:
             samples.append(seen)
         time.sleep(seconds_between)
     assert process.stderr is not None

@@ -54,7 +54,8 @@ def summary_of(samples: list[dict[str, int]], rows_per_part: int) -> dict[str, A
     tenth = max(1, last_part // 10)
     early = [seen for seen in samples if tenth < seen["parts"] <= 2 * tenth + 1]
     late = [seen for seen in samples if last_part - tenth <= seen["parts"] < last_part] or samples[-1:]
-    halves = samples[: len(samples) // 2], samples[len(samples) // 2 :]
+    working = [seen for seen in samples if seen["parts"] < last_part] or samples
+    halves = working[: len(working) // 2], working[len(working) // 2 :]
 
     def largest(seen: list[dict[str, int]], what: str) -> int:
         return max(each[what] for each in seen)

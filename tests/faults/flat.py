@@ -40,8 +40,8 @@ def watch(args: list[str], cache: Path, seconds_between: float) -> list[dict[str
     samples: list[dict[str, int]] = []
     while process.poll() is None:
         seen = sample(process.pid, cache)
-        # What counts is the steady state: between the first part and the last.
-        if seen and seen["parts"]:
+        # What counts is the steady state: between the first part and the last. A process that is ending has no files.
+        if seen and seen["parts"] and seen["descriptors"]:
             samples.append(seen)
         time.sleep(seconds_between)
     assert process.stderr is not None
@@ -54,6 +54,8 @@ def summary_of(samples: list[dict[str, int]], rows_per_part: int) -> dict[str, A
     tenth = max(1, last_part // 10)
     early = [seen for seen in samples if tenth < seen["parts"] <= 2 * tenth + 1]
     late = [seen for seen in samples if last_part - tenth <= seen["parts"] < last_part] or samples[-1:]
+    working = [seen for seen in samples if seen["parts"] < last_part] or samples
+    halves = working[: len(working) // 2], working[len(working) // 2 :]
 
     def largest(seen: list[dict[str, int]], what: str) -> int:
         return max(each[what] for each in seen)
@@ -68,8 +70,8 @@ def summary_of(samples: list[dict[str, int]], rows_per_part: int) -> dict[str, A
         "rss_mb_early": largest(early, "rss_bytes") // 2**20,
         "rss_mb_late": largest(late, "rss_bytes") // 2**20,
         "rss_growth_mb_per_100k_rows": round(growth / 2**20 / max(rows_between, 1) * 100_000, 2),
-        # Most often: a sample may fall into the instant in which a file is published.
-        "descriptors": [most_often(seen, "descriptors") for seen in (early, late)],
+        # The fewest of each half: a part's files are open while it is read or published, one that leaks is for ever.
+        "descriptors": [min(each["descriptors"] for each in seen) for seen in halves],
         "threads": [most_often(seen, "threads") for seen in (early, late)],
     }
 

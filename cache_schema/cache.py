@@ -23,7 +23,6 @@ from cache_schema.sha256 import sha256_of, sha256_of_file
 from cache_schema.shards import check_part_rows
 
 FORMAT = 1
-DEFAULT_PART_ROWS = 16_384
 
 
 def create_cache(path: Path, part_rows: int) -> "Cache":

@@ -25,6 +25,7 @@ from cache_schema.layout import metadata_path, shard_path
 MAX_CHUNK_ROWS = 1024
 _CRC_BYTES = 4
 _INDEX_ENTRY_BYTES = 16
+DEFAULT_PART_ROWS = 16_384
 
 GROUP_METADATA = readable_json({"zarr_format": 3, "node_type": "group", "attributes": {}})
 """The zarr.json of the group around an array."""

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from cache_schema.shards import check_part_rows
+from stages.parts import settings
 from stages.settings.check import check_settings
 from stages.settings.declare import configuration, running, setting
 
@@ -26,9 +27,7 @@ class ExtractConfig:
     batch_size: int = running(
         default=64, least=1, help="Rows of one forward pass.", more="The last batch of a part is padded to it."
     )
-    part_rows: int | None = setting(
-        default=None, least=1, help="Rows of one part; fixed with the cache.", if_none="16384"
-    )
+    part_rows: int | None = settings.part_rows()
     precision: str = setting(default="float32", choices=("float32", "bfloat16", "float16"), help="Of the forward pass.")
     device: str = running(
         default="cpu", metavar="cpu|cuda", help="Where the teacher runs.", more="cpu, cuda or cuda:N."
@@ -36,16 +35,11 @@ class ExtractConfig:
     num_threads: int = running(
         default=0, least=0, most=4096, help="CPU threads of one teacher; 0 shares the cores.", more="Among its workers."
     )
-    decode_workers: int = running(
-        default=1,
-        least=0,
-        most=4096,
+    decode_workers: int = settings.decode_workers(
         help="Processes that decode images, per teacher.",
         more="0 decodes in the worker itself.",
     )
-    max_bad_fraction: float = running(
-        default=1.0, least=0, most=1, help="Stop when more rows are bad.", more="As a share of all planned rows."
-    )
+    max_bad_fraction: float = settings.max_bad_fraction()
     views: int | None = setting(
         default=None,
         least=1,
@@ -70,10 +64,8 @@ class ExtractConfig:
         help="Go on where parts were computed on another kind of device.",
         more="Or with another instruction set or version of torch.",
     )
-    index: bool = running(
-        default=True, flag="--index/--no-index", help="Build a FAISS index of every view 0 at the end."
-    )
-    index_device: str = running(default="cpu", choices=("cpu", "cuda"), help="Where indexes are built.")
+    index: bool = settings.index(help="Build a FAISS index of every view 0 at the end.")
+    index_device: str = settings.index_device()
 
     def __post_init__(self) -> None:
         check_settings(self)

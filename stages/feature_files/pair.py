@@ -3,18 +3,16 @@
 Both formats that come in such pairs are built on this; the two must have exactly the same number of rows.
 """
 
-from array import array
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from cache_schema.errors import MismatchError, RefusedError
+from cache_schema.errors import MismatchError
 from cache_schema.layout import Modality
 from cache_schema.sha256 import sha256_of
 from stages.feature_files.base import FeatureRow, ScannedFeatures, SourceAddress, content_sha256
 from stages.feature_files.matrix import matrix_of
-from stages.feature_files.table import Table, key_of, keys_in, require_keys
-from stages.files.keys import first_repeated, hash_of_key
+from stages.feature_files.table import Table, key_of, unique_key_hashes
 from stages.files.opened import planned_file
 
 _STREAM_ROWS = 1024
@@ -102,19 +100,7 @@ class MatrixWithTable:
     def _key_hashes(self, table: Table) -> np.ndarray:
         if self._key_column is None:
             return np.zeros(0, np.uint64)
-        require_keys(table, self._key_column)
-        hashes = array("Q")
-        for row, batch in table.batches([self._key_column]):
-            hashes.extend(hash_of_key(self._named(key)) for key in keys_in(batch.column(0), self.table_uri, row))
-        found = np.frombuffer(hashes, np.uint64)
-        repeated = first_repeated(found)
-        if repeated is not None:
-            (key,) = self._keys([repeated[0]])
-            raise RefusedError(
-                f"{self.table_uri}: key {key!r} stands in row {repeated[0]:,} and again in row {repeated[1]:,}: keys "
-                "must be unique; choose another column with ?key_column=NAME"
-            )
-        return found
+        return unique_key_hashes(table, self._key_column, named=self._named)
 
 
 def _joined(digests: str) -> str:

@@ -1,6 +1,5 @@
 """Keys and features in one table: `parquet:FEATURES.parquet`, with columns `key`, `embedding` and perhaps `text`."""
 
-from array import array
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Self
 
@@ -10,8 +9,7 @@ import pyarrow as pa
 from cache_schema.errors import MismatchError, RefusedError, UsageError
 from cache_schema.layout import Modality
 from stages.feature_files.base import FEATURE_TYPE, MAX_DIM, FeatureRow, ScannedFeatures, SourceAddress, content_sha256
-from stages.feature_files.table import Table, key_of, keys_in, require_keys
-from stages.files.keys import first_repeated, hash_of_key
+from stages.feature_files.table import Table, key_of, unique_key_hashes
 from stages.files.opened import planned_file
 
 _WIDTH_FROM_ROWS = 1024
@@ -108,19 +106,7 @@ class ParquetFeatures:
     def _key_hashes(self, table: Table) -> np.ndarray:
         if self._key_column is None:
             return np.zeros(0, np.uint64)
-        require_keys(table, self._key_column)
-        hashes = array("Q")
-        for row, batch in table.batches([self._key_column]):
-            hashes.extend(hash_of_key(self._named(key)) for key in keys_in(batch.column(0), self.uri, row))
-        found = np.frombuffer(hashes, np.uint64)
-        repeated = first_repeated(found)
-        if repeated is not None:
-            key = self.read([repeated[0]])[0].key
-            raise RefusedError(
-                f"{self.uri}: key {key!r} stands in row {repeated[0]:,} and again in row {repeated[1]:,}: keys must be "
-                "unique; choose another column with ?key_column=NAME"
-            )
-        return found
+        return unique_key_hashes(table, self._key_column, named=self._named)
 
 
 def _is_vector(kind: pa.DataType) -> bool:

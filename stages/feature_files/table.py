@@ -1,13 +1,16 @@
 """Columns of a Parquet file by row number: keys, and features that are lists of floats."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cache_schema.errors import DamagedError, RefusedError
+from stages.files.keys import first_repeated, hash_of_key
 from stages.files.opened import planned_file
 
 _BATCH_ROWS = 4096
@@ -116,6 +119,29 @@ def key_of(value: Any, uri: str, row: int) -> str:
     if key is None or key == "":
         raise DamagedError(f"{uri}: row {row:,} has no key: fill it in, or choose another column with ?key_column=NAME")
     return str(key)
+
+
+def unique_key_hashes(table: Table, column: str, *, named: Callable[[str], str]) -> np.ndarray:
+    """Returns the hash of every row's key, uint64, after `named` has made the key from what the cell holds.
+
+    Raises:
+        RefusedError: the column cannot hold keys, or a key stands in two rows.
+        DamagedError: a row has no key.
+    """
+    require_keys(table, column)
+    hashes = array("Q")
+    for row, batch in table.batches([column]):
+        hashes.extend(hash_of_key(named(key)) for key in keys_in(batch.column(0), table.uri, row))
+    found = np.frombuffer(hashes, np.uint64)
+    repeated = first_repeated(found)
+    if repeated is not None:
+        first, again = repeated
+        key = named(key_of(table.take([column], [first])[first][0], table.uri, first))
+        raise RefusedError(
+            f"{table.uri}: key {key!r} stands in row {first:,} and again in row {again:,}: keys must be unique; choose "
+            "another column with ?key_column=NAME"
+        )
+    return found
 
 
 @contextlib.contextmanager

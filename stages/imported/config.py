@@ -4,6 +4,7 @@ from pathlib import Path
 
 from cache_schema.errors import UsageError
 from cache_schema.shards import check_part_rows
+from stages.parts import settings
 from stages.settings.check import check_settings
 from stages.settings.declare import configuration, running, setting
 
@@ -40,23 +41,14 @@ class ImportConfig:
         if_none=f"{DEFAULT_LOGIT_SCALE:g}, noted",
     )
     add_teacher: bool = running(default=False, help="Put them beside another teacher's, over the same rows.")
-    part_rows: int | None = setting(
-        default=None, least=1, help="Rows of one part; fixed with the cache.", if_none="16384"
-    )
-    decode_workers: int = running(
-        default=1,
-        least=0,
-        most=4096,
+    part_rows: int | None = settings.part_rows()
+    decode_workers: int = settings.decode_workers(
         help="Processes that look at pictures.",
         more="For their sizes and to find the bad ones; 0 decodes inline.",
     )
-    max_bad_fraction: float = running(
-        default=1.0, least=0, most=1, help="Stop when more rows are bad.", more="As a share of all planned rows."
-    )
-    index: bool = running(
-        default=True, flag="--index/--no-index", help="Build a FAISS index of every array at the end."
-    )
-    index_device: str = running(default="cpu", choices=("cpu", "cuda"), help="Where indexes are built.")
+    max_bad_fraction: float = settings.max_bad_fraction()
+    index: bool = settings.index(help="Build a FAISS index of every array at the end.")
+    index_device: str = settings.index_device()
 
     def __post_init__(self) -> None:
         check_settings(self)

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from cache_schema.atomic import Fence
-from cache_schema.cache import DEFAULT_PART_ROWS, Cache, create_cache
+from cache_schema.cache import Cache, create_cache
 from cache_schema.errors import MismatchError
 from cache_schema.layout import Layout
+from cache_schema.shards import DEFAULT_PART_ROWS
 
 Found = TypeVar("Found")
 

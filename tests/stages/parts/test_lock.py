@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from cache_schema.cache import DEFAULT_PART_ROWS, Cache, create_cache
+from cache_schema.cache import Cache, create_cache
 from cache_schema.errors import LockedError, MismatchError, UsageError
 from cache_schema.plan import Plan, SourceEntry
 from cache_schema.publication import publish_plan
+from cache_schema.shards import DEFAULT_PART_ROWS
 from stages.parts.lock import cache_at, is_on_disk, locked_cache
 
 

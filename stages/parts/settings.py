@@ -1,0 +1,16 @@
+"""The settings that every job over parts has. Imports nothing heavy, so that a command line can show them."""
+
+from functools import partial
+
+from cache_schema.shards import DEFAULT_PART_ROWS
+from stages.settings.declare import running, setting
+
+part_rows = partial(
+    setting, default=None, least=1, help="Rows of one part; fixed with the cache.", if_none=str(DEFAULT_PART_ROWS)
+)
+decode_workers = partial(running, default=1, least=0, most=4096)
+max_bad_fraction = partial(
+    running, default=1.0, least=0, most=1, help="Stop when more rows are bad.", more="As a share of all planned rows."
+)
+index = partial(running, default=True, flag="--index/--no-index")
+index_device = partial(running, default="cpu", choices=("cpu", "cuda"), help="Where indexes are built.")

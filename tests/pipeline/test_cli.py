@@ -7,69 +7,39 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from click.testing import CliRunner, Result
-from PIL import Image
+from click.testing import Result
 
-from pipeline.cli import cli
 from pipeline.commands import COMMANDS
-
-ROOT = Path(__file__).parents[2]
-STUB = "python:tests.corpora.stub_teacher:make?dim=16"
-PROGRAM = [sys.executable, "-m", "pipeline"]
-
-
-@pytest.fixture
-def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """Returns a function that runs a command line in an empty folder."""
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    return lambda *args: CliRunner().invoke(cli, list(args))
+from tests.corpora.command_line import only_error
+from tests.corpora.damaged_files import flip_bit
+from tests.corpora.extracts import digests
+from tests.corpora.processes import ROOT, records_of, result_of, run, start, wait_for
+from tests.corpora.small_corpus import write_sources
+from tests.corpora.stub_teacher import STUB, stub
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with 12 pictures, one of them empty, and 40 sentences, one of them empty."""
     folder = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    (folder / "pictures").mkdir()
-    for i in range(12):
-        Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8)).save(folder / "pictures" / f"{i:02}.png")
-    (folder / "pictures" / "03.png").write_bytes(b"")
-    (folder / "sentences.txt").write_text("".join(f"sentence {i}\n" if i != 7 else "\n" for i in range(40)))
+    write_sources(folder, num_images=12, num_texts=40, empty_images=[3], empty_texts=[7])
     return folder
 
 
-def extract_of(data: Path, cache: Path, *more: str) -> list[str]:
+def extract_of(data: Path, cache: Path, *more: str, teacher: str = STUB) -> list[str]:
     images, texts = ["--images", str(data / "pictures")], ["--texts", str(data / "sentences.txt")]
-    return ["extract", *images, *texts, "--teacher", STUB, "--cache", str(cache), "--part-rows", "8", *more]
-
-
-def run(*args: str, cwd: Path = ROOT, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
-    return subprocess.run([*PROGRAM, *args], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+    return ["extract", *images, *texts, "--teacher", teacher, "--cache", str(cache), "--part-rows", "8", *more]
 
 
 @pytest.fixture(scope="module")
 def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     """A cache that `extract` has finished, not to be changed, and what it printed."""
     cache = tmp_path_factory.mktemp("finished") / "cache"
-    result = run(*extract_of(data, cache, "--no-index", "--json"))
-    assert result.returncode == 0, result.stderr
-    return cache, json.loads(result.stdout)
-
-
-def only_error(result: Result | subprocess.CompletedProcess[str]) -> str:
-    """Returns the one line on stderr that says what is wrong; stdout must be empty."""
-    assert result.stdout == ""
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), lines
-    return lines[0]
+    return cache, result_of(*extract_of(data, cache, "--no-index"))
 
 
 @pytest.mark.parametrize(
@@ -177,10 +147,9 @@ def test_extract_prints_one_json_object_and_a_rerun_has_nothing_to_do(finished: 
     assert (image["rows"], image["ok"], image["bad"], image["pending"], image["dim"]) == (12, 11, 1, 0, 16)
     assert result["extracted_rows"] == 52 and result["num_parts"] == 7
     assert result["next"].startswith("pipeline mine --cache")
-    again = run("extract", "--cache", str(cache), "--no-index", "--json")
-    assert again.returncode == 0, again.stderr
-    assert json.loads(again.stdout)["num_parts"] == 0
-    assert json.loads(again.stdout)["arrays"] == result["arrays"]
+    again = result_of("extract", "--cache", cache, "--no-index")
+    assert again["num_parts"] == 0
+    assert again["arrays"] == result["arrays"]
 
 
 def test_extract_on_ray_gives_the_same_digests_and_leaves_nothing_behind(
@@ -190,7 +159,8 @@ def test_extract_on_ray_gives_the_same_digests_and_leaves_nothing_behind(
         (tmp_path / folder).mkdir()
     result = run(
         *extract_of(data, tmp_path / "cache", "--no-index", "--json", "--executor", "ray", "--workers", "2"),
-        env={"HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / "temp")},
+        HOME=str(tmp_path / "home"),
+        TMPDIR=str(tmp_path / "temp"),
     )
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["arrays"] == finished[1]["arrays"]
@@ -208,9 +178,8 @@ def test_cluster_that_does_not_answer_is_an_environment_problem_and_said_soon(da
 
 
 def test_failed_part_ends_with_3_and_is_named_and_the_others_are_committed(data: Path, tmp_path: Path) -> None:
-    failing = extract_of(data, tmp_path / "cache", "--no-index", "--json")
-    failing[failing.index(STUB)] = f"{STUB}&raise_text=sentence 20"
-    result = run(*failing)
+    teacher = stub(raise_text="number 20")
+    result = run(*extract_of(data, tmp_path / "cache", "--no-index", "--json", teacher=teacher))
     assert result.returncode == 3, result.stderr
     assert "1 of 7 parts failed (text part 2: RuntimeError: the stub teacher was asked to fail)" in result.stderr
     assert result.stderr.strip().endswith("run again to resume")
@@ -221,7 +190,7 @@ def test_failed_part_ends_with_3_and_is_named_and_the_others_are_committed(data:
 def test_inspect_lists_bad_rows_with_source_key_and_reason(data: Path, finished: tuple[Path, dict]) -> None:
     result = run("inspect", str(finished[0]), "--bad", "--json")
     bad = {(row["modality"], row["key"]): row for row in json.loads(result.stdout)["bad_rows"]}
-    assert bad["image", "03.png"]["status"] == "img-empty"
+    assert bad["image", "0003.png"]["status"] == "img-empty"
     assert bad["text", "8"]["status"] == "text-empty"
     assert bad["text", "8"]["source"] == str(data / "sentences.txt")
     assert len(bad) == 2
@@ -240,9 +209,7 @@ def test_verify_ends_with_4_when_there_is_a_problem(finished: tuple[Path, dict],
     assert (clean.returncode, json.loads(clean.stdout)["problems"]) == (0, [])
     cache = shutil.copytree(finished[0], tmp_path / "cache")
     shard = next((cache / "image").rglob("c/0/0"))
-    spoilt = bytearray(shard.read_bytes())
-    spoilt[10] ^= 1
-    shard.write_bytes(spoilt)
+    flip_bit(shard)
     damaged = run("verify", str(cache), "--json")
     assert damaged.returncode == 4
     assert str(shard) in json.loads(damaged.stdout)["problems"][0]["what"]
@@ -255,8 +222,7 @@ def test_what_a_teacher_prints_does_not_mix_with_the_result(data: Path, tmp_path
         "    print('loading weights, please wait')\n"
         "    return quiet(**options)\n"
     )
-    args = extract_of(data, tmp_path / "cache", "--no-index", "--json")
-    args[args.index(STUB)] = "python:chatty:make"
+    args = extract_of(data, tmp_path / "cache", "--no-index", "--json", teacher="python:chatty:make")
     result = run(*args, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["extracted_rows"] == 52
@@ -276,9 +242,7 @@ def test_bug_ends_with_1_and_shows_its_traceback_only_when_asked() -> None:
 
 
 def test_reader_that_goes_away_is_no_traceback() -> None:
-    process = subprocess.Popen(
-        [*PROGRAM, "list", "sources"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = start("list", "sources")
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()
     assert process.wait(60) == 1
@@ -289,20 +253,17 @@ def test_reader_that_goes_away_is_no_traceback() -> None:
 def test_interrupted_extract_says_so_and_goes_on_when_run_again(
     data: Path, finished: tuple[Path, dict], tmp_path: Path, number: int, code: int
 ) -> None:
-    args = extract_of(data, tmp_path / "cache", "--no-index", "--json")
-    args[args.index(STUB)] = f"{STUB}&seconds_per_batch=0.3"
-    process = subprocess.Popen([*PROGRAM, *args], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: list(tmp_path.glob("cache/*/arrays/*/records/*.json")), process)
+    cache, slow = tmp_path / "cache", stub(seconds_per_batch=0.3)
+    process = start(*extract_of(data, cache, "--no-index", "--json", teacher=slow))
+    wait_for(lambda: records_of(cache), process)
     process.send_signal(number)
     stdout, stderr = process.communicate(timeout=30)
     assert process.returncode == code, stderr
     assert "state saved, run again to resume" in stderr and "Traceback" not in stderr
     assert stdout == ""
-    args[args.index(f"{STUB}&seconds_per_batch=0.3")] = STUB
-    again = json.loads(run(*args).stdout)
+    again = result_of(*extract_of(data, cache, "--no-index"))
     assert 0 < again["num_parts"] < 7
-    digests = [array["digest"] for array in again["arrays"].values()]
-    assert digests == [array["digest"] for array in finished[1]["arrays"].values()]
+    assert digests(again["arrays"]) == digests(finished[1]["arrays"])
 
 
 @pytest.mark.slow
@@ -311,9 +272,7 @@ def test_interrupted_distill_saves_where_it_is_and_ends_with_the_same_weights(
 ) -> None:
     student = ["--student", "timm:resnet10t?image_size=32", "--steps", "40", "--batch-size", "4", "--num-threads", "1"]
     args = ["distill", "--cache", str(finished[0]), *student, "--json", "--out"]
-    process = subprocess.Popen(
-        [*PROGRAM, *args, str(tmp_path / "run")], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = start(*args, tmp_path / "run")
     metrics = tmp_path / "run" / "metrics.jsonl"
     wait_for(lambda: metrics.exists() and len(metrics.read_text().splitlines()) >= 2, process)
     process.send_signal(signal.SIGTERM)
@@ -336,7 +295,7 @@ def test_second_signal_ends_at_once(data: Path, tmp_path: Path) -> None:
         "    teacher = plain(**options)\n"
         "    encode = teacher.encode_texts\n"
         "    def slow(texts):\n"
-        "        if texts[0].startswith('sentence'):\n"
+        "        if 'number' in texts[0]:\n"
         "            print('encoding', flush=True)\n"
         "            try:\n"
         "                time.sleep(60)\n"
@@ -348,15 +307,7 @@ def test_second_signal_ends_at_once(data: Path, tmp_path: Path) -> None:
         "    return teacher\n"
     )
     args = ["extract", "--texts", str(data / "sentences.txt"), "--teacher", "python:stubborn:make"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        [*PROGRAM, *args, "--cache", str(tmp_path / "cache")],
-        cwd=tmp_path,
-        env=environment,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-    )
+    process = start(*args, "--cache", tmp_path / "cache", cwd=tmp_path)
     assert process.stderr is not None
     for said in process.stderr:
         if "encoding" in said:
@@ -365,11 +316,3 @@ def test_second_signal_ends_at_once(data: Path, tmp_path: Path) -> None:
             process.send_signal(signal.SIGINT)
             break
     assert process.wait(5) == 130
-
-
-def wait_for(condition: Callable[[], object], process: subprocess.Popen, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.stderr and process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

@@ -1,5 +1,6 @@
 """Who runs the parts: what may be asked, what contradicts itself, and the remark about idle GPUs."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +8,6 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from pipeline.cli import cli
 from pipeline.executors.config import ExecutorConfig, WorkerRange
 from pipeline.executors.gpus import idle_gpus, num_gpus_here
 from pipeline.options.executor import executor_options
@@ -16,10 +16,9 @@ RAY = ("--executor", "ray")
 
 
 @pytest.fixture
-def extract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+def extract(invoke: Callable[..., Result]) -> Callable[..., Result]:
     """Runs `pipeline extract` with arguments that come to no work, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    return lambda *args: CliRunner().invoke(cli, ["extract", "--cache", "c", *args])
+    return lambda *args: invoke("extract", "--cache", "c", *args)
 
 
 def parsed(*args: str) -> ExecutorConfig:
@@ -93,7 +92,7 @@ def test_options_that_contradict_each_other_are_refused_before_anything_is_writt
     assert result.exit_code == 2, result.output
     assert words in result.stderr
     assert len(result.stderr.splitlines()) == 1
-    assert list(tmp_path.iterdir()) == []
+    assert os.listdir() == []
 
 
 def test_rare_options_are_in_the_long_help_only(extract: Callable[..., Result]) -> None:

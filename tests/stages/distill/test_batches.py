@@ -16,7 +16,9 @@ from stages.distill.pictures import PicturesInMemory, PicturesStreamed, fit_in_m
 from stages.images.crops import crop_of
 from stages.images.preprocess import Preprocess, crop_pixels
 from stages.prefetch import prefetched
-from tests.corpora.small_corpus import extract, small_cache, write_sources
+from tests.corpora.damaged_files import flip_bit
+from tests.corpora.extracts import extracted_cache
+from tests.corpora.small_corpus import small_cache, write_sources
 
 PREPROCESS = Preprocess(size=(24, 24), mean=(0.5,) * 3, std=(0.25,) * 3)
 
@@ -97,11 +99,8 @@ def test_without_flip_no_crop_is_mirrored(cache):
 
 def test_a_picture_that_changed_since_the_teacher_saw_it_is_refused_by_its_key(tmp_path):
     pictures, sentences = write_sources(tmp_path, num_images=20, num_texts=30)
-    cache = extract(tmp_path / "cache", pictures, sentences)
-    changed = pictures / "0007.png"
-    data = bytearray(changed.read_bytes())
-    data[len(data) // 2] ^= 1
-    changed.write_bytes(data)
+    cache = extracted_cache(tmp_path / "cache", pictures, sentences)
+    flip_bit(pictures / "0007.png")
     with pytest.raises(MismatchError, match=r"'0007\.png'.*the teacher saw"):
         _in_memory(cache)
     with (

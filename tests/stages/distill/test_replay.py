@@ -16,14 +16,13 @@ from stages.distill.config import DistillConfig
 from stages.distill.loop import TrainingLoop
 from stages.distill.resolve import open_job
 from stages.distill.run import TrainingStopped, distill
-from stages.extract.config import ExtractConfig
 from stages.images import views
 from stages.images.preprocess import Preprocess, crop_pixels
 from stages.runs.folder import RunFolder
 from stages.runs.record import read_record
+from tests.corpora.extracts import extract, extract_config
 from tests.corpora.small_corpus import write_sources
-from tests.stages.extract.test_views import NAME, STUB
-from tests.stages.extract.test_views import extract as extract_cache
+from tests.corpora.stub_teacher import STUB_ARRAY as NAME
 
 STUDENT = "timm:resnet10t?image_size=32"
 
@@ -33,19 +32,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `plain` (three views of the originals) and `stored` (three views of stored pixels)."""
     folder = tmp_path_factory.mktemp("corpus")
     pictures, sentences = write_sources(folder, num_images=24, num_texts=30)
-    config = ExtractConfig(
-        cache=folder / "plain",
-        images=(str(pictures),),
-        texts=(str(sentences),),
-        teacher=STUB,
-        part_rows=16,
-        views=3,
-        decode_workers=0,
-        num_threads=1,
-        index=False,
-    )
-    extract_cache(config)
-    extract_cache(replace(config, cache=folder / "stored", store_pixels=36))
+    extract(extract_config(folder / "plain", pictures, sentences, views=3))
+    extract(extract_config(folder / "stored", pictures, sentences, views=3, store_pixels=36))
     return folder
 
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from cache_schema.binding import Binding
 from cache_schema.cache import Cache
 from cache_schema.errors import (
     DivergedError,
@@ -22,13 +21,15 @@ from cache_schema.errors import (
     UnfinishedError,
     UsageError,
 )
-from cache_schema.neighbours import NeighboursRecipe, NeighboursWriter
 from stages.distill.config import DistillConfig
 from stages.distill.run import TrainingStopped, distill
 from stages.runs.folder import RunFolder
 from stages.students import load_image_tower
 from tests.corpora import tiny_cache
-from tests.corpora.small_corpus import small_cache
+from tests.corpora.by_hand import write_neighbours
+from tests.corpora.extracts import extracted_cache
+from tests.corpora.small_corpus import small_cache, write_sources
+from tests.corpora.stub_teacher import stub
 
 STUDENT = "timm:resnet10t?image_size=32&drop=0.1"
 
@@ -119,8 +120,6 @@ def test_a_stopped_and_resumed_run_ends_bit_identical(config, stops):
 KILLED_RUN = """
 import sys, time
 from pathlib import Path
-from cache_schema.binding import Binding
-from cache_schema.neighbours import NeighboursRecipe, NeighboursWriter
 from stages.distill.run import distill
 from stages.distill.config import DistillConfig
 cache, out = map(Path, sys.argv[1:])
@@ -238,14 +237,9 @@ def test_micro_batches_change_memory_and_not_the_loss(config):
 
 def _mine(cache, name, *, images="image", texts="text"):
     """Mines by hand: the neighbours of image row i are sentence rows 3i+2, 3i+1, 3i."""
-    ends = [Binding.of(cache.array(modality)) for modality in (images, texts)]
-    recipe = NeighboursRecipe(*ends, k=3, index={"kind": "by hand"})
-    with cache.lock() as lock:
-        writer = NeighboursWriter(cache, name, recipe, fence=lock.fence)
-        for part in cache.plan(images).parts():
-            rows = np.arange(part.first_row, part.first_row + part.num_rows)
-            ids = np.minimum(rows[:, None] * 3 + [2, 1, 0], 79)
-            writer.commit(part.number, ids, np.tile([0.3, 0.2, 0.1], (len(rows), 1)))
+    rows = np.arange(cache.plan(images).num_rows)
+    ids = np.minimum(rows[:, None] * 3 + [2, 1, 0], 79)
+    write_neighbours(cache, name, ids, np.tile([0.3, 0.2, 0.1], (len(rows), 1)), images=images, texts=texts)
 
 
 def test_mined_negatives_are_part_of_what_was_asked_and_change_the_sentences(cache, config):
@@ -358,10 +352,8 @@ def test_losses_that_are_not_named_keep_their_default_weight():
 
 
 def test_vit_b_32_trains_two_steps_towards_a_teacher_768_wide(tmp_path):
-    from tests.corpora.small_corpus import extract, write_sources
-
     sources = write_sources(tmp_path, num_images=4, num_texts=8)
-    cache = extract(tmp_path / "cache", *sources, teacher="python:tests.corpora.stub_teacher:make?dim=768")
+    cache = extracted_cache(tmp_path / "cache", *sources, teacher=stub(dim=768))
     result = distill(
         DistillConfig(cache=cache.path, out=tmp_path / "run", student="open_clip:ViT-B-32", steps=2, batch_size=2)
     )

@@ -5,9 +5,7 @@ from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from cache_schema.cache import Cache
 from cache_schema.errors import EnvironmentProblem
@@ -27,48 +25,29 @@ from stages.extract.job import grown_plans, open_job, planned_cache
 from stages.extract.wanted import DECODING, WantedArray, wanted_arrays
 from stages.files.free_disk import free_bytes
 from stages.teachers.described import load_and_describe
+from tests.corpora.extracts import extract, extract_config
+from tests.corpora.folders import size_of
+from tests.corpora.pictures import write_pictures
+from tests.corpora.small_corpus import write_random_sentences
+from tests.corpora.stub_teacher import stub
 from tests.corpora.tiny_cache import make_cache, recipe_for
 
-STUB = "python:tests.corpora.stub_teacher:make?dim=64"
+TEACHER = stub(dim=64)
 Usage = namedtuple("Usage", ["total", "used", "free"])
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    (folder / "pictures").mkdir()
-    for i in range(60):
-        Image.fromarray(rng.integers(0, 256, (24, 24, 3), np.uint8)).save(folder / "pictures" / f"{i:06d}.png")
-    words = ["red", "green", "small", "large", "house", "tree", "river", "running", "beside", "under"]
-    lines = (" ".join(rng.choice(words, 9)) for _ in range(300))
-    (folder / "sentences.txt").write_text("\n".join(lines) + "\n")
+    write_pictures(folder / "pictures", 60, sizes=[(24, 24)])
+    write_random_sentences(folder / "sentences.txt", 300)
     return folder
 
 
 @pytest.fixture
 def config(data: Path, tmp_path: Path) -> ExtractConfig:
-    return ExtractConfig(
-        cache=tmp_path / "cache",
-        images=(str(data / "pictures"),),
-        texts=(str(data / "sentences.txt"),),
-        teacher=STUB,
-        part_rows=32,
-        decode_workers=0,
-        num_threads=1,
-    )
-
-
-def extract(config: ExtractConfig, *, only: int | None = None) -> None:
-    with open_job(config) as job:
-        with job.make_worker() as worker:
-            for task in job.tasks[:only]:
-                worker(task)
-        job.finish()
-
-
-def size_of(folder: Path, pattern: str) -> int:
-    return sum(path.stat().st_size for path in folder.glob(pattern) if path.is_file())
+    sources = data / "pictures", data / "sentences.txt"
+    return extract_config(tmp_path / "cache", *sources, teacher=TEACHER, part_rows=32, index=True)
 
 
 def with_free_bytes(monkeypatch: pytest.MonkeyPatch, free: int) -> list[Path]:
@@ -116,7 +95,7 @@ def test_a_million_rows_of_vit_l_take_what_the_readme_says() -> None:
 
 def test_the_estimate_fits_the_cache_that_is_then_extracted(config: ExtractConfig) -> None:
     cache, plans = planned_cache(config), grown_plans(config, None, None)
-    recipes = load_and_describe(STUB, device="cpu", precision="float32", decoding=DECODING)[0]
+    recipes = load_and_describe(TEACHER, device="cpu", precision="float32", decoding=DECODING)[0]
     before = disk_estimate(pending_work(cache, config, wanted_arrays(cache, config, recipes), plans))
     assert not config.cache.exists()
     extract(config)

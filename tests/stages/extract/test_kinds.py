@@ -2,19 +2,17 @@
 
 import base64
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from cache_schema.cache import Cache
 from cache_schema.verify import verify_cache
-from stages.extract.config import ExtractConfig
-from stages.extract.job import open_job
 from tests.corpora.compressing import write_compressed
+from tests.corpora.extracts import extract, extract_config
 from tests.corpora.pictures import jpeg
 from tests.corpora.webdataset import write_tar
-
-STUB = "python:tests.corpora.stub_teacher:make?dim=16"
 
 
 def write_texts(folder: Path) -> tuple[str, ...]:
@@ -45,19 +43,9 @@ def write_images(folder: Path) -> tuple[str, ...]:
 
 
 def test_every_kind_of_file_gives_its_rows_under_their_keys(tmp_path: Path) -> None:
-    config = ExtractConfig(
-        cache=tmp_path / "cache",
-        texts=write_texts(tmp_path),
-        images=write_images(tmp_path),
-        teacher=STUB,
-        part_rows=16,
-        max_bad_fraction=0.5,
-        decode_workers=0,
-        index=False,
-    )
-    with open_job(config) as job, job.make_worker() as worker:
-        for task in job.tasks:
-            worker(task)
+    sources = {"texts": write_texts(tmp_path), "images": write_images(tmp_path)}
+    config = replace(extract_config(tmp_path / "cache"), **sources, max_bad_fraction=0.5)
+    extract(config)
     assert verify_cache(config.cache) == []
     cache = Cache.open(config.cache)
     texts = rows_of(cache, "text", ["key", "text", "status"])

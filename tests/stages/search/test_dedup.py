@@ -1,7 +1,5 @@
 """Duplicates among real pictures and sentences are found, the first of each group stays, the cache does not change."""
 
-import hashlib
-import io
 import json
 import os
 import signal
@@ -14,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from PIL import Image
 
 from cache_schema.cache import Cache, create_cache
 from cache_schema.errors import LockedError, MismatchError, UnfinishedError
@@ -22,51 +19,19 @@ from cache_schema.selections import read_selection, selection_names
 from cache_schema.verify import verify_cache
 from pipeline.cli import cli
 from stages.search.dedup import dedup
-from tests.corpora.small_corpus import extract, picture
+from tests.corpora.folders import contents_of
+from tests.corpora.repeated_corpus import repeated_cache
 from tests.corpora.tiny_cache import add_array, unit_features
-
-SENTENCES = [
-    "a red disc",
-    "a blue disc",
-    " a red disc  ",
-    "a red disc",
-    "",
-    "a green square",
-    "a blue disc",
-    "A red disc",
-]
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
-    """24 pictures: of 3 the same bytes again, of 2 another JPEG quality; one cannot be read. And eight sentences."""
-    folder = tmp_path_factory.mktemp("corpus")
-    pictures = folder / "pictures"
-    pictures.mkdir()
-    for number in range(18):
-        (pictures / f"{number:02d}.jpg").write_bytes(jpeg(number, quality=95))
-    for copy, original in {"18": 2, "19": 2, "20": 17}.items():
-        (pictures / f"{copy}.jpg").write_bytes(jpeg(original, quality=95))
-    for copy, original in {"21": 5, "22": 6}.items():
-        (pictures / f"{copy}.jpg").write_bytes(jpeg(original, quality=80))
-    (pictures / "00.jpg").write_bytes(b"")
-    (pictures / "23.jpg").write_bytes(b"")  # Bad rows with equal bytes are no duplicates: they take no part.
-    (folder / "sentences.txt").write_text("\n".join(SENTENCES) + "\n")
-    return extract(folder / "cache", pictures, folder / "sentences.txt", part_rows=8)
-
-
-def jpeg(number: int, *, quality: int) -> bytes:
-    buffer = io.BytesIO()
-    noise = np.random.default_rng(number).integers(0, 256, (5, 5, 3), np.uint8)
-    image = Image.blend(picture(number)[0], Image.fromarray(noise).resize((40, 40)), 0.7)
-    image.save(buffer, "JPEG", quality=quality)
-    return buffer.getvalue()
+    return repeated_cache(tmp_path_factory.mktemp("corpus"))
 
 
 def content(cache: Cache) -> dict[str, str]:
     """Returns the SHA-256 of every file of the cache but selections and lock."""
-    files = (path for path in cache.path.rglob("*") if path.is_file() and "lock" not in path.name)
-    return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in files if p.parent.name != "selections"}
+    return {name: sha256 for name, sha256 in contents_of(cache.path).items() if not name.startswith("selections/")}
 
 
 def kept_keys(cache: Cache, name: str) -> list[str]:

@@ -17,7 +17,8 @@ from pipeline.cache_summary import description
 from stages.extract.config import ExtractConfig
 from stages.extract.job import open_job
 from stages.teachers.arithmetic import may_share_an_array, numerics_of
-from tests.corpora.small_corpus import STUB, write_sources
+from tests.corpora.extracts import extract, extract_config
+from tests.corpora.small_corpus import write_sentences
 
 OTHER = "cuda NVIDIA H200 torch 2.15"
 
@@ -25,18 +26,9 @@ OTHER = "cuda NVIDIA H200 torch 2.15"
 @pytest.fixture
 def config(tmp_path: Path) -> ExtractConfig:
     """An extract of five parts, of which two are committed."""
-    _, sentences = write_sources(tmp_path, num_images=1, num_texts=80)
-    config = ExtractConfig(
-        cache=tmp_path / "cache", texts=(str(sentences),), teacher=STUB, part_rows=16, index=False, num_threads=1
-    )
+    config = extract_config(tmp_path / "cache", texts=write_sentences(tmp_path / "sentences.txt", 80))
     extract(config, only=2)
     return config
-
-
-def extract(config: ExtractConfig, *, only: int | None = None) -> None:
-    with open_job(config) as job, job.make_worker() as worker:
-        for task in job.tasks[:only]:
-            worker(task)
 
 
 def computed_elsewhere(config: ExtractConfig, numerics: str) -> None:

@@ -28,6 +28,7 @@ from stages.students import load_image_tower
 from tests.corpora import tiny_cache
 from tests.corpora.by_hand import write_neighbours
 from tests.corpora.extracts import extracted_cache
+from tests.corpora.runs import distill_config, stop_after
 from tests.corpora.small_corpus import small_cache, write_sources
 from tests.corpora.stub_teacher import stub
 
@@ -41,17 +42,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 
 @pytest.fixture
 def config(cache: Cache, tmp_path: Path) -> DistillConfig:
-    return DistillConfig(
-        cache=cache.path,
-        out=tmp_path / "run",
-        student=STUDENT,
-        steps=6,
-        batch_size=16,
-        text_batch_size=24,
-        logit_scale=20.0,
-        num_threads=1,
-        decode_workers=1,
-    )
+    sizes = {"steps": 6, "batch_size": 16, "text_batch_size": 24}
+    return distill_config(cache.path, tmp_path / "run", student=STUDENT, logit_scale=20.0, **sizes)
 
 
 def _metrics(run):
@@ -62,17 +54,11 @@ def _weights(run):
     return (run / "model" / "image_tower.safetensors").read_bytes()
 
 
-def _stop_after(num_steps):
-    """A `should_stop` that says yes when asked before the step after `num_steps`."""
-    asked = iter([False] * num_steps + [True])
-    return lambda: next(asked)
-
-
 def test_the_default_configuration_trains_on_all_ok_images_and_says_so(cache, tmp_path):
     said = []
     config = DistillConfig(cache=cache.path, out=tmp_path / "run", student=STUDENT, num_threads=1)
     with pytest.raises(TrainingStopped, match="stopped at step 1 of 100"):
-        distill(config, notice=said.append, should_stop=_stop_after(1))
+        distill(config, notice=said.append, should_stop=stop_after(1))
     assert "100 steps of 48 images and 80 sentences" in said[0]
 
 
@@ -108,7 +94,7 @@ def test_a_stopped_and_resumed_run_ends_bit_identical(config, stops):
     done = 0
     for stop in stops:
         with pytest.raises(TrainingStopped, match="run again to go on"):
-            distill(resumed, should_stop=_stop_after(stop - done))
+            distill(resumed, should_stop=stop_after(stop - done))
         done = stop
     said = []
     distill(resumed, notice=said.append)
@@ -180,7 +166,7 @@ def test_another_configuration_is_refused_with_the_fields_and_fresh_starts_over(
 
 def test_speed_settings_may_change_between_sessions(config):
     with pytest.raises(TrainingStopped):
-        distill(config, should_stop=_stop_after(2))
+        distill(config, should_stop=stop_after(2))
     distill(replace(config, decode_workers=3, checkpoint_steps=1, keep_checkpoints=1))
     assert len(_metrics(config.out)) == 6
 
@@ -200,7 +186,7 @@ def test_a_second_round_stops_when_the_first_has_changed_since(config):
     distill(config)
     second = replace(config, out=config.out.with_name("second"), from_run=config.out)
     with pytest.raises(TrainingStopped):
-        distill(second, should_stop=_stop_after(1))
+        distill(second, should_stop=stop_after(1))
     distill(replace(config, seed=5, fresh=True))
     with pytest.raises(MismatchError, match="from: '"):
         distill(second)
@@ -261,7 +247,7 @@ def test_neighbours_of_sentences_are_refused_as_negatives(cache, config):
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_step_and_keys_and_keeps_the_checkpoint(config):
     with pytest.raises(TrainingStopped):
-        distill(config, should_stop=_stop_after(2))
+        distill(config, should_stop=stop_after(2))
     checkpoint = RunFolder(config.out).checkpoints / "step-000000002.safetensors"
     from safetensors.torch import load_file
 

@@ -15,9 +15,8 @@ from stages.runs.record import read_record
 from stages.search.dedup import dedup
 from tests.corpora.by_hand import select
 from tests.corpora.extracts import extracted_cache
+from tests.corpora.runs import distill_config
 from tests.corpora.small_corpus import write_sources
-
-STUDENT = "timm:resnet10t?image_size=32"
 
 
 @pytest.fixture
@@ -37,16 +36,7 @@ def cache(tmp_path: Path) -> Cache:
 
 @pytest.fixture
 def config(cache: Cache, tmp_path: Path) -> DistillConfig:
-    return DistillConfig(
-        cache=cache.path,
-        out=tmp_path / "run",
-        student=STUDENT,
-        images="pictures",
-        texts="sentences",
-        steps=2,
-        num_threads=1,
-        decode_workers=1,
-    )
+    return distill_config(cache.path, tmp_path / "run", images="pictures", texts="sentences", steps=2)
 
 
 def test_the_rows_of_a_run_are_the_ok_rows_of_its_selections(config: DistillConfig) -> None:

@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 from cache_schema.errors import MismatchError, UsageError
-from stages.distill.config import DistillConfig
 from stages.distill.run import distill
 from stages.evaluate.metrics import mean_per_class_recall
 from stages.evaluate.run import EvaluateConfig, evaluate_model
@@ -16,6 +15,7 @@ from stages.images.preprocess import normalise, prepare_pixels
 from stages.teachers import load_teacher
 from tests.corpora.extracts import extracted_cache
 from tests.corpora.held_out import CLASSES, TEMPLATES, write_held_out
+from tests.corpora.runs import distill_config
 from tests.corpora.small_corpus import picture, write_sources
 from tests.corpora.stub_teacher import stub
 from tests.corpora.tiny_open_clip import make_tiny_open_clip
@@ -31,16 +31,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory):
     sources = write_sources(folder, num_images=32, num_texts=40)
     cache = extracted_cache(folder / "cache", *sources, teacher=teacher)
     distill(
-        DistillConfig(
-            cache=cache.path,
-            out=folder / "run",
-            student="timm:resnet10t?image_size=32",
+        distill_config(
+            cache.path,
+            folder / "run",
             steps=30,
             batch_size=16,
             weights={"feature": 5.0},
             learning_rate=2e-3,
             min_crop=0.8,
-            num_threads=1,
         )
     )
     write_held_out(folder / "data")
@@ -149,10 +147,7 @@ def test_unreadable_pictures_are_counted_and_named_and_not_taken_for_wrong_answe
 def test_a_teacher_that_does_not_reproduce_the_probes_of_the_run_is_refused(tmp_path):
     sources = write_sources(tmp_path, num_images=16, num_texts=20)
     cache = extracted_cache(tmp_path / "cache", *sources)
-    config = DistillConfig(
-        cache=cache.path, out=tmp_path / "run", student="timm:resnet10t?image_size=32", steps=1, num_threads=1
-    )
-    distill(config)
+    distill(distill_config(cache.path, tmp_path / "run", steps=1))
     write_held_out(tmp_path / "data", numbers=range(100, 104))
     assert evaluate_model(_config(tmp_path))["agreement_top1"] is not None
     from stages.students import load_image_tower, save_image_tower

@@ -17,6 +17,7 @@ from stages.export.model_folder import add_text_tower
 from stages.students import load_image_tower
 from stages.teachers import load_teacher
 from tests.corpora.extracts import extracted_cache
+from tests.corpora.runs import STUDENT, distill_config
 from tests.corpora.small_corpus import write_sources
 from tests.corpora.tiny_open_clip import make_tiny_open_clip
 
@@ -44,10 +45,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory):
     return _corpus(tmp_path_factory.mktemp("corpus"))
 
 
-def _config(cache, out: Path, student="timm:resnet10t?image_size=32") -> DistillConfig:
-    return DistillConfig(
-        cache=cache.path, out=out, student=student, steps=2, batch_size=8, text_batch_size=8, num_threads=1
-    )
+def _config(cache, out: Path, student=STUDENT) -> DistillConfig:
+    return distill_config(cache.path, out, student=student, steps=2, batch_size=8, text_batch_size=8)
 
 
 def _pixels(size):

@@ -29,12 +29,12 @@ from tests.corpora.foreign_features import (
     write_npy,
     write_text_tsv,
 )
+from tests.corpora.runs import distill_config
 from tests.corpora.small_corpus import write_sources
 from tests.corpora.stub_teacher import STUB, stub
 
 NUM_ROWS = 16
 DIM = 16
-STUDENT = "timm:resnet10t?image_size=32"
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def alone(tmp_path: Path) -> ImportConfig:
 
 
 def a_few_steps(cache: Path, out: Path) -> DistillConfig:
-    return DistillConfig(cache=cache, out=out, student=STUDENT, steps=2, batch_size=4, text_batch_size=4, num_threads=1)
+    return distill_config(cache, out, steps=2, batch_size=4, text_batch_size=4)
 
 
 def test_a_student_learns_from_imported_features_and_evaluate_asks_whose_they_are(

@@ -12,7 +12,6 @@ from cache_schema import atomic, shards
 from cache_schema.cache import Cache
 from cache_schema.json_file import read_sealed, seal
 from cache_schema.layout import shard_path
-from cache_schema.leftovers import leftovers_of, remove_leftovers
 from cache_schema.verify import verify_cache
 from tests.corpora.damaged_files import DAMAGE, flip_bit
 from tests.corpora.tiny_cache import make_cache
@@ -76,25 +75,6 @@ def test_a_deleted_file_is_named(cache: Cache, kind: str) -> None:
     path = parts_of(cache, 1)[kind]
     path.unlink()
     assert any(str(path) in problem.where + problem.what for problem in verify_cache(cache.path))
-
-
-def test_a_deleted_record_makes_the_part_pending_and_its_files_leftovers(cache: Cache) -> None:
-    parts_of(cache, 1)["record"].unlink()
-    assert [part.number for part in Cache.open(cache.path).array("image").pending()] == [1]
-    assert verify_cache(cache.path) == []
-    assert {path.name for path in leftovers_of(cache)} == {"0", "00001.parquet", "00001.rows"}
-
-
-def test_leftovers_are_removed_and_nothing_that_a_record_names(cache: Cache) -> None:
-    parts_of(cache, 1)["record"].unlink()
-    (cache.path / "image" / ".plan.json.1-2.partial").write_bytes(b"{")
-    kept = {path for path in cache.path.rglob("*") if path.is_file()} - set(leftovers_of(cache))
-    digest = cache.array("text").digest()
-    assert remove_leftovers(cache)[0] == 4
-    there = {path for path in cache.path.rglob("*") if path.is_file() and not path.name.endswith(".guard")}
-    assert there == kept
-    assert verify_cache(cache.path) == []
-    assert Cache.open(cache.path).array("text").digest() == digest
 
 
 def rewrite_shard(cache: Cache, change: Callable[[np.ndarray], None]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.corpora.command_line import extract_of
 from tests.corpora.pictures import jpeg
 from tests.corpora.processes import ROOT, environment, result_of, run, start
 from tests.corpora.small_corpus import write_least_sources
@@ -50,15 +51,10 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def good(corpus: Path) -> Path:
     """A finished cache with all that a cache can have."""
     cache = corpus / "good"
-    result_of(*extract(corpus, cache))
+    result_of(*extract_of(corpus, cache))
     result_of("mine", "--cache", str(cache), "--from", "image", "--to", "text", "--k", "2", "--name", "near")
     result_of("dedup", "--cache", str(cache), "--modality", "text", "--exact", "--name", "unique")
     return cache
-
-
-def extract(corpus: Path, cache: Path, *more: str, teacher: str = STUB) -> list[str]:
-    sources = ["--images", str(corpus / "pictures"), "--texts", str(corpus / "sentences.txt")]
-    return ["extract", "--cache", str(cache), "--teacher", teacher, *sources, "--part-rows", "8", "--quiet", *more]
 
 
 @pytest.mark.slow
@@ -80,7 +76,7 @@ def test_a_pickle_in_the_place_of_any_file_is_never_loaded(good: Path, corpus: P
         for number, trap in enumerate(booby_traps(marker)):
             cache = shutil.copytree(good, tmp_path / f"{kind.replace(' ', '-')}-{number}")
             (cache / path).write_bytes(trap)
-            for command in (["inspect", str(cache), "--bad"], ["verify", str(cache)], extract(corpus, cache)):
+            for command in (["inspect", str(cache), "--bad"], ["verify", str(cache)], extract_of(corpus, cache)):
                 commands += [*command, "--"]
     done, log = run_trapped(tmp_path, *commands[:-1])
     assert "Traceback" not in done.stderr and not marker.exists()
@@ -124,9 +120,9 @@ def test_pickles_among_the_members_of_a_tar_are_never_loaded(tmp_path: Path) -> 
 def test_a_serial_extract_binds_connects_and_resolves_nothing_and_no_process_of_it_listens(
     corpus: Path, tmp_path: Path
 ) -> None:
-    assert run_trapped(tmp_path, *extract(corpus, tmp_path / "cache", "--decode-workers", "2"))[1] == []
+    assert run_trapped(tmp_path, *extract_of(corpus, tmp_path / "cache", "--decode-workers", "2"))[1] == []
     slow = stub(seconds_per_batch=0.4)
-    process = start(*extract(corpus, tmp_path / "slow", "--decode-workers", "2", "--no-index", teacher=slow))
+    process = start(*extract_of(corpus, tmp_path / "slow", "--decode-workers", "2", "--no-index", teacher=slow))
     seen: set[int] = set()
     while process.poll() is None:
         pids = descendants(process.pid)
@@ -173,7 +169,7 @@ def listening(pids: set[int]) -> set[str]:
 def test_no_secret_is_stored_or_printed_whether_a_run_succeeds_or_fails(corpus: Path, tmp_path: Path) -> None:
     said = []
     for debug in ([], ["--debug"]):
-        done = run(*extract(corpus, tmp_path / "cache", "--no-index", *debug), **SECRETS)
+        done = run(*extract_of(corpus, tmp_path / "cache", "--no-index", *debug), **SECRETS)
         assert done.returncode == 0, done.stderr
         said.append(done.stdout + done.stderr)
     commands: list[str] = []

@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from cache_schema.cache import Cache
-from pipeline.commands import COMMANDS, module_of
 from tests.corpora.command_line import only_error
 from tests.corpora.extracts import digests_of
 from tests.corpora.folders import states_of
@@ -22,7 +20,7 @@ from tests.corpora.foreign_features import (
     write_npy,
 )
 from tests.corpora.pictures import jpeg
-from tests.corpora.processes import ROOT, kill_group, records_of, result_of, start, wait_for
+from tests.corpora.processes import kill_group, records_of, result_of, start, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -79,18 +77,6 @@ def test_features_and_samples_on_one_side_only_are_counted_on_the_screen(
     assert [(row["key"], row["status"]) for row in bad] == [(key, "feature-missing") for key in keys_of(3)]
 
 
-def test_repair_imports_damaged_parts_again(invoke: Callable[..., Result], output: Path) -> None:
-    assert invoke(*import_of(output, Path("cache"), "--quiet", "--no-index")).exit_code == 0
-    before = Cache.open("cache").array("text").digest()
-    shard = Path("cache/text/features.zarr/openai-vit-b-32.v0/c/1/0")
-    shard.write_bytes(bytes(shard.stat().st_size))
-    assert invoke("verify", "cache", "--quiet").exit_code == 4
-    repaired = invoke("repair", "cache", "--quiet", "--json")
-    assert repaired.exit_code == 0, repaired.stderr
-    assert [part["part"] for part in json.loads(repaired.stdout)["repaired"]] == [1]
-    assert Cache.open("cache").array("text").digest() == before
-
-
 @pytest.mark.parametrize(
     ("args", "words"),
     [
@@ -130,12 +116,6 @@ def test_a_name_is_asked_for_and_damaged_features_end_with_4(invoke: Callable[..
     cut = invoke("import", "--cache", "cache", "--image-features", str(path), "--teacher-name", "clip")
     assert cut.exit_code == 4 and "it is cut or damaged" in only_error(cut)
     assert not Path("cache").exists()
-
-
-def test_every_command_is_found_in_its_module() -> None:
-    assert module_of("import") == "pipeline.commands.import_" and module_of("extract") == "pipeline.commands.extract"
-    folder = ROOT / "pipeline" / "commands"
-    assert all((folder / f"{module_of(name).rpartition('.')[2]}.py").exists() for name in COMMANDS)
 
 
 def test_an_import_killed_in_the_middle_keeps_its_parts_and_reruns_to_the_same_digest(tmp_path: Path) -> None:

@@ -11,9 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from cache_schema.plan import Part, Span
 from pipeline.commands import extract, plan
-from stages.extract.calibrate import head_of
 from tests.corpora.command_line import only_error
 from tests.corpora.folders import size_of, states_of
 from tests.corpora.pictures import write_pictures
@@ -187,10 +185,3 @@ def test_wrong_arguments_are_one_line_and_exit_code_2(
     result = invoke(*args)
     assert result.exit_code == 2
     assert words in only_error(result)
-
-
-def test_the_head_of_a_part_is_its_first_rows() -> None:
-    part = Part(3, 96, (Span(0, 70, 10, 700), Span(1, 0, 22, 0)))
-    assert head_of(part, 4) == Part(3, 96, (Span(0, 70, 4, 700),))
-    assert head_of(part, 12) == Part(3, 96, (Span(0, 70, 10, 700), Span(1, 0, 2, 0)))
-    assert head_of(part, 100) == part

@@ -9,7 +9,6 @@ from PIL import Image
 
 from cache_schema.errors import MismatchError, UsageError
 from stages.distill.run import distill
-from stages.evaluate.metrics import mean_per_class_recall
 from stages.evaluate.run import EvaluateConfig, evaluate_model
 from stages.images.preprocess import normalise, prepare_pixels
 from stages.teachers import load_teacher
@@ -167,12 +166,6 @@ def test_what_is_no_model_is_a_usage_error(trained, tmp_path):
         evaluate_model(_config(trained, tmp_path))
     with pytest.raises(UsageError, match="switched off"):
         _config(trained, teacher="open_clip:x", compare=False)
-
-
-def test_classes_without_pictures_take_no_part_in_the_mean_per_class_recall():
-    scores = np.array([[0.1, 0.2, 0.9], [0.6, 0.5, 0.9], [0.1, 0.9, 0.2]])
-    labels = np.array([1, 0, 1])  # class 2 has no pictures, so it is no answer either
-    assert mean_per_class_recall(scores, labels) == 1.0
 
 
 def test_progress_counts_pictures(trained):

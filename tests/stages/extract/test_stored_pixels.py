@@ -20,7 +20,6 @@ from cache_schema.verify import PartOfArray, verify_cache
 from stages.extract.config import ExtractConfig
 from stages.images.crops import crop_of
 from stages.images.preprocess import crop_pixels, normalise
-from stages.images.stored import PixelRule
 from stages.teachers import load_teacher
 from tests.corpora.damaged_files import cut, flip_bit
 from tests.corpora.extracts import digests, extract, extract_config
@@ -86,18 +85,6 @@ def test_every_ok_image_is_stored_as_a_small_jpeg_and_no_other(config: ExtractCo
     assert verify_cache(config.cache) == [] and leftovers_of(Cache.open(config.cache)) == []
     originals = sum(path.stat().st_size for path in Path(config.images[0]).iterdir())
     assert sum(record.num_bytes for record in pixels_of(config).records()) < originals / 4
-
-
-def test_sizes_are_never_enlarged_and_fit_a_jpeg() -> None:
-    rule = PixelRule(256)
-    assert [rule.stored_size(*size) for size in [(512, 1024), (300, 256), (100, 5000), (30, 131_000), (1, 10**6)]] == [
-        (256, 512),
-        (300, 256),
-        (100, 5000),
-        (15, 65_500),
-        (1, 65_500),
-    ]
-    assert PixelRule.from_json(rule.to_json()) == rule
 
 
 @pytest.mark.parametrize("change", [{"part_rows": 16}, {"batch_size": 3}, {"decode_workers": 2}])

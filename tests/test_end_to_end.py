@@ -1,11 +1,7 @@
 """The whole pipeline as a user runs it, with a tiny open_clip teacher: extract once, distil many, also when killed."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from io import BytesIO
 from pathlib import Path
 
@@ -16,38 +12,24 @@ import zarr
 from PIL import Image
 
 from cache_schema.cache import Cache
+from tests.corpora.extracts import digests
+from tests.corpora.held_out import write_evaluation_set
+from tests.corpora.pictures import encoded
+from tests.corpora.processes import kill_group, records_of, result_of, start, wait_for
 from tests.corpora.tiny_open_clip import make_tiny_open_clip
 from tests.corpora.webdataset import write_tar
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[1]
 NUM_PICTURES, NUM_SENTENCES = 70, 150
 STUDENTS = {"first": "timm:test_vit?image_size=32", "second": "timm:test_convnext?image_size=32"}
-
-
-def start(*args: object) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
-    command = [sys.executable, "-m", "pipeline", *map(str, args)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes)
-
-
-def run(*args: object) -> dict:
-    """Runs a command with --json to its end and returns what it printed."""
-    process = start(*args, "--json")
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == 0, err
-    return json.loads(out)
 
 
 def picture(rng: np.random.Generator, colour: int) -> bytes:
     """Returns a noisy picture in which one colour dominates."""
     pixels = rng.integers(0, 120, (48, 40, 3), np.uint8)
     pixels[..., colour] += 130
-    buffer = BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
+    return encoded(Image.fromarray(pixels), "JPEG", quality=90)
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +41,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         members[5] = (members[5][0], members[5][1][:300])
         write_tar(folder / f"{tar}.tar", members)
     (folder / "sentences.txt").write_text("".join(f"a {i} coloured thing\n" for i in range(NUM_SENTENCES)))
-    held_out = folder / "held-out"
-    (held_out / "test").mkdir(parents=True)
-    (held_out / "classnames.txt").write_text("red\ngreen\nblue\n")
-    (held_out / "zeroshot_classification_templates.txt").write_text("a photo of a {c} thing\nsomething {c}\n")
-    pairs = [((f"{i}.jpg", picture(rng, i % 3)), (f"{i}.cls", str(i % 3).encode())) for i in range(24)]
-    write_tar(held_out / "test" / "0.tar", [member for pair in pairs for member in pair])
+    labelled = [(f"{i}.jpg", picture(rng, i % 3), i % 3) for i in range(24)]
+    templates = ["a photo of a {c} thing", "something {c}"]
+    write_evaluation_set(folder / "held-out", ["red", "green", "blue"], templates, [labelled])
     make_tiny_open_clip(folder / "teacher")
     return folder
 
@@ -75,27 +54,23 @@ def extract_args(data: Path, cache: Path) -> list[object]:
     return ["extract", *sources, *teacher, "--cache", cache, "--part-rows", 16, "--batch-size", 8]
 
 
-def digests(result: dict) -> dict[str, str]:
-    return {name: array["digest"] for name, array in result["arrays"].items()}
-
-
 @pytest.fixture(scope="module")
 def extracted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     cache = tmp_path_factory.mktemp("cache") / "cache"
-    return cache, run(*extract_args(data, cache))
+    return cache, result_of(*extract_args(data, cache))
 
 
 @pytest.fixture(scope="module")
 def runs(extracted: tuple[Path, dict], tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, dict]]:
     cache, _ = extracted
-    run("mine", "--cache", cache, "--from", "image", "--to", "text", "--k", 4, "--name", "near")
+    result_of("mine", "--cache", cache, "--from", "image", "--to", "text", "--k", 4, "--name", "near")
     folder = tmp_path_factory.mktemp("runs")
     made = {}
     for name, student in STUDENTS.items():
         common = ["--cache", cache, "--student", student, "--out", folder / name, "--negatives", "mined:near"]
-        made[name] = folder / name, run("distill", *common, "--steps", 6, "--batch-size", 16)
+        made[name] = folder / name, result_of("distill", *common, "--steps", 6, "--batch-size", 16)
     again = ["--cache", cache, "--from", folder / "first", "--out", folder / "again", "--seed", 1]
-    made["again"] = folder / "again", run("distill", *again, "--steps", 4, "--batch-size", 16)
+    made["again"] = folder / "again", result_of("distill", *again, "--steps", 4, "--batch-size", 16)
     return made
 
 
@@ -104,16 +79,13 @@ def test_a_killed_extract_runs_again_to_the_digest_of_an_uninterrupted_one(
 ) -> None:
     cache = tmp_path / "cache"
     process = start(*extract_args(data, cache))
-    deadline = time.monotonic() + 120
-    while not list(cache.glob("*/arrays/*/records/*.json")) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    wait_for(lambda: records_of(cache), process)
+    kill_group(process)
     assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
-    again = run(*extract_args(data, cache))
+    again = result_of(*extract_args(data, cache))
     assert 0 < again["extracted_rows"] < NUM_PICTURES + NUM_SENTENCES
-    assert digests(again) == digests(extracted[1])
-    assert run("verify", cache)["problems"] == []
+    assert digests(again["arrays"]) == digests(extracted[1]["arrays"])
+    assert result_of("verify", cache)["problems"] == []
 
 
 def test_plain_zarr_and_parquet_show_every_row(extracted: tuple[Path, dict]) -> None:
@@ -153,7 +125,9 @@ def test_features_are_those_of_open_clip_itself(data: Path, extracted: tuple[Pat
 def test_two_students_and_a_second_round_come_from_one_cache(
     extracted: tuple[Path, dict], runs: dict[str, tuple[Path, dict]]
 ) -> None:
-    assert digests(run("inspect", extracted[0])) == digests(extracted[1]), "training changed the cache"
+    assert digests(result_of("inspect", extracted[0])["arrays"]) == digests(extracted[1]["arrays"]), (
+        "training changed the cache"
+    )
     assert len({result["weights_sha256"] for _, result in runs.values()}) == 3
     for folder, _ in runs.values():
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -181,8 +155,8 @@ def test_a_run_loads_as_an_open_clip_pair_with_the_features_of_its_student(
 
 
 def test_evaluate_measures_students_and_their_teacher(data: Path, runs: dict[str, tuple[Path, dict]]) -> None:
-    teacher = run("evaluate", f"open_clip:local-dir:{data / 'teacher'}", "--data", data / "held-out")
-    student = run("evaluate", runs["first"][0], "--data", data / "held-out")
+    teacher = result_of("evaluate", f"open_clip:local-dir:{data / 'teacher'}", "--data", data / "held-out")
+    student = result_of("evaluate", runs["first"][0], "--data", data / "held-out")
     for result in (teacher, student):
         assert result["num_images"] == 24
         assert result["chance"] == pytest.approx(1 / 3, abs=1e-4)
@@ -196,15 +170,11 @@ def test_a_killed_distill_resumes_to_the_weights_of_an_uninterrupted_one(
 ) -> None:
     common = ["distill", "--cache", extracted[0], "--student", STUDENTS["first"], "--batch-size", 16, "--steps", 40]
     common += ["--checkpoint-steps", 2]
-    whole = run(*common, "--out", tmp_path / "whole")
+    whole = result_of(*common, "--out", tmp_path / "whole")
     process = start(*common, "--out", tmp_path / "killed")
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "killed").glob("checkpoints/*.json")) and time.monotonic() < deadline:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    resumed = run(*common, "--out", tmp_path / "killed")
+    wait_for(lambda: list((tmp_path / "killed").glob("checkpoints/*.json")), process)
+    kill_group(process)
+    resumed = result_of(*common, "--out", tmp_path / "killed")
     assert resumed["weights_sha256"] == whole["weights_sha256"]
     metrics = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("whole", "killed")]
     assert metrics[0] == metrics[1]

@@ -12,6 +12,7 @@ import pytest
 from benchmarks.commands import ROOT
 from benchmarks.teacher_on_gpu import stored_per_s
 from benchmarks.teachers import STUB
+from tests.corpora.pictures import write_pictures
 
 DOCUMENT = (ROOT / "docs" / "performance.md").read_text()
 
@@ -51,15 +52,7 @@ def test_a_benchmark_prints_the_figures_that_the_document_names(name: str, pictu
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    import numpy as np
-    from PIL import Image
-
-    folder = tmp_path / "given"
-    folder.mkdir()
-    for number in range(3):
-        pixels = np.random.default_rng(number).integers(0, 256, (40, 48, 3), np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number}.jpg")
-    return folder
+    return write_pictures(tmp_path / "given", 3, sizes=[(48, 40)], format_name="JPEG")
 
 
 @pytest.mark.skipif(

@@ -11,7 +11,6 @@ import zarr
 from cache_schema import atomic
 from cache_schema.cache import Cache, create_cache
 from cache_schema.errors import DamagedError, MismatchError, RefusedError, UnfinishedError, UsageError
-from cache_schema.features import storable, unit_rows
 from cache_schema.json_file import read_sealed, seal
 from tests.corpora.tiny_cache import add_array, make_cache, unit_features
 
@@ -160,17 +159,6 @@ def test_a_recipe_changed_by_hand_is_refused(tmp_path: Path) -> None:
     atomic.publish_json(path, seal(value))
     with pytest.raises(DamagedError, match="changed by hand"):
         Cache.open(cache.path).array("image")
-
-
-def test_stored_features_are_unit_and_what_cannot_be_stored_gets_a_status() -> None:
-    features = np.random.default_rng(0).standard_normal((6, 32)).astype(np.float32) * 1e4
-    features[1], features[2, 0], features[3, 0] = 0, np.nan, np.inf
-    stored, refused = storable(features)
-    assert refused == {1: "feature-zero-norm", 2: "feature-not-finite", 3: "feature-not-finite"}
-    good = stored[[0, 4, 5]]
-    assert np.abs(np.linalg.norm(good.astype(np.float32), axis=1) - 1).max() < 1e-3
-    assert np.abs(np.linalg.norm(unit_rows(good), axis=1) - 1).max() < 1e-6
-    assert np.isnan(stored[[1, 2, 3]]).all()
 
 
 def test_a_reopened_cache_sees_what_was_replaced_or_withdrawn_meanwhile(tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 """Caches written by released formats stay readable: the files in tests/golden are never written again."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -9,8 +7,7 @@ from cache_schema.cache import Cache
 from cache_schema.neighbours import NeighboursReader
 from cache_schema.selections import read_selection
 from cache_schema.verify import verify_cache
-
-GOLDEN = Path(__file__).parents[1] / "golden"
+from tests.corpora.golden import GOLDEN
 
 # As printed when the files were made.
 DIGESTS = {

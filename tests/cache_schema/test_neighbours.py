@@ -15,6 +15,7 @@ from cache_schema.json_file import read_json, read_sealed, readable_json, seal
 from cache_schema.layout import Modality
 from cache_schema.neighbours import NeighboursReader, NeighboursRecipe, NeighboursWriter
 from cache_schema.verify import verify_cache
+from tests.corpora.by_hand import write_neighbours
 from tests.corpora.tiny_cache import append_segment, make_cache, unit_features
 
 NUM_IMAGES, NUM_TEXTS, PART_ROWS, K = 40, 60, 16, 3
@@ -46,14 +47,6 @@ def drawn(seed: int, *, k: int = K) -> tuple[np.ndarray, np.ndarray]:
     return ids, scores
 
 
-def write(cache: Cache, name: str, ids: np.ndarray, scores: np.ndarray, *, index: str = "exact") -> Path:
-    writer = NeighboursWriter(cache, name, recipe_of(cache, k=ids.shape[1], index=index))
-    for part in cache.array("image").plan.parts():
-        rows = slice(part.first_row, part.first_row + part.num_rows)
-        writer.commit(part.number, ids[rows], scores[rows])
-    return cache.layout.neighbours(name)
-
-
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), k=st.integers(1, 7), asked=st.lists(st.integers(0, NUM_IMAGES - 1), max_size=60))
 def test_every_row_comes_back_as_written_in_the_order_asked(
@@ -61,7 +54,7 @@ def test_every_row_comes_back_as_written_in_the_order_asked(
 ) -> None:
     cache = Cache.open(shutil.copytree(empty, tmp_path_factory.mktemp("round") / "cache"))
     ids, scores = drawn(seed, k=k)
-    write(cache, "near", ids, scores)
+    write_neighbours(cache, "near", ids, scores)
     rows = np.array([row for row in asked if row not in (3, 20)], np.int64)
     reader = NeighboursReader(cache, "near")
     assert reader.k == k
@@ -72,7 +65,7 @@ def test_every_row_comes_back_as_written_in_the_order_asked(
 
 @pytest.mark.parametrize("row", [3, 20])
 def test_a_bad_row_has_no_neighbours_and_asking_for_them_is_an_error(cache: Cache, row: int) -> None:
-    write(cache, "near", *drawn(0))
+    write_neighbours(cache, "near", *drawn(0))
     with pytest.raises(UsageError, match=f"row {row} has no feature"):
         NeighboursReader(cache, "near").ids(np.array([0, row, 1]))
 
@@ -80,7 +73,7 @@ def test_a_bad_row_has_no_neighbours_and_asking_for_them_is_an_error(cache: Cach
 def test_a_neighbour_outside_the_other_array_is_refused(cache: Cache) -> None:
     ids, scores = drawn(0)
     ids[7, 1] = NUM_TEXTS
-    write(cache, "near", ids, scores)
+    write_neighbours(cache, "near", ids, scores)
     reader = NeighboursReader(cache, "near")
     assert np.array_equal(reader.ids(np.array([6, 8])), ids[[6, 8]])
     with pytest.raises(DamagedError, match=r"name row 60 of .* ends at row 59"):
@@ -95,13 +88,13 @@ def test_a_name_that_could_leave_the_folder_is_refused_and_nothing_is_written(ca
 
 
 def test_an_unknown_name_lists_the_known_ones_and_the_nearest(cache: Cache) -> None:
-    write(cache, "nearest", *drawn(0))
+    write_neighbours(cache, "nearest", *drawn(0))
     with pytest.raises(UsageError, match=r"'nearst' \(did you mean 'nearest'\?\); known: nearest"):
         NeighboursReader(cache, "nearst")
 
 
 def test_the_same_name_with_another_recipe_is_refused_with_both_sides(cache: Cache) -> None:
-    write(cache, "near", *drawn(0))
+    write_neighbours(cache, "near", *drawn(0))
     with pytest.raises(MismatchError, match=r"k: 4 now, 3 then"):
         NeighboursWriter(cache, "near", recipe_of(cache, k=4))
     with pytest.raises(MismatchError, match=r"index\.kind: 'guess' now, 'exact' then"):
@@ -110,7 +103,7 @@ def test_the_same_name_with_another_recipe_is_refused_with_both_sides(cache: Cac
 
 def test_a_part_without_record_is_missing_until_it_is_committed_again(cache: Cache) -> None:
     ids, scores = drawn(0)
-    folder = write(cache, "near", ids, scores)
+    folder = write_neighbours(cache, "near", ids, scores)
     (folder / "records" / "00001.json").unlink()
     with pytest.raises(UnfinishedError, match="lack 1 of 3 parts"):
         NeighboursReader(cache, "near")
@@ -121,8 +114,8 @@ def test_a_part_without_record_is_missing_until_it_is_committed_again(cache: Cac
 
 
 def test_a_part_of_other_neighbours_is_refused_though_its_bytes_are_whole(cache: Cache) -> None:
-    folder = write(cache, "near", *drawn(0))
-    other = write(cache, "other", *drawn(1), index="guess")
+    folder = write_neighbours(cache, "near", *drawn(0))
+    other = write_neighbours(cache, "other", *drawn(1), index="guess")
     for name in ("records/00001.json", "neighbours.zarr/ids/c/1/0", "neighbours.zarr/scores/c/1/0"):
         shutil.copy(other / name, folder / name)
     with pytest.raises(DamagedError, match=r"00001\.json is not the record of part 1 of these neighbours"):
@@ -133,7 +126,7 @@ def test_a_part_of_other_neighbours_is_refused_though_its_bytes_are_whole(cache:
 
 
 def test_a_record_under_another_number_is_refused(cache: Cache) -> None:
-    folder = write(cache, "near", *drawn(0))
+    folder = write_neighbours(cache, "near", *drawn(0))
     shutil.copy(folder / "records" / "00000.json", folder / "records" / "00001.json")
     with pytest.raises(DamagedError, match="not the record of part 1"):
         NeighboursReader(cache, "near")
@@ -142,7 +135,7 @@ def test_a_record_under_another_number_is_refused(cache: Cache) -> None:
 @pytest.mark.parametrize("file", ["recipe.json", "records/00002.json"])
 @pytest.mark.parametrize("fault", ["cut", "empty", "edited"])
 def test_a_damaged_recipe_or_record_is_named(cache: Cache, file: str, fault: str) -> None:
-    path = write(cache, "near", *drawn(0)) / file
+    path = write_neighbours(cache, "near", *drawn(0)) / file
     if fault == "edited":
         value = read_json(path)
         path.write_bytes(readable_json({**value, "k" if "k" in value else "num_rows": 99}))
@@ -155,7 +148,7 @@ def test_a_damaged_recipe_or_record_is_named(cache: Cache, file: str, fault: str
 @pytest.mark.parametrize("array", ["ids", "scores"])
 @pytest.mark.parametrize("fault", ["gone", "empty", "cut", "flipped", "another part's"])
 def test_a_damaged_shard_is_refused_when_it_is_read(cache: Cache, array: str, fault: str) -> None:
-    shard = write(cache, "near", *drawn(0)) / "neighbours.zarr" / array / "c" / "1" / "0"
+    shard = write_neighbours(cache, "near", *drawn(0)) / "neighbours.zarr" / array / "c" / "1" / "0"
     data = shard.read_bytes()
     if fault == "gone":
         shard.unlink()
@@ -175,7 +168,7 @@ def test_a_damaged_shard_is_refused_when_it_is_read(cache: Cache, array: str, fa
 
 
 def test_neighbours_of_an_array_that_has_changed_since_are_refused(cache: Cache) -> None:
-    path = write(cache, "near", *drawn(0)) / "recipe.json"
+    path = write_neighbours(cache, "near", *drawn(0)) / "recipe.json"
     value = read_sealed(path)
     value["to"]["digest"] = "0" * 64
     path.write_bytes(readable_json(seal(value)))
@@ -191,7 +184,7 @@ def grow(cache: Cache, modality: Modality, num_samples: int) -> Cache:
 
 def test_sentences_that_are_appended_leave_neighbours_as_they_are(cache: Cache) -> None:
     ids, scores = drawn(0)
-    write(cache, "near", ids, scores)
+    write_neighbours(cache, "near", ids, scores)
     grown = grow(cache, "text", 5)
     assert np.array_equal(NeighboursReader(grown, "near").ids(np.array([0, 39])), ids[[0, 39]])
     assert verify_cache(grown.path) == []
@@ -201,7 +194,7 @@ def test_sentences_that_are_appended_leave_neighbours_as_they_are(cache: Cache) 
 
 def test_images_that_are_appended_lack_their_part_alone(cache: Cache) -> None:
     ids, scores = drawn(0)
-    write(cache, "near", ids, scores)
+    write_neighbours(cache, "near", ids, scores)
     grown = grow(grow(cache, "image", 5), "image", 4)
     with pytest.raises(UnfinishedError, match=r"lack 2 of 5 parts: run `pipeline mine` again"):
         NeighboursReader(grown, "near")
@@ -217,14 +210,14 @@ def test_images_that_are_appended_lack_their_part_alone(cache: Cache) -> None:
 
 
 def test_appended_images_are_not_mined_with_another_k(cache: Cache) -> None:
-    write(cache, "near", *drawn(0))
+    write_neighbours(cache, "near", *drawn(0))
     grown = grow(cache, "image", 5)
     with pytest.raises(MismatchError, match="k: 4 now, 3 then"):
         NeighboursWriter(grown, "near", recipe_of(grown, k=4))
 
 
 def test_images_that_changed_and_grew_are_refused(cache: Cache, tmp_path: Path) -> None:
-    folder = write(cache, "near", *drawn(0))
+    folder = write_neighbours(cache, "near", *drawn(0))
     other = make_cache(tmp_path / "other", num_images=NUM_IMAGES, num_texts=NUM_TEXTS, part_rows=PART_ROWS, bad=(3, 21))
     shutil.copytree(folder, other.layout.neighbours("near"))
     grown = grow(other, "image", 5)

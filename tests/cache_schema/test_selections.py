@@ -3,7 +3,6 @@
 import hashlib
 import io
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,30 +12,24 @@ import pyarrow.parquet as pq
 import pytest
 
 from cache_schema import atomic
-from cache_schema.binding import Binding
 from cache_schema.cache import Cache, create_cache
 from cache_schema.errors import DamagedError, LockedError, MismatchError, UnfinishedError, UsageError
 from cache_schema.json_file import read_sealed, seal
 from cache_schema.leftovers import leftovers_of, remove_leftovers
 from cache_schema.plan import SourceEntry, write_plan
-from cache_schema.selections import Selection, read_selection, write_selection
+from cache_schema.selections import read_selection, write_selection
 from cache_schema.verify import verify_cache
+from tests.corpora.by_hand import METHOD, select
+from tests.corpora.damaged_files import DAMAGE
 from tests.corpora.tiny_cache import add_array, make_cache, unit_features
 
 ROWS = np.array([0, 1, 5, 16, 31, 39], np.int64)
-METHOD = {"name": "by hand"}
-
-
-def select(cache: Cache, name: str = "some", rows: np.ndarray = ROWS) -> Selection:
-    selection = Selection(name, Binding.of(cache.array("image")), METHOD, {"note": "six rows"}, rows)
-    write_selection(cache, selection)
-    return selection
 
 
 @pytest.fixture(scope="module")
 def good_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cache = make_cache(tmp_path_factory.mktemp("good") / "cache", bad=(3,))
-    select(cache)
+    select(cache, "some", ROWS)
     return cache.path
 
 
@@ -48,7 +41,7 @@ def cache(good_cache: Path, tmp_path: Path) -> Cache:
 def test_a_selection_comes_back_as_it_was_written_and_verifies(cache: Cache) -> None:
     selection = read_selection(cache, "some")
     assert selection.rows.tolist() == ROWS.tolist() and selection.rows.dtype == np.int64
-    assert (selection.modality, selection.method, selection.report) == ("image", METHOD, {"note": "six rows"})
+    assert (selection.modality, selection.method, selection.report) == ("image", METHOD, {"note": "chosen one by one"})
     assert selection.digest == hashlib.sha256(ROWS.tobytes()).hexdigest()
     assert pq.read_table(cache.layout.selection("some")).column("row").to_pylist() == ROWS.tolist()
     assert verify_cache(cache.path) == []
@@ -64,7 +57,7 @@ def test_an_unknown_selection_is_refused_with_the_known_ones(cache: Cache) -> No
     with pytest.raises(UsageError, match=r"unknown selection .* 'sum' \(did you mean 'some'\?\); known: some"):
         read_selection(cache, "sum")
     with pytest.raises(UsageError, match="cannot name a selection"):
-        select(cache, "../up")
+        select(cache, "../up", ROWS)
 
 
 def test_a_name_stands_for_one_way_of_choosing(cache: Cache) -> None:
@@ -77,7 +70,7 @@ def test_a_name_stands_for_one_way_of_choosing(cache: Cache) -> None:
 
 def test_a_selection_is_not_written_while_the_cache_is(cache: Cache) -> None:
     with cache.lock(), pytest.raises(LockedError):
-        select(cache, "other")
+        select(cache, "other", ROWS)
     assert cache.layout.selection_names() == ["some"]
 
 
@@ -85,7 +78,7 @@ def test_a_selection_stays_valid_when_the_cache_grows(tmp_path: Path) -> None:
     cache = create_cache(tmp_path / "cache", 16)
     features = unit_features(60, 8)
     add_array(cache, "image", features[:40])
-    select(cache)
+    select(cache, "some", ROWS)
     plan = Cache.open(cache.path).plan("image")
     longer = plan.extended([SourceEntry("/elsewhere", "text", "1" * 64, 20)], [{at: at for at in range(20)}])
     write_plan(cache.layout.plan("image"), longer)
@@ -118,32 +111,18 @@ def test_a_selection_of_another_cache_is_refused(cache: Cache, tmp_path: Path) -
         read_selection(Cache.open(other.path), "some")
 
 
-def flip_one_bit(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 3] ^= 1
-    path.write_bytes(data)
-
-
-FAULTS: dict[str, Callable[[Path], object]] = {
-    "deleted": lambda path: path.unlink(),
-    "one bit flipped": flip_one_bit,
-    "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
-    "emptied": lambda path: path.write_bytes(b""),
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", DAMAGE)
 def test_a_damaged_selection_is_refused_and_named_by_verify(cache: Cache, fault: str) -> None:
-    FAULTS[fault](cache.layout.selection("some"))
+    DAMAGE[fault](cache.layout.selection("some"))
     with pytest.raises(DamagedError, match=r"some\.parquet is missing or not the file"):
         read_selection(cache, "some")
     (problem,) = verify_cache(cache.path)
     assert problem.where.endswith("some.parquet")
 
 
-@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != "deleted"])
+@pytest.mark.parametrize("fault", [fault for fault in DAMAGE if fault != "deleted"])
 def test_a_damaged_sidecar_is_refused_and_named_by_verify(cache: Cache, fault: str) -> None:
-    FAULTS[fault](cache.layout.selection_sidecar("some"))
+    DAMAGE[fault](cache.layout.selection_sidecar("some"))
     with pytest.raises(DamagedError, match=r"some\.json"):
         read_selection(cache, "some")
     assert any("some.json" in problem.what for problem in verify_cache(cache.path))

@@ -17,6 +17,8 @@ from zarr.storage import MemoryStore
 from cache_schema.errors import DamagedError, UnfinishedError, UsageError
 from cache_schema.layout import shard_path
 from cache_schema.shards import RowFormat, RowReader, check_part_rows, publish_array, publish_shard
+from tests.corpora.damaged_files import DAMAGE, flip_bit
+from tests.corpora.processes import ROOT
 
 
 def write_array(folder: Path, rows: np.ndarray, part_rows: int) -> RowReader:
@@ -77,22 +79,12 @@ def damaged(tmp_path: Path, damage) -> RowReader:
     return reader
 
 
-def flip_bit(path: Path, place: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[place] ^= 4
-    path.write_bytes(data)
-
-
 DAMAGES = {
-    "missing": lambda path: path.unlink(),
-    "empty": lambda path: path.write_bytes(b""),
-    "one byte short": lambda path: path.write_bytes(path.read_bytes()[:-1]),
-    "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    **DAMAGE,
     "a bit of a feature": lambda path: flip_bit(path, 12),
     "a bit of a checksum": lambda path: flip_bit(path, 1024 * 4 * 2 + 1),
     "a bit of the index": lambda path: flip_bit(path, -20),
     "a page of zeros": lambda path: path.write_bytes(bytes(4096) + path.read_bytes()[4096:]),
-    "bytes appended": lambda path: path.write_bytes(path.read_bytes() + b"x"),
     "another part's shard": lambda path: shutil.copy(path.parent.parent / "0" / "0", path),
 }
 
@@ -158,6 +150,5 @@ def test_a_cache_is_written_read_and_verified_without_zarr(tmp_path: Path) -> No
         "assert cache.array('image').features.gather(cache.array('image').ok_rows()).shape == (40, 8)\n"
         "assert verify_cache(cache.path) == []\n"
     )
-    root = Path(__file__).parents[2]
-    subprocess.run([sys.executable, "-c", script, str(tmp_path / "cache")], check=True, cwd=root)
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "cache")], check=True, cwd=ROOT)
     assert zarr.open_group(tmp_path / "cache" / "image" / "features.zarr", mode="r")["imaginary.v0"].shape == (40, 8)

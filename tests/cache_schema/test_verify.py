@@ -12,8 +12,8 @@ from cache_schema import atomic, shards
 from cache_schema.cache import Cache
 from cache_schema.json_file import read_sealed, seal
 from cache_schema.layout import shard_path
-from cache_schema.leftovers import leftovers_of, remove_leftovers
 from cache_schema.verify import verify_cache
+from tests.corpora.damaged_files import DAMAGE, flip_bit
 from tests.corpora.tiny_cache import make_cache
 
 ARRAY = "imaginary.v0"
@@ -34,8 +34,8 @@ def test_a_right_cache_has_no_problems(cache: Cache) -> None:
 
 
 def test_one_damaged_record_hides_no_other_damage_and_each_names_its_part(cache: Cache) -> None:
-    flip_one_bit(parts_of(cache, 0)["record"], Path())
-    flip_one_bit(parts_of(cache, 2)["shard"], Path())
+    flip_bit(parts_of(cache, 0)["record"])
+    flip_bit(parts_of(cache, 2)["shard"])
     damaged = {problem.part.part for problem in verify_cache(cache.path) if problem.part is not None}
     assert damaged == {0, 2}
 
@@ -53,29 +53,16 @@ def parts_of(cache: Cache, part: int) -> dict[str, Path]:
     }
 
 
-def flip_one_bit(path: Path, other: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 3] ^= 1
-    path.write_bytes(data)
-
-
-FAULTS: dict[str, Callable[[Path, Path], object]] = {
-    "one bit flipped": flip_one_bit,
-    "one byte short": lambda path, other: path.write_bytes(path.read_bytes()[:-1]),
-    "half": lambda path, other: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
-    "emptied": lambda path, other: path.write_bytes(b""),
-    "bytes appended": lambda path, other: path.write_bytes(path.read_bytes() + b"x"),
-    "another part's": lambda path, other: shutil.copy(other, path),
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS.keys())
+@pytest.mark.parametrize("fault", [*(fault for fault in DAMAGE if fault != "deleted"), "another part's"])
 @pytest.mark.parametrize("kind", ["shard", "samples", "rows", "record", "recipe", "plan", "metadata"])
 def test_a_damaged_file_is_named(cache: Cache, kind: str, fault: str) -> None:
     path, other = parts_of(cache, 1)[kind], parts_of(cache, 0)[kind]
-    if fault == "another part's" and path == other:
+    if fault != "another part's":
+        DAMAGE[fault](path)
+    elif path == other:
         pytest.skip("there is one of it in an array")
-    FAULTS[fault](path, other)
+    else:
+        shutil.copy(other, path)
     problems = verify_cache(cache.path)
     assert problems, "the damage went unseen"
     named = " ".join(problem.where + problem.what for problem in problems)
@@ -88,25 +75,6 @@ def test_a_deleted_file_is_named(cache: Cache, kind: str) -> None:
     path = parts_of(cache, 1)[kind]
     path.unlink()
     assert any(str(path) in problem.where + problem.what for problem in verify_cache(cache.path))
-
-
-def test_a_deleted_record_makes_the_part_pending_and_its_files_leftovers(cache: Cache) -> None:
-    parts_of(cache, 1)["record"].unlink()
-    assert [part.number for part in Cache.open(cache.path).array("image").pending()] == [1]
-    assert verify_cache(cache.path) == []
-    assert {path.name for path in leftovers_of(cache)} == {"0", "00001.parquet", "00001.rows"}
-
-
-def test_leftovers_are_removed_and_nothing_that_a_record_names(cache: Cache) -> None:
-    parts_of(cache, 1)["record"].unlink()
-    (cache.path / "image" / ".plan.json.1-2.partial").write_bytes(b"{")
-    kept = {path for path in cache.path.rglob("*") if path.is_file()} - set(leftovers_of(cache))
-    digest = cache.array("text").digest()
-    assert remove_leftovers(cache)[0] == 4
-    there = {path for path in cache.path.rglob("*") if path.is_file() and not path.name.endswith(".guard")}
-    assert there == kept
-    assert verify_cache(cache.path) == []
-    assert Cache.open(cache.path).array("text").digest() == digest
 
 
 def rewrite_shard(cache: Cache, change: Callable[[np.ndarray], None]) -> None:

@@ -1,4 +1,4 @@
-"""A tiny NumPy teacher for tests: `python:tests.corpora.stub_teacher:make?dim=16`. Loads no file, never imports torch.
+"""A tiny NumPy teacher for tests, and the specification that names it. Loads no file, never imports torch.
 
 The feature of a row depends on that row alone, bit for bit, whatever the batch. Pictures: the mean colours of an 8 × 8
 grid through a fixed random projection. Sentences: their BLAKE2b bytes through another.
@@ -12,9 +12,21 @@ from typing import Any
 import numpy as np
 
 GRID = 8
+STUB_ARRAY = "tests-corpora-stub-teacher-make"
+
+
+def stub(**options: object) -> str:
+    """Returns the specification of a stub teacher; see `make` for the options. It is 16 wide unless told otherwise."""
+    asked = {"dim": 16, **options}
+    return "python:tests.corpora.stub_teacher:make?" + "&".join(f"{name}={value}" for name, value in asked.items())
+
+
+STUB = stub()
 
 
 class StubTeacher:
+    """What `make` returns."""
+
     def __init__(
         self,
         *,

@@ -27,9 +27,11 @@ from cache_schema.verify import verify_cache
 from stages.extract.config import ExtractConfig
 from stages.extract.job import open_job
 from stages.search.index import load_index
-from tests.corpora.least_corpus import write_small_corpus
+from tests.corpora.extracts import digests_of, run_parts
+from tests.corpora.processes import result_of
+from tests.corpora.small_corpus import write_least_sources
+from tests.corpora.stub_teacher import STUB_ARRAY
 from tests.faults.killed_extracts import config
-from tests.faults.processes import result_of
 
 PAGE = 4096
 KINDS = {
@@ -65,19 +67,16 @@ def settings_of(folder: Path, *, grown: bool = True) -> ExtractConfig:
 
 
 def run_extract(settings: ExtractConfig) -> set[tuple[str, int]]:
+    """Runs an extract to its end, and returns (modality, part) of what was pending."""
     with open_job(settings) as job:
-        if job.tasks:
-            with job.make_worker() as worker:
-                for task in job.tasks:
-                    worker(task)
+        tasks = run_parts(job)
         job.finish()
-        return {(task.modality, task.part.number) for task in job.tasks}
+    return {(task.modality, task.part.number) for task in tasks}
 
 
 def make_caches(folder: Path) -> tuple[Path, Path]:
     """Returns a finished cache with all that a cache can have, and the same one some time before."""
-    write_small_corpus(folder)
-    (folder / "more.txt").write_text("".join(f"another sentence {i}\n" for i in range(11)))
+    write_least_sources(folder)
     run_extract(replace(settings_of(folder, grown=False), index=True))
     result_of("dedup", "--cache", str(folder / "good"), "--modality", "text", "--exact", "--name", "unique")
     shutil.copytree(folder / "good", folder / "older")
@@ -221,8 +220,7 @@ def is_named(paths: list[Path], kind: str, said: str) -> bool:
 
 def _siblings(path: Path) -> list[Path]:
     part = int(path.parent.name if path.name == "0" else path.stem)
-    array = "tests-corpora-stub-teacher-make.v0"
-    records = Path(path.parts[0]) / "arrays" / array / "records"
+    records = Path(path.parts[0]) / "arrays" / f"{STUB_ARRAY}.v0" / "records"
     return [records / f"{part:05d}.json", records / f"{part:05d}.rows"]
 
 
@@ -257,7 +255,7 @@ def try_faults(damage: Damage, num_faults: int) -> tuple[Counter[str], list[str]
 def try_repairs(damage: Damage, settings: ExtractConfig, num_repairs: int) -> tuple[Counter[str], list[str]]:
     counts: Counter[str] = Counter()
     wrong: list[str] = []
-    expected = [Cache.open(damage.good).array(modality).digest() for modality in ("image", "text")]
+    expected = digests_of(damage.good)
     cases = [(kind, fault) for kind in REPAIRABLE for fault in damage.faults]
     damage.rng.shuffle(cases)
     for kind, fault in cases[:num_repairs]:
@@ -267,7 +265,7 @@ def try_repairs(damage: Damage, settings: ExtractConfig, num_repairs: int) -> tu
         damaged = {(path.parts[0], int(_siblings(path)[0].stem)) for path in paths if kind in OF_ONE_PART}
         withdraw(Cache.open(damage.place), verify_cache(damage.place))
         redone = run_extract(replace(settings, cache=damage.place))
-        digests = [Cache.open(damage.place).array(modality).digest() for modality in ("image", "text")]
+        digests = digests_of(damage.place)
         counts["repairs"] += 1
         counts["damaged parts"] += len(damaged)
         counts["parts extracted again"] += len(redone)

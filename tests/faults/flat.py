@@ -13,9 +13,8 @@ from pathlib import Path
 from statistics import mode
 from typing import Any
 
-from tests.faults.processes import result_of, start
-
-STUB = "python:tests.corpora.stub_teacher:make?dim=16"
+from tests.corpora.processes import result_of, start
+from tests.corpora.stub_teacher import STUB
 
 
 def sample(pid: int, cache: Path) -> dict[str, int] | None:

@@ -16,7 +16,6 @@ Forks are cheap and safe here, because this process imports no torch, no FAISS, 
 import argparse
 import builtins
 import errno
-import hashlib
 import json
 import os
 import pathlib
@@ -29,14 +28,14 @@ from pathlib import Path
 
 import zarr  # noqa: F401 - imported before forking, so that not every run has to
 
-import tests.corpora.stub_teacher  # noqa: F401 - likewise
 from cache_schema import atomic, lock
-from cache_schema.cache import Cache
 from cache_schema.errors import EnvironmentProblem
 from cache_schema.verify import verify_cache
 from stages.extract.config import ExtractConfig
 from stages.extract.job import open_job
 from stages.teachers.probes import probe_images
+from tests.corpora.extracts import digests_of, extract_config, run_parts
+from tests.corpora.folders import contents_of
 
 DURABLE_CALLS = ("open", "fsync", "close", "replace", "mkdir", "unlink")
 ERRORS = ("ENOSPC", "EDQUOT", "EIO", "EROFS")
@@ -44,24 +43,14 @@ DIED, REFUSED, SURVIVED = 137, 75, 76
 
 
 def config(folder: Path, cache: Path) -> ExtractConfig:
-    return ExtractConfig(
-        cache=cache,
-        images=(str(folder / "pictures"),),
-        texts=(str(folder / "sentences.txt"),),
-        teacher="python:tests.corpora.stub_teacher:make?dim=8",
-        part_rows=8,
-        batch_size=8,
-        decode_workers=0,
-        index=False,
-    )
+    """Returns what is extracted from the sources in `folder`: three parts."""
+    return extract_config(cache, folder / "pictures", folder / "sentences.txt", part_rows=8, batch_size=8)
 
 
 def extract(settings: ExtractConfig) -> None:
+    """Runs an extract to its end."""
     with open_job(settings) as job:
-        if job.tasks:
-            with job.make_worker() as worker:
-                for task in job.tasks:
-                    worker(task)
+        run_parts(job)
         job.finish()
 
 
@@ -174,11 +163,10 @@ def stumps(cache: Path, whole: Path) -> list[str]:
     ]
 
 
-def digests(path: Path) -> list[str]:
-    cache = Cache.open(path)
-    arrays = [cache.array(m, name).digest() for m in cache.modalities for name in cache.arrays(m)]
-    pixels = sorted(cache.layout.all_pixels.glob("*.arrow"))
-    return arrays + [hashlib.sha256(path.read_bytes()).hexdigest() for path in pixels]
+def state_of(path: Path) -> dict[str, str]:
+    """Returns the digest of every array, and the SHA-256 of every file of stored pixels."""
+    files = contents_of(path).items()
+    return {**digests_of(path), **{name: sha256 for name, sha256 in files if name.endswith(".arrow")}}
 
 
 class Trial:
@@ -192,7 +180,7 @@ class Trial:
         self.runs = self.survived = 0
         if not self.whole.exists():
             assert in_child(lambda: extract(self.settings(self.whole)) or 0) == 0
-        self.expected = digests(self.whole)
+        self.expected = state_of(self.whole)
 
     def settings(self, cache: Path) -> ExtractConfig:
         plain = config(self.folder, cache)
@@ -220,7 +208,7 @@ class Trial:
     def rerun(self, what: str) -> None:
         if in_child(lambda: extract(self.settings(self.cache)) or 0) != 0:
             self.wrong.append(f"{what}: the rerun failed")
-        elif digests(self.cache) != self.expected or verify_cache(self.cache):
+        elif state_of(self.cache) != self.expected or verify_cache(self.cache):
             self.wrong.append(f"{what}: the rerun gave another cache")
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from stages.imported.config import ImportConfig
 from stages.imported.job import open_import
+from tests.corpora.extracts import import_config, run_parts
 from tests.corpora.foreign_features import (
     keys_of,
     sentences_of,
@@ -27,28 +28,23 @@ def write_features(folder: Path) -> Path:
 
 
 def config(folder: Path, cache: Path) -> ImportConfig:
-    return ImportConfig(
-        cache=cache,
+    return import_config(
+        cache,
         image_features=(str(folder / "image.feat.tsv"),),
         images=(str(folder / "image.tsv"),),
         text_features=(str(folder / "text.npy"),),
-        teacher_name="clip",
         part_rows=8,
-        decode_workers=0,
-        index=False,
     )
 
 
-def import_features(settings: ImportConfig) -> None:
+def run_import(settings: ImportConfig) -> None:
+    """Runs an import to its end."""
     with open_import(settings) as job:
-        if job.tasks:
-            with job.make_worker() as importer:
-                for task in job.tasks:
-                    importer(task)
+        run_parts(job)
         job.finish()
 
 
 if __name__ == "__main__":
     killed_extracts.config = config  # type: ignore[assignment]
-    killed_extracts.extract = import_features  # type: ignore[assignment]
+    killed_extracts.extract = run_import  # type: ignore[assignment]
     killed_extracts.main()

@@ -16,7 +16,8 @@ from typing import Any
 from cache_schema.cache import Cache
 from cache_schema.verify import verify_cache
 from tests.corpora.mixed_corpus import Corpus, write_corpus
-from tests.faults.processes import kill_group, result_of, start
+from tests.corpora.processes import kill_group, records_of, result_of, start
+from tests.corpora.stub_teacher import stub
 
 BATCH_ROWS = 32
 NUM_PROBES = 16
@@ -35,8 +36,7 @@ class Trial:
         self.lost = self.doubled = self.misnamed = 0
 
     def command(self, name: str, *more: str, sources: slice = slice(None)) -> list[str]:
-        options = f"dim=16&seconds_per_batch={self.seconds_per_batch}&calls={self.folder / name}.calls"
-        teacher = f"python:tests.corpora.stub_teacher:make?{options}"
+        teacher = stub(seconds_per_batch=self.seconds_per_batch, calls=f"{self.folder / name}.calls")
         args = ["extract", "--cache", str(self.folder / name), "--teacher", teacher]
         for flag, paths in (("--images", self.corpus.images), ("--texts", self.corpus.texts)):
             args += [arg for path in paths[sources] for arg in (flag, str(path))]
@@ -109,7 +109,7 @@ def kill_at_random(trial: Trial, *, num_kills: int, seconds: float, seed: int) -
 
 def committed(path: Path) -> set[tuple[str, int]]:
     """Returns (modality, part) of every part with a record."""
-    return {(record.parts[-5], int(record.stem)) for record in path.glob("*/arrays/*/records/*.json")}
+    return {(record.parts[-5], int(record.stem)) for record in records_of(path)}
 
 
 def calls_of(path: Path) -> Counter[str]:

@@ -29,13 +29,12 @@ from typing import Any
 
 import zarr  # noqa: F401 - imported before forking, so that not every run has to
 
-import tests.corpora.stub_teacher  # noqa: F401 - likewise
 from cache_schema import atomic
 from cache_schema.errors import PipelineError
 from cache_schema.verify import verify_cache
 from stages.extract.config import ExtractConfig
 from stages.teachers.probes import probe_images
-from tests.faults.killed_extracts import config, digests, extract, in_child
+from tests.faults.killed_extracts import config, extract, in_child, state_of
 
 Operation = list[Any]
 """["mkdir", path], ["create", path, inode], ["write", inode, base64], ["sync", inode], ["rename", from, to],
@@ -177,7 +176,6 @@ def record(folder: Path) -> None:
     root = folder / "recorded"
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir()
-    (folder / "more.txt").write_text("".join(f"another sentence {i}\n" for i in range(11)))
     system = RecordingSystem(root)
     system.install()
     extract(settings_of(folder, grown=False))
@@ -191,7 +189,7 @@ class Judge:
     def __init__(self, folder: Path, trace: list[Operation]) -> None:
         self.folder = folder
         self.place = folder / "state"
-        self.expected = digests(folder / "recorded" / "cache")
+        self.expected = state_of(folder / "recorded" / "cache")
         self.seen: set[str] = set()
         self.committed_at = list(_committed_at(trace))
 
@@ -215,7 +213,7 @@ class Judge:
             settings = replace(settings_of(self.folder, grown=True), cache=cache)
             if in_child(lambda: extract(settings) or 0) != 0:
                 faults.append("it cannot be resumed")
-            elif digests(cache) != self.expected or verify_cache(cache):
+            elif state_of(cache) != self.expected or verify_cache(cache):
                 faults.append("resumed, it is another cache")
         return faults
 

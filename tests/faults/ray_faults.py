@@ -28,13 +28,17 @@ from pipeline.executors.ray_cluster import connected
 from pipeline.executors.ray_executor import RayExecutor
 from pipeline.executors.serial import SerialExecutor
 from stages.extract.job import ExtractJob
-from tests.faults import processes
+from tests.corpora import processes
+from tests.corpora.extracts import digests_of
+from tests.corpora.folders import states_of
+from tests.corpora.processes import records_of
+from tests.corpora.stub_teacher import STUB, stub
 from tests.faults.faulty_worker import RefusingWorker
-from tests.faults.ray_trials import Corpus, Figures, deliver_twice, digests, extracting, strike_workers, write_corpus
+from tests.faults.ray_trials import Corpus, Figures, deliver_twice, extracting, strike_workers, write_corpus
 
-SLOW = "python:tests.corpora.stub_teacher:make?seconds_per_batch=0.3"
+SLOW = stub(seconds_per_batch=0.3)
 # So slow that the run is not over when the loss of its head is noticed.
-SLOWER = "python:tests.corpora.stub_teacher:make?seconds_per_batch=4"
+SLOWER = stub(seconds_per_batch=4)
 # Until a node, driver or head that is gone is noticed by all who must notice it.
 SECONDS_TO_NOTICE = 90.0
 SETTINGS = {
@@ -170,10 +174,6 @@ def start_driver(corpus: Corpus, name: str, cluster: Any, teacher: str = SLOW) -
     return processes.start(*arguments_of(corpus, name, *on_ray, teacher=teacher), **secret)
 
 
-def num_records(cache: Path) -> int:
-    return len(list(cache.glob("*/arrays/*/records/*.json")))
-
-
 def refuse_node(corpus: Corpus, figures: Figures, round_number: int) -> None:
     """One of two nodes cannot make its worker: it is left out where that is allowed, and named where it is not."""
     name = f"refused-{round_number}"
@@ -252,7 +252,7 @@ def lose_driver(corpus: Corpus, figures: Figures, round_number: int) -> None:
     name = f"driver-{round_number}"
     with small_cluster(2) as cluster:
         driver = start_driver(corpus, name, cluster)
-        wait_for(lambda: num_records(corpus.folder / name) >= 3, f"{name}: first parts", figures)
+        wait_for(lambda: len(records_of(corpus.folder / name)) >= 3, f"{name}: first parts", figures)
         assert len(workers_of(cluster.worker_nodes)) == 2
         processes.kill_group(driver)
         figures.faults += 1
@@ -265,7 +265,7 @@ def lose_driver_of_zombie(corpus: Corpus, figures: Figures, round_number: int) -
     name = f"zombie-{round_number}"
     with small_cluster(2) as cluster:
         driver = start_driver(corpus, name, cluster)
-        wait_for(lambda: num_records(corpus.folder / name) >= 3, f"{name}: first parts", figures)
+        wait_for(lambda: len(records_of(corpus.folder / name)) >= 3, f"{name}: first parts", figures)
         silent = cluster.worker_nodes[0] if isinstance(cluster.worker_nodes, list) else next(iter(cluster.worker_nodes))
         zombies = [*workers_of([silent]), raylet_of(silent)]
         for pid in reversed(zombies):
@@ -273,18 +273,18 @@ def lose_driver_of_zombie(corpus: Corpus, figures: Figures, round_number: int) -
         processes.kill_group(driver)
         figures.faults += 1
         finish(corpus, figures, name)
-        before = state_of(corpus.folder / name)
+        before = _files_of(corpus.folder / name)
         for pid in zombies:
             os.kill(pid, signal.SIGCONT)
         wait_for(lambda: not workers_of([silent]), f"{name}: end of the zombie", figures)
-        if state_of(corpus.folder / name) != before:
+        if _files_of(corpus.folder / name) != before:
             figures.double_commits += 1
             figures.wrong.append(f"{name}: the zombie wrote")
 
 
-def state_of(cache: Path) -> dict[str, tuple[int, int]]:
-    found = {str(path): path.stat() for path in cache.rglob("*") if path.is_file() and not path.name.startswith(".")}
-    return {path: (status.st_mtime_ns, status.st_ino) for path, status in found.items()}
+def _files_of(cache: Path) -> dict[Path, tuple[int, int]]:
+    found = states_of(cache)
+    return {path: state for path, state in found.items() if path.is_file() and not path.name.startswith(".")}
 
 
 def lose_head(corpus: Corpus, figures: Figures, round_number: int) -> None:
@@ -292,7 +292,7 @@ def lose_head(corpus: Corpus, figures: Figures, round_number: int) -> None:
     name = f"head-{round_number}"
     with small_cluster(2) as cluster:
         driver = start_driver(corpus, name, cluster, SLOWER)
-        wait_for(lambda: num_records(corpus.folder / name) >= 1, f"{name}: first part", figures)
+        wait_for(lambda: len(records_of(corpus.folder / name)) >= 1, f"{name}: first part", figures)
         (gcs,) = cluster.head_node.all_processes["gcs_server"]
         os.kill(gcs.process.pid, signal.SIGKILL)
         figures.faults += 1
@@ -309,7 +309,7 @@ def lose_head(corpus: Corpus, figures: Figures, round_number: int) -> None:
 
 def finish(corpus: Corpus, figures: Figures, name: str) -> None:
     """Runs the extract to its end without Ray, and judges the cache."""
-    config = corpus.kept_config(name, SLOW.partition("?")[0])
+    config = corpus.kept_config(name, STUB)
     for outcome in extracting(config, SerialExecutor()):
         figures.failed_parts += outcome.error is not None
     figures.judge(config.cache, corpus.expected, name)
@@ -339,7 +339,7 @@ def main() -> None:
         if asked.trial in (name, "all"):
             for round_number in range(asked.rounds):
                 trial(corpus, figures, round_number)
-    assert digests(asked.folder / "serial") == corpus.expected
+    assert digests_of(asked.folder / "serial") == corpus.expected
     print(json.dumps(asdict(figures)))
 
 

@@ -14,7 +14,9 @@ from pipeline.executors.serial import SerialExecutor
 from stages.extract.config import ExtractConfig
 from stages.extract.job import ExtractJob, open_job
 from stages.parts.pending import PartTask
+from tests.corpora.extracts import digests_of, extract_config
 from tests.corpora.small_corpus import write_sources
+from tests.corpora.stub_teacher import STUB
 from tests.faults.faulty_worker import FaultyWorker, faults_for
 
 
@@ -34,7 +36,7 @@ class Figures:
     def judge(self, cache: Path, expected: dict[str, str], what: str) -> None:
         """Compares a finished cache with the serial one."""
         self.runs += 1
-        found = digests(cache)
+        found = digests_of(cache)
         problems = [problem.what for problem in verify_cache(cache)]
         doubled = sum(sum(record.num_rows for record in array.records()) - array.num_rows for array in arrays(cache))
         self.divergent_digests += found != expected
@@ -49,10 +51,6 @@ def arrays(cache: Path) -> Iterator[Any]:
     return (opened.array(modality, name) for modality in opened.modalities for name in opened.arrays(modality))
 
 
-def digests(cache: Path) -> dict[str, str]:
-    return {f"{array.modality}/{array.name}": array.digest() for array in arrays(cache)}
-
-
 @dataclass(frozen=True)
 class Corpus:
     """Sources, and the digests that the serial executor gives."""
@@ -62,7 +60,7 @@ class Corpus:
     sentences: Path
     expected: dict[str, str]
 
-    def config(self, name: str, teacher: str = "python:tests.corpora.stub_teacher:make") -> ExtractConfig:
+    def config(self, name: str, teacher: str = STUB) -> ExtractConfig:
         """Returns the configuration of an extract into the cache called `name`, which is removed first."""
         cache = self.folder / name
         shutil.rmtree(cache, ignore_errors=True)
@@ -74,16 +72,8 @@ class Corpus:
 
 
 def config_of(cache: Path, pictures: Path, sentences: Path, teacher: str) -> ExtractConfig:
-    return ExtractConfig(
-        cache=cache,
-        images=(str(pictures),),
-        texts=(str(sentences),),
-        teacher=teacher,
-        part_rows=8,
-        batch_size=4,
-        decode_workers=0,
-        index=False,
-    )
+    """Returns a configuration of parts of eight rows."""
+    return extract_config(cache, pictures, sentences, teacher=teacher, part_rows=8, batch_size=4, num_threads=0)
 
 
 def write_corpus(folder: Path, *, num_images: int = 80, num_texts: int = 80) -> Corpus:
@@ -91,10 +81,10 @@ def write_corpus(folder: Path, *, num_images: int = 80, num_texts: int = 80) -> 
     pictures, sentences = write_sources(folder, num_images=num_images, num_texts=num_texts)
     for name in ("0003.png", "0042.png"):
         (pictures / name).write_bytes(b"not a picture")
-    config = config_of(folder / "serial", pictures, sentences, "python:tests.corpora.stub_teacher:make")
+    config = config_of(folder / "serial", pictures, sentences, STUB)
     for _ in extracting(config, SerialExecutor()):
         pass
-    return Corpus(folder, pictures, sentences, digests(folder / "serial"))
+    return Corpus(folder, pictures, sentences, digests_of(folder / "serial"))
 
 
 def extracting(

@@ -26,16 +26,16 @@ from pathlib import Path
 import zarr  # noqa: F401 - imported before forking, so that not every run has to
 
 import pipeline.commands.extract  # noqa: F401 - likewise
-import tests.corpora.stub_teacher  # noqa: F401 - likewise
 from cache_schema import atomic, lock
-from cache_schema.cache import Cache
 from cache_schema.errors import PipelineError
 from cache_schema.verify import verify_cache
 from pipeline import signals
 from pipeline.cli import run
 from stages.extract.job import open_job  # noqa: F401 - likewise
 from stages.teachers.probes import probe_images
-from tests.corpora.least_corpus import write_small_corpus
+from tests.corpora.extracts import digests_of
+from tests.corpora.small_corpus import write_least_sources
+from tests.corpora.stub_teacher import stub
 
 HEARTBEAT_SECONDS, STALE_AFTER_SECONDS = 0.1, 0.6
 SAYS_WHO = re.compile(r"is being written by process \d+ on \S+|is no longer held by this process")
@@ -65,10 +65,10 @@ class Rivals:
         self.cache = folder / "cache"
         self.counts: Counter[str] = Counter()
         self.wrong: list[str] = []
-        self.expected: list[str] = []
+        self.expected: dict[str, str] = {}
 
     def args(self, seconds_per_batch: float = 0.0) -> list[str]:
-        teacher = f"python:tests.corpora.stub_teacher:make?dim=8&seconds_per_batch={seconds_per_batch}"
+        teacher = stub(seconds_per_batch=seconds_per_batch)
         texts = ["--texts", str(self.folder / "sentences.txt"), "--texts", str(self.folder / "more.txt")]
         sources = ["--images", str(self.folder / "pictures"), *texts]
         rows = ["--part-rows", "4", "--batch-size", "4", "--decode-workers", "0", "--no-index", "--quiet"]
@@ -114,7 +114,7 @@ class Rivals:
     def end(self) -> None:
         """Finishes the cache without anybody's help, and judges it."""
         self.wait(self.start(), (0,))
-        digests = [Cache.open(self.cache).array(modality).digest() for modality in ("image", "text")]
+        digests = digests_of(self.cache)
         self.expected = self.expected or digests
         if digests != self.expected:
             self.wrong.append(f"{self.what}: another digest")
@@ -217,8 +217,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     probe_images()  # kept, so that not every run has to draw them
-    write_small_corpus(args.folder)
-    (args.folder / "more.txt").write_text("".join(f"another sentence {i}\n" for i in range(11)))
+    write_least_sources(args.folder)
     rivals = Rivals(args.folder, random.Random(args.seed))
     for number in range(args.rounds):
         ROUNDS[number % len(ROUNDS)](rivals)

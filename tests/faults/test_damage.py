@@ -1,21 +1,15 @@
 """Damage is found, named and refused by whoever reads it; repair extracts the damaged parts again and no others."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.faults.processes import ROOT, environment
+from tests.corpora.processes import figures_of
 
 
 def trial(folder: Path, *args: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "tests.faults.damage", str(folder), *args]
-    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    result: dict[str, Any] = json.loads(done.stdout)
+    result = figures_of("tests.faults.damage", folder, *args)
     assert result["wrong"] == [] and result["false_alarms"] == 0, result
     assert result["planted"] == result["found"] == result["named"]
     assert result["of files that are read"] == result["refused"]

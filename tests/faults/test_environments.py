@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from cache_schema.cache import Cache
 from cache_schema.verify import verify_cache
-from tests.corpora.least_corpus import write_small_corpus
-from tests.faults.processes import environment
+from tests.corpora.extracts import digests_of
+from tests.corpora.processes import environment
+from tests.corpora.small_corpus import write_least_sources
+from tests.corpora.stub_teacher import STUB
 
 SOURCES = ["--images", "pictures", "--texts", "sentences.txt"]
-STUB = "python:tests.corpora.stub_teacher:make?dim=8"
 ENVIRONMENTS = {
     "plain": {},
     "C locale": {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
@@ -28,14 +28,16 @@ ENVIRONMENTS = {
 
 
 def write_odd_corpus(folder: Path) -> Path:
-    write_small_corpus(folder)
-    os.rename(folder / "pictures" / "5.png", folder / "pictures" / "größe 5 日本.png")
+    write_least_sources(folder)
+    os.rename(folder / "pictures" / "0005.png", folder / "pictures" / "größe 5 日本.png")
     with open(folder / "sentences.txt", "ab") as file:
         file.write("ein Satz über Größe, 日本語 🚀\n".encode())
     return folder
 
 
-def digests(folder: Path, cache: Path, *, umask: int = 0o022, sources: list[str] = SOURCES, **env: str) -> list[str]:
+def digests(
+    folder: Path, cache: Path, *, umask: int = 0o022, sources: list[str] = SOURCES, **env: str
+) -> dict[str, str]:
     """Extracts from within `folder`, verifies, and returns the digests."""
     args = ["extract", "--cache", str(cache), "--teacher", STUB, *sources, "--part-rows", "8", "--no-index"]
     done = subprocess.run(
@@ -48,7 +50,7 @@ def digests(folder: Path, cache: Path, *, umask: int = 0o022, sources: list[str]
     assert done.returncode == 0, done.stderr
     path = folder / cache
     assert verify_cache(path) == []
-    return [Cache.open(path).array(modality).digest() for modality in ("image", "text")]
+    return digests_of(path)
 
 
 @pytest.fixture(scope="module")
@@ -57,19 +59,19 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def expected(corpus: Path) -> list[str]:
+def expected(corpus: Path) -> dict[str, str]:
     return digests(corpus, Path("expected"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ENVIRONMENTS.keys())
-def test_the_digest_is_the_same_in_every_environment(corpus: Path, expected: list[str], name: str) -> None:
+def test_the_digest_is_the_same_in_every_environment(corpus: Path, expected: dict[str, str], name: str) -> None:
     assert digests(corpus, Path("caches") / name, **ENVIRONMENTS[name]) == expected
 
 
 @pytest.mark.slow
 def test_the_digest_is_the_same_under_a_strict_umask_and_nobody_else_may_read(
-    corpus: Path, expected: list[str]
+    corpus: Path, expected: dict[str, str]
 ) -> None:
     assert digests(corpus, Path("private"), umask=0o077) == expected
     assert {path.stat().st_mode & 0o077 for path in (corpus / "private").rglob("*")} == {0}
@@ -77,7 +79,7 @@ def test_the_digest_is_the_same_under_a_strict_umask_and_nobody_else_may_read(
 
 @pytest.mark.slow
 def test_the_digest_is_the_same_at_odd_paths_behind_links_and_from_elsewhere(
-    corpus: Path, expected: list[str], tmp_path: Path
+    corpus: Path, expected: dict[str, str], tmp_path: Path
 ) -> None:
     odd = write_odd_corpus(tmp_path / "ein Ordner, größer 日本 'q' \"d\" {0..1} [x] ?a=b\n#")
     (tmp_path / "real").mkdir()
@@ -88,13 +90,13 @@ def test_the_digest_is_the_same_at_odd_paths_behind_links_and_from_elsewhere(
     assert digests(odd, Path("a cache ü")) == expected
 
 
-def test_a_cache_that_was_moved_and_made_read_only_is_read_and_verified(corpus: Path, expected: list[str]) -> None:
+def test_a_cache_that_was_moved_and_made_read_only_is_read_and_verified(corpus: Path, expected: dict[str, str]) -> None:
     cache = corpus / "expected"
     moved = cache.rename(corpus / "moved elsewhere")
     try:
         os.chmod(moved, 0o555)
         assert verify_cache(moved) == []
-        assert [Cache.open(moved).array(modality).digest() for modality in ("image", "text")] == expected
+        assert digests_of(moved) == expected
     finally:
         os.chmod(moved, 0o755)
         moved.rename(cache)

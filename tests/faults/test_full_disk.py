@@ -2,15 +2,16 @@
 
 import contextlib
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cache_schema.cache import Cache
 from cache_schema.verify import verify_cache
-from tests.faults.processes import result_of, run, start
+from tests.corpora.extracts import digests_of
+from tests.corpora.processes import records_of, result_of, run, start, wait_for
+from tests.corpora.small_corpus import write_sentences
+from tests.corpora.stub_teacher import STUB_ARRAY, stub
 
 KILOBYTES = (40, 120, 300, 700)
 
@@ -31,9 +32,9 @@ def resize(disk: Path, size: str) -> None:
     subprocess.run(["mount", "-o", f"remount,size={size}", disk], check=True)
 
 
-def args_of(disk: Path, sentences: Path, more: str = "") -> list[str]:
+def args_of(disk: Path, sentences: Path, **options: object) -> list[str]:
     args = ["extract", "--cache", str(disk / "cache"), "--texts", str(sentences), "--part-rows", "256"]
-    return [*args, "--teacher", f"python:tests.corpora.stub_teacher:make?dim=64{more}", "--no-index", "--quiet"]
+    return [*args, "--teacher", stub(dim=64, **options), "--no-index", "--quiet"]
 
 
 def fill_at(disk: Path, kilobytes: int, sentences: Path) -> tuple[int, str]:
@@ -49,13 +50,12 @@ def fill_at(disk: Path, kilobytes: int, sentences: Path) -> tuple[int, str]:
         assert verify_cache(disk / "cache") == []
     resize(disk, "16m")
     result_of(*args)
-    return done.returncode, Cache.open(disk / "cache").array("text").digest()
+    return done.returncode, digests_of(disk / "cache")["text/" + STUB_ARRAY + ".v0"]
 
 
 @pytest.mark.slow
 def test_a_disk_of_any_size_that_is_too_small_is_one_error_and_resumable(disk: Path, tmp_path: Path) -> None:
-    sentences = tmp_path / "sentences.txt"
-    sentences.write_text("".join(f"sentence {i} of a longer text\n" for i in range(4000)))
+    sentences = write_sentences(tmp_path / "sentences.txt", 4000)
     ended = []
     for kilobytes in KILOBYTES:
         subprocess.run(["rm", "-rf", disk / "cache"], check=True)
@@ -66,12 +66,10 @@ def test_a_disk_of_any_size_that_is_too_small_is_one_error_and_resumable(disk: P
 
 @pytest.mark.slow
 def test_a_disk_that_others_fill_meanwhile_is_one_error_and_resumable(disk: Path, tmp_path: Path) -> None:
-    sentences = tmp_path / "sentences.txt"
-    sentences.write_text("".join(f"sentence {i} of a longer text\n" for i in range(4000)))
+    sentences = write_sentences(tmp_path / "sentences.txt", 4000)
     resize(disk, "16m")
-    process = start(*args_of(disk, sentences, "&seconds_per_batch=0.05"))
-    while process.poll() is None and not list(disk.glob("cache/text/arrays/*/records/*.json")):
-        time.sleep(0.01)
+    process = start(*args_of(disk, sentences, seconds_per_batch=0.05))
+    wait_for(lambda: records_of(disk / "cache"), process)
     with open(disk / "ballast", "wb", buffering=0) as ballast, contextlib.suppress(OSError):
         while True:
             ballast.write(bytes(4096))

@@ -1,29 +1,22 @@
 """kill -9 at any instant, or a disk that fails at any instant, then rerun: the same cache, byte for byte."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.corpora.least_corpus import write_small_corpus
-from tests.faults.processes import ROOT, environment
+from tests.corpora.processes import figures_of
+from tests.corpora.small_corpus import write_least_sources
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_small_corpus(tmp_path_factory.mktemp("small") / "corpus")
+    return write_least_sources(tmp_path_factory.mktemp("small") / "corpus")
 
 
-def trial(corpus: Path, *args: str, program: str = "killed_extracts") -> dict[str, Any]:
-    command = [sys.executable, "-m", f"tests.faults.{program}", str(corpus), *args]
-    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    result: dict[str, Any] = json.loads(done.stdout)
-    assert result["wrong"] == [], (result["wrong"], done.stderr)
-    assert "Traceback" not in done.stderr
+def trial(corpus: Path, *args: str) -> dict[str, Any]:
+    result = figures_of("tests.faults.killed_extracts", corpus, *args)
+    assert result["wrong"] == [], result["wrong"]
     return result
 
 

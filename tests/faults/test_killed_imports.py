@@ -1,15 +1,12 @@
 """kill -9 at any instant of an import, or a disk that fails at any instant, then rerun: the same cache."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.corpora.processes import figures_of
 from tests.faults.killed_imports import write_features
-from tests.faults.processes import ROOT, environment
 
 
 @pytest.fixture(scope="module")
@@ -18,11 +15,8 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trial(features: Path, *args: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "tests.faults.killed_imports", str(features), *args]
-    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    result: dict[str, Any] = json.loads(done.stdout)
-    assert result["wrong"] == [], (result["wrong"], done.stderr)
+    result = figures_of("tests.faults.killed_imports", features, *args)
+    assert result["wrong"] == [], result["wrong"]
     return result
 
 

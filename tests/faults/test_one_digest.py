@@ -1,21 +1,15 @@
 """One corpus, extracted in every way and killed at random, has one digest; no row is lost, doubled or misnamed."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.faults.processes import ROOT, environment
+from tests.corpora.processes import figures_of
 
 
 def trial(folder: Path, *args: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "tests.faults.one_digest", str(folder), *args]
-    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    result: dict[str, Any] = json.loads(done.stdout)
+    result = figures_of("tests.faults.one_digest", folder, *args)
     assert result["wrong"] == []
     assert (result["digests"], result["rows_lost"], result["rows_doubled"]) == (1, 0, 0)
     assert result["bad_rows_with_another_status"] == 0 and result["bad"] >= (result["images"] + result["texts"]) // 60

@@ -1,27 +1,21 @@
 """Power loss: everything reported committed is still there; nothing torn is believed."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.corpora.least_corpus import write_small_corpus
-from tests.faults.processes import ROOT, environment
+from tests.corpora.processes import figures_of
+from tests.corpora.small_corpus import write_least_sources
 
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    return write_small_corpus(tmp_path / "corpus")
+    return write_least_sources(tmp_path / "corpus")
 
 
 def trial(corpus: Path, *args: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "tests.faults.power_loss", str(corpus), *args]
-    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    result: dict[str, Any] = json.loads(done.stdout)
+    result = figures_of("tests.faults.power_loss", corpus, *args)
     return result
 
 

@@ -1,21 +1,15 @@
 """Two extracts on one cache cannot both write, a dead holder's lock is no hurdle, and readers never see half a part."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.faults.processes import ROOT, environment
+from tests.corpora.processes import figures_of
 
 
 def trial(folder: Path, num_rounds: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "tests.faults.rivals", str(folder), "--rounds", str(num_rounds)]
-    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    result: dict[str, Any] = json.loads(done.stdout)
+    result = figures_of("tests.faults.rivals", folder, "--rounds", num_rounds)
     assert result["wrong"] == []
     assert (result["double commits"], result["violations"], result["slower than 30 s"]) == (0, 0, 0)
     assert result["rounds"] == num_rounds and result["observations"] > 0

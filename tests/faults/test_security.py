@@ -8,19 +8,20 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.corpora.least_corpus import write_small_corpus
+from tests.corpora.command_line import extract_of
 from tests.corpora.pictures import jpeg
+from tests.corpora.processes import ROOT, environment, result_of, run, start
+from tests.corpora.small_corpus import write_least_sources
+from tests.corpora.stub_teacher import STUB, stub
+from tests.corpora.traps import booby_traps
 from tests.corpora.webdataset import write_tar
 from tests.faults.damage import kind_of
-from tests.faults.processes import ROOT, environment, result_of, run
 
-STUB = "python:tests.corpora.stub_teacher:make?dim=8"
 SECRETS = {
     **{name: f"canary-{name.lower()}" for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN")},
     **{name: f"canary-{name.lower()}" for name in ("GOOGLE_API_KEY", "MY_PASSWORD", "AZURE_STORAGE_KEY")},
@@ -43,42 +44,17 @@ ADDRESSES = [
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_small_corpus(tmp_path_factory.mktemp("security") / "corpus")
+    return write_least_sources(tmp_path_factory.mktemp("security") / "corpus")
 
 
 @pytest.fixture(scope="module")
 def good(corpus: Path) -> Path:
     """A finished cache with all that a cache can have."""
     cache = corpus / "good"
-    result_of(*extract(corpus, cache))
+    result_of(*extract_of(corpus, cache))
     result_of("mine", "--cache", str(cache), "--from", "image", "--to", "text", "--k", "2", "--name", "near")
     result_of("dedup", "--cache", str(cache), "--modality", "text", "--exact", "--name", "unique")
     return cache
-
-
-def extract(corpus: Path, cache: Path, *more: str) -> list[str]:
-    sources = ["--images", str(corpus / "pictures"), "--texts", str(corpus / "sentences.txt")]
-    return ["extract", "--cache", str(cache), "--teacher", STUB, *sources, "--part-rows", "8", "--quiet", *more]
-
-
-class Trap:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return os.mkdir, (str(self.marker),)
-
-
-def booby_traps(marker: Path) -> Iterator[bytes]:
-    """Yields a plain pickle, an npy and an npz of objects, and a torch file of a pickle."""
-    yield pickle.dumps(Trap(marker))
-    objects = np.array([Trap(marker)], dtype=object)
-    for save in (np.save, lambda file, array: np.savez(file, digests=array, features=array)):
-        buffer = io.BytesIO()
-        save(buffer, objects)  # type: ignore[operator]
-        yield buffer.getvalue()
 
 
 @pytest.mark.slow
@@ -100,7 +76,7 @@ def test_a_pickle_in_the_place_of_any_file_is_never_loaded(good: Path, corpus: P
         for number, trap in enumerate(booby_traps(marker)):
             cache = shutil.copytree(good, tmp_path / f"{kind.replace(' ', '-')}-{number}")
             (cache / path).write_bytes(trap)
-            for command in (["inspect", str(cache), "--bad"], ["verify", str(cache)], extract(corpus, cache)):
+            for command in (["inspect", str(cache), "--bad"], ["verify", str(cache)], extract_of(corpus, cache)):
                 commands += [*command, "--"]
     done, log = run_trapped(tmp_path, *commands[:-1])
     assert "Traceback" not in done.stderr and not marker.exists()
@@ -144,12 +120,9 @@ def test_pickles_among_the_members_of_a_tar_are_never_loaded(tmp_path: Path) -> 
 def test_a_serial_extract_binds_connects_and_resolves_nothing_and_no_process_of_it_listens(
     corpus: Path, tmp_path: Path
 ) -> None:
-    assert run_trapped(tmp_path, *extract(corpus, tmp_path / "cache", "--decode-workers", "2"))[1] == []
-    args = extract(corpus, tmp_path / "slow", "--decode-workers", "2", "--no-index")
-    args[args.index(STUB)] = f"{STUB}&seconds_per_batch=0.4"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline", *args], cwd=ROOT, env=environment(), start_new_session=True
-    )
+    assert run_trapped(tmp_path, *extract_of(corpus, tmp_path / "cache", "--decode-workers", "2"))[1] == []
+    slow = stub(seconds_per_batch=0.4)
+    process = start(*extract_of(corpus, tmp_path / "slow", "--decode-workers", "2", "--no-index", teacher=slow))
     seen: set[int] = set()
     while process.poll() is None:
         pids = descendants(process.pid)
@@ -196,7 +169,7 @@ def listening(pids: set[int]) -> set[str]:
 def test_no_secret_is_stored_or_printed_whether_a_run_succeeds_or_fails(corpus: Path, tmp_path: Path) -> None:
     said = []
     for debug in ([], ["--debug"]):
-        done = run(*extract(corpus, tmp_path / "cache", "--no-index", *debug), **SECRETS)
+        done = run(*extract_of(corpus, tmp_path / "cache", "--no-index", *debug), **SECRETS)
         assert done.returncode == 0, done.stderr
         said.append(done.stdout + done.stderr)
     commands: list[str] = []

@@ -1,75 +1,21 @@
-"""The program as its users meet it: exit codes, one-line errors, clean stdout, signals."""
+"""The program as its users meet it: exit codes, one-line errors, help, clean stdout."""
 
-import json
 import os
-import shutil
-import signal
-import socket
 import subprocess
 import sys
-import time
+import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
-import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from PIL import Image
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pipeline.cli import cli
 from pipeline.commands import COMMANDS
-
-ROOT = Path(__file__).parents[2]
-STUB = "python:tests.corpora.stub_teacher:make?dim=16"
-PROGRAM = [sys.executable, "-m", "pipeline"]
-
-
-@pytest.fixture
-def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """Returns a function that runs a command line in an empty folder."""
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    return lambda *args: CliRunner().invoke(cli, list(args))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with 12 pictures, one of them empty, and 40 sentences, one of them empty."""
-    folder = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    (folder / "pictures").mkdir()
-    for i in range(12):
-        Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8)).save(folder / "pictures" / f"{i:02}.png")
-    (folder / "pictures" / "03.png").write_bytes(b"")
-    (folder / "sentences.txt").write_text("".join(f"sentence {i}\n" if i != 7 else "\n" for i in range(40)))
-    return folder
-
-
-def extract_of(data: Path, cache: Path, *more: str) -> list[str]:
-    images, texts = ["--images", str(data / "pictures")], ["--texts", str(data / "sentences.txt")]
-    return ["extract", *images, *texts, "--teacher", STUB, "--cache", str(cache), "--part-rows", "8", *more]
-
-
-def run(*args: str, cwd: Path = ROOT, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
-    return subprocess.run([*PROGRAM, *args], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
-
-
-@pytest.fixture(scope="module")
-def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
-    """A cache that `extract` has finished, not to be changed, and what it printed."""
-    cache = tmp_path_factory.mktemp("finished") / "cache"
-    result = run(*extract_of(data, cache, "--no-index", "--json"))
-    assert result.returncode == 0, result.stderr
-    return cache, json.loads(result.stdout)
-
-
-def only_error(result: Result | subprocess.CompletedProcess[str]) -> str:
-    """Returns the one line on stderr that says what is wrong; stdout must be empty."""
-    assert result.stdout == ""
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), lines
-    return lines[0]
+from tests.corpora.command_line import only_error
+from tests.corpora.processes import ROOT, start
+from tests.corpora.stub_teacher import STUB
 
 
 @pytest.mark.parametrize(
@@ -124,31 +70,6 @@ def test_count_that_is_none_is_refused_with_the_rule(invoke: Callable[..., Resul
     assert "from 1 to 2147483647" in result.stderr
 
 
-def test_bad_value_in_the_environment_names_the_variable(
-    invoke: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PIPELINE_EXTRACT_BATCH_SIZE", "many")
-    result = invoke("extract", "--cache", "c")
-    assert result.exit_code == 2
-    assert "environment variable PIPELINE_EXTRACT_BATCH_SIZE: 'many'" in only_error(result)
-
-
-def test_bad_value_in_the_file_names_the_setting(invoke: Callable[..., Result], tmp_path: Path) -> None:
-    (tmp_path / "settings.toml").write_text("[extract]\nbatch_size = 0\n")
-    result = invoke("extract", "--cache", "c", "--config", str(tmp_path / "settings.toml"))
-    assert result.exit_code == 2
-    assert "setting batch_size in the --config file: 0" in only_error(result)
-
-
-def test_ray_address_in_the_environment_is_refused_before_anything_is_done(
-    invoke: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    result = invoke("extract", "--cache", "c", "--teacher", STUB)
-    assert result.exit_code == 2
-    assert "RAY_ADDRESS is set (10.0.0.1:6379)" in only_error(result)
-
-
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_fits_one_screen_and_has_an_example(invoke: Callable[..., Result], command: str) -> None:
     result = invoke(command, "--help")
@@ -171,98 +92,6 @@ def test_terminal_escapes_of_the_user_come_out_as_text(invoke: Callable[..., Res
     assert "\\x1b[31m" in result.stderr
 
 
-def test_extract_prints_one_json_object_and_a_rerun_has_nothing_to_do(finished: tuple[Path, dict]) -> None:
-    cache, result = finished
-    image = next(array for array in result["arrays"].values() if array["modality"] == "image")
-    assert (image["rows"], image["ok"], image["bad"], image["pending"], image["dim"]) == (12, 11, 1, 0, 16)
-    assert result["extracted_rows"] == 52 and result["num_parts"] == 7
-    assert result["next"].startswith("pipeline mine --cache")
-    again = run("extract", "--cache", str(cache), "--no-index", "--json")
-    assert again.returncode == 0, again.stderr
-    assert json.loads(again.stdout)["num_parts"] == 0
-    assert json.loads(again.stdout)["arrays"] == result["arrays"]
-
-
-def test_extract_on_ray_gives_the_same_digests_and_leaves_nothing_behind(
-    data: Path, finished: tuple[Path, dict], tmp_path: Path
-) -> None:
-    for folder in ("home", "temp"):
-        (tmp_path / folder).mkdir()
-    result = run(
-        *extract_of(data, tmp_path / "cache", "--no-index", "--json", "--executor", "ray", "--workers", "2"),
-        env={"HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / "temp")},
-    )
-    assert result.returncode == 0, result.stderr
-    assert json.loads(result.stdout)["arrays"] == finished[1]["arrays"]
-    assert list((tmp_path / "home").iterdir()) == []
-    assert list((tmp_path / "temp").iterdir()) == []
-
-
-def test_cluster_that_does_not_answer_is_an_environment_problem_and_said_soon(data: Path, tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-        result = run(*extract_of(data, tmp_path / "cache", "--executor", "ray", "--ray-address", address))
-    assert result.returncode == 1
-    assert f"no Ray cluster answers at {address}" in only_error(result)
-
-
-def test_failed_part_ends_with_3_and_is_named_and_the_others_are_committed(data: Path, tmp_path: Path) -> None:
-    failing = extract_of(data, tmp_path / "cache", "--no-index", "--json")
-    failing[failing.index(STUB)] = f"{STUB}&raise_text=sentence 20"
-    result = run(*failing)
-    assert result.returncode == 3, result.stderr
-    assert "1 of 7 parts failed (text part 2: RuntimeError: the stub teacher was asked to fail)" in result.stderr
-    assert result.stderr.strip().endswith("run again to resume")
-    text = next(array for array in json.loads(result.stdout)["arrays"].values() if array["modality"] == "text")
-    assert (text["rows"], text["pending"]) == (32, 8)
-
-
-def test_inspect_lists_bad_rows_with_source_key_and_reason(data: Path, finished: tuple[Path, dict]) -> None:
-    result = run("inspect", str(finished[0]), "--bad", "--json")
-    bad = {(row["modality"], row["key"]): row for row in json.loads(result.stdout)["bad_rows"]}
-    assert bad["image", "03.png"]["status"] == "img-empty"
-    assert bad["text", "8"]["status"] == "text-empty"
-    assert bad["text", "8"]["source"] == str(data / "sentences.txt")
-    assert len(bad) == 2
-    human = run("inspect", str(finished[0]), "--bad")
-    assert "img-empty" in human.stdout and human.stdout.splitlines()[-1].startswith("next: ")
-
-
-def test_inspect_shows_the_arrays_that_extract_reported(finished: tuple[Path, dict]) -> None:
-    arrays = json.loads(run("inspect", str(finished[0]), "--json").stdout)["arrays"]
-    for name, array in finished[1]["arrays"].items():
-        assert {key: arrays[name][key] for key in array} == array
-
-
-def test_verify_ends_with_4_when_there_is_a_problem(finished: tuple[Path, dict], tmp_path: Path) -> None:
-    clean = run("verify", str(finished[0]), "--json")
-    assert (clean.returncode, json.loads(clean.stdout)["problems"]) == (0, [])
-    cache = shutil.copytree(finished[0], tmp_path / "cache")
-    shard = next((cache / "image").rglob("c/0/0"))
-    spoilt = bytearray(shard.read_bytes())
-    spoilt[10] ^= 1
-    shard.write_bytes(spoilt)
-    damaged = run("verify", str(cache), "--json")
-    assert damaged.returncode == 4
-    assert str(shard) in json.loads(damaged.stdout)["problems"][0]["what"]
-
-
-def test_what_a_teacher_prints_does_not_mix_with_the_result(data: Path, tmp_path: Path) -> None:
-    (tmp_path / "chatty.py").write_text(
-        "from tests.corpora.stub_teacher import make as quiet\n"
-        "def make(**options):\n"
-        "    print('loading weights, please wait')\n"
-        "    return quiet(**options)\n"
-    )
-    args = extract_of(data, tmp_path / "cache", "--no-index", "--json")
-    args[args.index(STUB)] = "python:chatty:make"
-    result = run(*args, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert json.loads(result.stdout)["extracted_rows"] == 52
-    assert "please wait" in result.stderr
-
-
 def test_bug_ends_with_1_and_shows_its_traceback_only_when_asked() -> None:
     # Nobody can cause a bug on purpose: one is planted before the program starts.
     planted = "import pipeline.commands.list as it; it.table = None; from pipeline.cli import main; main()"
@@ -276,100 +105,60 @@ def test_bug_ends_with_1_and_shows_its_traceback_only_when_asked() -> None:
 
 
 def test_reader_that_goes_away_is_no_traceback() -> None:
-    process = subprocess.Popen(
-        [*PROGRAM, "list", "sources"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = start("list", "sources")
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()
     assert process.wait(60) == 1
     assert process.stderr.read() == ""
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted_extract_says_so_and_goes_on_when_run_again(
-    data: Path, finished: tuple[Path, dict], tmp_path: Path, number: int, code: int
+FLAGS = [
+    *("--images", "--texts", "--teacher", "--cache", "--batch-size", "--part-rows", "--executor", "--workers"),
+    *("--index", "--no-index", "--index-device", "--json", "--config", "--from", "--to", "--k", "--name", "--student"),
+    *("--out", "--negatives", "--steps", "--seed", "--fresh", "--data", "--bad", "--quiet", "--loss", "--logit-scale"),
+]
+
+
+VALUES = [
+    *("", "0", "-1", "1e3", "0x10", "nan", "inf", "9" * 30, "64", "serial", "ray", "cpu", "image", "text", "vl=1"),
+    *("none.tar", "python:none:make", "open_clip:", "mined:", "{000..", "a\x1b[2Jb", "--", "-", "é", "\udcff", "a\nb"),
+]
+
+
+word = st.one_of(st.sampled_from(FLAGS), st.sampled_from(VALUES), st.text(max_size=8))
+
+
+# Either the command or an option is wrong on purpose, so that none of these lines is one that may run.
+wrong = st.one_of(
+    st.just(["--no-such-option"]),
+    st.just(["--batch-size", "0"]),
+    st.just(["--part-rows", "1e3"]),
+    st.just(["--k", "-1"]),
+)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    command=st.sampled_from(list(COMMANDS)),
+    before=st.lists(word, max_size=6),
+    fault=wrong,
+    after=st.lists(word, max_size=3),
+)
+def test_generated_wrong_command_lines_end_with_2_in_one_line_and_create_nothing(
+    command: str, before: list[str], fault: list[str], after: list[str]
 ) -> None:
-    args = extract_of(data, tmp_path / "cache", "--no-index", "--json")
-    args[args.index(STUB)] = f"{STUB}&seconds_per_batch=0.3"
-    process = subprocess.Popen([*PROGRAM, *args], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: list(tmp_path.glob("cache/*/arrays/*/records/*.json")), process)
-    process.send_signal(number)
-    stdout, stderr = process.communicate(timeout=30)
-    assert process.returncode == code, stderr
-    assert "state saved, run again to resume" in stderr and "Traceback" not in stderr
-    assert stdout == ""
-    args[args.index(f"{STUB}&seconds_per_batch=0.3")] = STUB
-    again = json.loads(run(*args).stdout)
-    assert 0 < again["num_parts"] < 7
-    digests = [array["digest"] for array in again["arrays"].values()]
-    assert digests == [array["digest"] for array in finished[1]["arrays"].values()]
-
-
-@pytest.mark.slow
-def test_interrupted_distill_saves_where_it_is_and_ends_with_the_same_weights(
-    finished: tuple[Path, dict], tmp_path: Path
-) -> None:
-    student = ["--student", "timm:resnet10t?image_size=32", "--steps", "40", "--batch-size", "4", "--num-threads", "1"]
-    args = ["distill", "--cache", str(finished[0]), *student, "--json", "--out"]
-    process = subprocess.Popen(
-        [*PROGRAM, *args, str(tmp_path / "run")], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    wait_for(lambda: metrics.exists() and len(metrics.read_text().splitlines()) >= 2, process)
-    process.send_signal(signal.SIGTERM)
-    stdout, stderr = process.communicate(timeout=30)
-    assert process.returncode == 143, stderr
-    assert "interrupted: stopped at step" in stderr and "Traceback" not in stderr
-    assert stdout == ""
-    again = run(*args, str(tmp_path / "run"))
-    assert again.returncode == 0 and "resuming" in again.stderr, again.stderr
-    whole = json.loads(run(*args, str(tmp_path / "whole")).stdout)
-    assert json.loads(again.stdout)["weights_sha256"] == whole["weights_sha256"]
-
-
-def test_second_signal_ends_at_once(data: Path, tmp_path: Path) -> None:
-    # This teacher swallows the first one.
-    (tmp_path / "stubborn.py").write_text(
-        "import time\n"
-        "from tests.corpora.stub_teacher import StubTeacher, make as plain\n"
-        "def make(**options):\n"
-        "    teacher = plain(**options)\n"
-        "    encode = teacher.encode_texts\n"
-        "    def slow(texts):\n"
-        "        if texts[0].startswith('sentence'):\n"
-        "            print('encoding', flush=True)\n"
-        "            try:\n"
-        "                time.sleep(60)\n"
-        "            except KeyboardInterrupt:\n"
-        "                print('ignored', flush=True)\n"
-        "                time.sleep(60)\n"
-        "        return encode(texts)\n"
-        "    teacher.encode_texts = slow\n"
-        "    return teacher\n"
-    )
-    args = ["extract", "--texts", str(data / "sentences.txt"), "--teacher", "python:stubborn:make"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        [*PROGRAM, *args, "--cache", str(tmp_path / "cache")],
-        cwd=tmp_path,
-        env=environment,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-    )
-    assert process.stderr is not None
-    for said in process.stderr:
-        if "encoding" in said:
-            process.send_signal(signal.SIGINT)
-        if "ignored" in said:
-            process.send_signal(signal.SIGINT)
-            break
-    assert process.wait(5) == 130
-
-
-def wait_for(condition: Callable[[], object], process: subprocess.Popen, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.stderr and process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    args = [command, *(arg for arg in [*before, *fault, *after] if arg not in ("--help", "-h", "--help-all"))]
+    # Behind an option that wants a value the fault is that value: still no command that may run.
+    ran_in = os.getcwd()
+    with tempfile.TemporaryDirectory() as empty:
+        os.chdir(empty)
+        try:
+            result = CliRunner().invoke(cli, args)
+            created = os.listdir()
+        finally:
+            os.chdir(ran_in)
+    assert result.exit_code == 2, (args, result.output, result.exception)
+    assert isinstance(result.exception, SystemExit)
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ") and "\x1b" not in lines[0], (args, lines)
+    assert created == []

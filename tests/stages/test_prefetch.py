@@ -31,6 +31,10 @@ def test_an_error_comes_when_its_item_is_due() -> None:
         for number in prefetched(counted([], fails_at=4)):
             seen.append(number)
     assert seen == [0, 1, 2, 3]
+    one_by_one = prefetched(counted([], fails_at=2))
+    assert [next(one_by_one), next(one_by_one)] == [0, 1]
+    with pytest.raises(ValueError, match="item 2"):
+        next(one_by_one)
 
 
 def test_it_is_only_so_many_items_ahead_and_closing_it_ends_thread_and_items() -> None:

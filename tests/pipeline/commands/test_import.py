@@ -1,20 +1,15 @@
 """`pipeline import` as its users meet it: exit codes, one-line errors, a clean stdout, kill -9 in the middle."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from cache_schema.cache import Cache
-from pipeline.cli import cli
-from pipeline.commands import COMMANDS, module_of
+from tests.corpora.command_line import only_error
+from tests.corpora.extracts import digests_of
+from tests.corpora.folders import states_of
 from tests.corpora.foreign_features import (
     keys_of,
     sentences_of,
@@ -25,16 +20,7 @@ from tests.corpora.foreign_features import (
     write_npy,
 )
 from tests.corpora.pictures import jpeg
-
-ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture
-def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """Returns a function that runs a command line in an empty folder."""
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    return lambda *args: CliRunner().invoke(cli, list(args))
+from tests.corpora.processes import kill_group, records_of, result_of, start, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +34,6 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def import_of(output: Path, cache: Path, *more: str) -> list[str]:
     features = ["--image-features", str(output), "--text-features", str(output), "--teacher-name", "openai-ViT-B-32"]
     return ["import", *features, "--cache", str(cache), "--part-rows", "16", *more]
-
-
-def only_error(result: Result) -> str:
-    assert result.stdout == ""
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), lines
-    return lines[0]
 
 
 def test_an_import_is_an_ordinary_cache_that_is_inspected_verified_and_mined(
@@ -98,18 +77,6 @@ def test_features_and_samples_on_one_side_only_are_counted_on_the_screen(
     assert [(row["key"], row["status"]) for row in bad] == [(key, "feature-missing") for key in keys_of(3)]
 
 
-def test_repair_imports_damaged_parts_again(invoke: Callable[..., Result], output: Path) -> None:
-    assert invoke(*import_of(output, Path("cache"), "--quiet", "--no-index")).exit_code == 0
-    before = Cache.open("cache").array("text").digest()
-    shard = Path("cache/text/features.zarr/openai-vit-b-32.v0/c/1/0")
-    shard.write_bytes(bytes(shard.stat().st_size))
-    assert invoke("verify", "cache", "--quiet").exit_code == 4
-    repaired = invoke("repair", "cache", "--quiet", "--json")
-    assert repaired.exit_code == 0, repaired.stderr
-    assert [part["part"] for part in json.loads(repaired.stdout)["repaired"]] == [1]
-    assert Cache.open("cache").array("text").digest() == before
-
-
 @pytest.mark.parametrize(
     ("args", "words"),
     [
@@ -151,28 +118,18 @@ def test_a_name_is_asked_for_and_damaged_features_end_with_4(invoke: Callable[..
     assert not Path("cache").exists()
 
 
-def test_every_command_is_found_in_its_module() -> None:
-    assert module_of("import") == "pipeline.commands.import_" and module_of("extract") == "pipeline.commands.extract"
-    folder = ROOT / "pipeline" / "commands"
-    assert all((folder / f"{module_of(name).rpartition('.')[2]}.py").exists() for name in COMMANDS)
-
-
 def test_an_import_killed_in_the_middle_keeps_its_parts_and_reruns_to_the_same_digest(tmp_path: Path) -> None:
     num_rows = 1000
     write_npy(tmp_path / "f.npy", keys_of(num_rows), sentences_of(num_rows), vectors(num_rows))
     features = ["--text-features", str(tmp_path / "f.npy"), "--teacher-name", "clip", "--no-index", "--part-rows", "16"]
-    program = [sys.executable, "-m", "pipeline", "import", *features, "--cache"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    args = ["import", *features, "--cache"]
     cache = tmp_path / "cache"
-    process = subprocess.Popen([*program, str(cache)], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
-    records = cache / "text" / "arrays" / "clip.v0" / "records"
-    while process.poll() is None and (not records.is_dir() or len(list(records.glob("*.json"))) < 2):
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    kept = {path.name: path.stat().st_mtime_ns for path in records.glob("*.json")}
-    assert 2 <= len(kept) < num_rows // 16
-    subprocess.run([*program, str(cache)], cwd=ROOT, env=environment, capture_output=True, check=True)
-    assert {path.name: path.stat().st_mtime_ns for path in records.glob("*.json")}.items() >= kept.items()
-    subprocess.run([*program, str(tmp_path / "whole")], cwd=ROOT, env=environment, capture_output=True, check=True)
-    assert Cache.open(cache).array("text").digest() == Cache.open(tmp_path / "whole").array("text").digest()
+    process = start(*args, cache)
+    wait_for(lambda: len(records_of(cache)) >= 2, process)
+    kill_group(process)
+    kept = states_of(cache / "text" / "arrays" / "clip.v0" / "records")
+    assert 2 <= len(records_of(cache)) < num_rows // 16
+    result_of(*args, cache)
+    assert states_of(cache / "text" / "arrays" / "clip.v0" / "records").items() >= kept.items()
+    result_of(*args, tmp_path / "whole")
+    assert digests_of(cache) == digests_of(tmp_path / "whole")

@@ -8,31 +8,25 @@ from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from click.testing import CliRunner, Result
-from PIL import Image
+from click.testing import Result
 
-from cache_schema.plan import Part, Span
-from pipeline.cli import cli
 from pipeline.commands import extract, plan
-from stages.extract.calibrate import head_of
+from tests.corpora.command_line import only_error
+from tests.corpora.folders import size_of, states_of
+from tests.corpora.pictures import write_pictures
+from tests.corpora.small_corpus import write_random_sentences
+from tests.corpora.stub_teacher import stub
 
-STUB = "python:tests.corpora.stub_teacher:make?dim=64"
+TEACHER = stub(dim=64)
 Usage = namedtuple("Usage", ["total", "used", "free"])
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    (folder / "pictures").mkdir()
-    for i in range(60):
-        Image.fromarray(rng.integers(0, 256, (24, 24, 3), np.uint8)).save(folder / "pictures" / f"{i:06d}.png")
-    (folder / "pictures" / "000003.png").write_bytes(b"")
-    words = ["red", "green", "small", "large", "house", "tree", "river", "running", "beside", "under"]
-    lines = (" ".join(rng.choice(words, 9)) for _ in range(300))
-    (folder / "sentences.txt").write_text("\n".join(lines) + "\n")
+    write_pictures(folder / "pictures", 60, sizes=[(24, 24)], bad={3: b""})
+    write_random_sentences(folder / "sentences.txt", 300)
     return folder
 
 
@@ -42,12 +36,7 @@ def options(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     sources = ["--images", str(data / "pictures"), "--texts", str(data / "sentences.txt")]
     sizes = ["--part-rows", "32", "--batch-size", "16", "--decode-workers", "0", "--num-threads", "1"]
-    return [*sources, "--teacher", STUB, "--cache", str(tmp_path / "cache"), *sizes]
-
-
-@pytest.fixture
-def invoke() -> Callable[..., Result]:
-    return lambda *args: CliRunner().invoke(cli, list(args))
+    return [*sources, "--teacher", TEACHER, "--cache", str(tmp_path / "cache"), *sizes]
 
 
 @pytest.fixture
@@ -58,10 +47,6 @@ def planned(invoke: Callable[..., Result], options: list[str]) -> Callable[..., 
         return json.loads(result.stdout)
 
     return run
-
-
-def size_of(folder: Path, pattern: str) -> int:
-    return sum(path.stat().st_size for path in folder.glob(pattern) if path.is_file())
 
 
 def test_the_planned_bytes_are_those_of_the_cache_then_extracted(
@@ -98,10 +83,9 @@ def test_only_what_is_pending_counts_and_the_cache_is_not_touched(
 ) -> None:
     done = [word for word in options if word not in ("--texts", str(data / "sentences.txt"))]
     assert invoke("extract", *done).exit_code == 0
-    before = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in (tmp_path / "cache").rglob("*")}
+    before = states_of(tmp_path / "cache")
     foreseen = planned("--calibrate-seconds", "0.2")
-    after = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in (tmp_path / "cache").rglob("*")}
-    assert after == before
+    assert states_of(tmp_path / "cache") == before
     assert {each["modality"]: each["pending_rows"] for each in foreseen["modalities"]} == {"image": 0, "text": 300}
     assert [each["modality"] for each in foreseen["calibration"]] == ["text"]
     assert foreseen["time"]["shared_rows"] is False
@@ -119,7 +103,7 @@ def test_without_calibration_nothing_is_encoded_and_bytes_per_row_are_said_to_be
 ) -> None:
     calls = tmp_path / "calls"
     calls.touch()
-    foreseen = planned("--calibrate-seconds", "0", "--teacher", f"{STUB}&calls={calls}")
+    foreseen = planned("--calibrate-seconds", "0", "--teacher", stub(dim=64, calls=calls))
     assert foreseen["calibration"] is None and foreseen["time"] is None
     assert not any(row["measured"] for row in foreseen["row_bytes"].values())
     assert [line.split()[1] for line in calls.read_text().splitlines()] == ["16", "16"]  # its own 16 probes
@@ -130,7 +114,7 @@ def test_without_calibration_nothing_is_encoded_and_bytes_per_row_are_said_to_be
 def test_the_time_is_that_of_the_real_teacher_on_the_real_rows_and_names_the_slowest_stage(
     planned: Callable[..., dict],
 ) -> None:
-    slow = f"{STUB}&seconds_per_batch=0.1"
+    slow = stub(dim=64, seconds_per_batch=0.1)
     foreseen = planned("--calibrate-seconds", "1", "--teacher", slow, "--workers", "4")
     images, texts = foreseen["calibration"]
     for speed in (images, texts):
@@ -175,7 +159,7 @@ def test_the_next_step_repeats_what_was_asked(planned: Callable[..., dict], opti
     foreseen = planned("--calibrate-seconds", "0", "--no-index", "--texts", options[3])
     asked = shlex.split(foreseen["next"])
     assert asked[:2] == ["pipeline", "extract"] and asked.count("--texts") == 2 and "--no-index" in asked
-    assert asked[asked.index("--teacher") + 1] == STUB and "--calibrate-seconds" not in asked
+    assert asked[asked.index("--teacher") + 1] == TEACHER and "--calibrate-seconds" not in asked
 
 
 def test_plan_is_asked_what_extract_is_asked_about_its_cache() -> None:
@@ -190,7 +174,7 @@ def test_plan_is_asked_what_extract_is_asked_about_its_cache() -> None:
     [
         (["plan", "--cache", "c", "--calibrate-seconds", "-1"], "--calibrate-seconds"),
         (["plan", "--cache", "c", "--workers", "0"], "--workers"),
-        (["plan", "--cache", "c", "--teacher", STUB], "nothing to extract"),
+        (["plan", "--cache", "c", "--teacher", TEACHER], "nothing to extract"),
         (["plan", "--images", "x"], "--cache DIR is missing"),
         (["plan", "--cache", "c", "--images", "x"], "name the --teacher"),
     ],
@@ -200,12 +184,4 @@ def test_wrong_arguments_are_one_line_and_exit_code_2(
 ) -> None:
     result = invoke(*args)
     assert result.exit_code == 2
-    (error,) = result.stderr.splitlines()
-    assert words in error
-
-
-def test_the_head_of_a_part_is_its_first_rows() -> None:
-    part = Part(3, 96, (Span(0, 70, 10, 700), Span(1, 0, 22, 0)))
-    assert head_of(part, 4) == Part(3, 96, (Span(0, 70, 4, 700),))
-    assert head_of(part, 12) == Part(3, 96, (Span(0, 70, 10, 700), Span(1, 0, 2, 0)))
-    assert head_of(part, 100) == part
+    assert words in only_error(result)

@@ -1,9 +1,7 @@
 """The demo's data on disk."""
 
-import hashlib
 import tarfile
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -12,17 +10,13 @@ from pipeline.demo.classes import CLASS_NAMES
 from pipeline.demo.data import DataConfig, DemoData, make_data
 from stages.evaluate.data import open_evaluation_set
 from stages.sources import expand
+from tests.corpora.folders import contents_of
 
 CONFIG = DataConfig(num_pictures=60, num_sentences=100, pictures_per_tar=20)
 
 
 def ignore(done: int, total: int, unit: str, note: str = "") -> None:
     """Stands for a progress bar."""
-
-
-def hashes(folder: Path) -> dict[str, str]:
-    files = (file for file in folder.rglob("*") if file.is_file())
-    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 @pytest.fixture(scope="module")
@@ -76,14 +70,14 @@ def test_a_rerun_leaves_finished_data_alone(made: DemoData) -> None:
 
 
 def test_after_a_crash_a_rerun_writes_the_same_bytes(made: DemoData) -> None:
-    before = hashes(made.path)
+    before = contents_of(made.path)
     made.summary.unlink()
     made.alignment.unlink()
     (made.path / "pictures-001.tar").write_bytes(b"half a tar")
 
     make_data(made.path, CONFIG, progress=ignore)
 
-    assert hashes(made.path) == before
+    assert contents_of(made.path) == before
 
 
 def test_data_of_another_configuration_is_refused(made: DemoData) -> None:

@@ -4,10 +4,12 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.corpora.processes import environment, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -37,7 +39,8 @@ except KeyboardInterrupt:
 
 def start(out: Path) -> "subprocess.Popen[str]":
     argv = [sys.executable, "-c", SMALL_DEMO, str(out)]
-    return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(argv, env=environment(), start_new_session=True, **pipes)
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +48,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A demo that got Ctrl-C while it mined or trained, and was run again."""
     out = tmp_path_factory.mktemp("demo") / "out"
     interrupted = start(out)
-    while not (out / "steps" / "extract.json").exists() and interrupted.poll() is None:
-        time.sleep(0.05)
+    wait_for(lambda: (out / "steps" / "extract.json").exists(), interrupted, seconds=300)
     extracted = (out / "steps" / "extract.json").stat().st_mtime_ns
     interrupted.send_signal(signal.SIGINT)
     _, said = interrupted.communicate(timeout=120)

@@ -3,7 +3,6 @@
 import os
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -141,16 +140,3 @@ def test_workers_of_two_kinds_are_refused() -> None:
 def test_workers_share_the_cores_unless_told_how_many_threads_to_take(num_workers: int, asked: int | None) -> None:
     threads = {o.value for o in on_ray(num_workers, cpus_per_worker=asked).map(workers.SaysThreads, range(2))}
     assert threads == {str(asked or max(1, (os.cpu_count() or 1) // num_workers))}
-
-
-def test_absent_gpu_is_an_error_that_says_what_there_is(ray_cluster: ModuleType) -> None:
-    num_gpus = int(ray_cluster.cluster_resources().get("GPU", 0))
-    with pytest.raises(EnvironmentProblem, match=f"{num_gpus + 1} GPUs are asked for, Ray has {num_gpus}"):
-        list(on_ray(num_gpus + 1, device="cuda").map(workers.make_double, range(3)))
-
-
-def test_private_cluster_asks_for_a_token_and_has_no_dashboard(ray_cluster: ModuleType) -> None:
-    from ray._raylet import AuthenticationMode, get_authentication_mode
-
-    assert get_authentication_mode() == AuthenticationMode.TOKEN
-    assert not ray_cluster._private.worker.global_worker.node.webui_url

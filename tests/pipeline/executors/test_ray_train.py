@@ -8,6 +8,7 @@ from cache_schema.errors import EnvironmentProblem, UsageError
 from pipeline.executors.ray_train import distill_in_ray
 from stages.distill.config import DistillConfig
 from stages.distill.run import distill
+from tests.corpora.runs import distill_config
 from tests.corpora.small_corpus import small_cache
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
@@ -44,14 +45,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> DistillConfig:
     """A tiny student on a tiny cache; `out` is not there yet."""
     folder = tmp_path_factory.mktemp("train")
     small_cache(folder)
-    return DistillConfig(
-        cache=folder / "cache",
-        out=folder / "run",
-        student="timm:resnet10t?image_size=32",
-        steps=3,
-        batch_size=4,
-        num_threads=1,
-    )
+    return distill_config(folder / "cache", folder / "run", steps=3, batch_size=4)
 
 
 def test_training_in_ray_ends_with_the_weights_of_training_here(config: DistillConfig) -> None:

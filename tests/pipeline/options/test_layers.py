@@ -1,16 +1,20 @@
 """Settings: flag before environment before file before default, and no name that means nothing passes."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
+from click.testing import Result
 
 from cache_schema.errors import EnvironmentProblem, UsageError
 from pipeline.cli import cli
 from pipeline.options.layers import check_environment, refuse_stray_cluster
 from stages.distill.config import DistillConfig
 from stages.extract.config import ExtractConfig
+from tests.corpora.command_line import only_error
+from tests.corpora.stub_teacher import STUB
 
 REQUIRED = {"extract": ["--cache", "c"], "distill": ["--cache", "c", "--out", "o"]}
 
@@ -152,3 +156,28 @@ def test_ray_address_without_the_cluster_flag_is_refused() -> None:
         refuse_stray_cluster("serial", "10.0.0.1:6379", {})
     refuse_stray_cluster("ray", "10.0.0.1:6379", there)
     refuse_stray_cluster("serial", None, {})
+
+
+def test_bad_value_in_the_environment_names_the_variable(
+    invoke: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIPELINE_EXTRACT_BATCH_SIZE", "many")
+    result = invoke("extract", "--cache", "c")
+    assert result.exit_code == 2
+    assert "environment variable PIPELINE_EXTRACT_BATCH_SIZE: 'many'" in only_error(result)
+
+
+def test_bad_value_in_the_file_names_the_setting(invoke: Callable[..., Result], tmp_path: Path) -> None:
+    (tmp_path / "settings.toml").write_text("[extract]\nbatch_size = 0\n")
+    result = invoke("extract", "--cache", "c", "--config", str(tmp_path / "settings.toml"))
+    assert result.exit_code == 2
+    assert "setting batch_size in the --config file: 0" in only_error(result)
+
+
+def test_ray_address_in_the_environment_is_refused_before_anything_is_done(
+    invoke: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    result = invoke("extract", "--cache", "c", "--teacher", STUB)
+    assert result.exit_code == 2
+    assert "RAY_ADDRESS is set (10.0.0.1:6379)" in only_error(result)

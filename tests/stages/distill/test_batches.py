@@ -13,11 +13,13 @@ from stages.distill.batches import BatchMaker
 from stages.distill.config import ResolvedMethod
 from stages.distill.order import EpochSequence
 from stages.distill.payloads import Originals
-from stages.distill.pictures import PicturesInMemory, PicturesStreamed, fit_in_memory
+from stages.distill.pictures import PicturesInMemory, PicturesStreamed
 from stages.images.crops import crop_of
 from stages.images.preprocess import Preprocess, crop_pixels
 from stages.prefetch import prefetched
-from tests.corpora.small_corpus import extract, small_cache, write_sources
+from tests.corpora.damaged_files import flip_bit
+from tests.corpora.extracts import extracted_cache
+from tests.corpora.small_corpus import small_cache, write_sources
 
 PREPROCESS = Preprocess(size=(24, 24), mean=(0.5,) * 3, std=(0.25,) * 3)
 
@@ -104,11 +106,8 @@ def test_without_flip_no_crop_is_mirrored(cache):
 
 def test_a_picture_that_changed_since_the_teacher_saw_it_is_refused_by_its_key(tmp_path):
     pictures, sentences = write_sources(tmp_path, num_images=20, num_texts=30)
-    cache = extract(tmp_path / "cache", pictures, sentences)
-    changed = pictures / "0007.png"
-    data = bytearray(changed.read_bytes())
-    data[len(data) // 2] ^= 1
-    changed.write_bytes(data)
+    cache = extracted_cache(tmp_path / "cache", pictures, sentences)
+    flip_bit(pictures / "0007.png")
     with pytest.raises(MismatchError, match=r"'0007\.png'.*the teacher saw"):
         _in_memory(cache)
     with (
@@ -116,32 +115,3 @@ def test_a_picture_that_changed_since_the_teacher_saw_it_is_refused_by_its_key(t
         pytest.raises(MismatchError, match=r"'0007\.png'"),
     ):
         _maker(cache, streamed).batch_of_step(0)
-
-
-def test_whether_pictures_fit_in_memory_is_judged_from_the_sample_tables(cache):
-    rows = cache.array("image").ok_rows()
-    assert fit_in_memory(cache, rows, len(rows) * 40 * 40 * 4)
-    assert not fit_in_memory(cache, rows, len(rows) * 40 * 40 * 4 - 1)
-
-
-def test_batches_made_ahead_raise_an_error_only_when_its_step_is_due():
-    def make(step):
-        if step == 2:
-            raise ValueError("planted")
-        return step
-
-    seen = []
-    with pytest.raises(ValueError, match="planted"):
-        seen.extend(prefetched(map(make, range(5))))
-    steps = prefetched(map(make, range(5)))
-    assert [next(steps), next(steps)] == [0, 1]
-    with pytest.raises(ValueError, match="planted"):
-        next(steps)
-
-
-def test_closing_early_makes_no_further_batches():
-    made = []
-    steps = prefetched(map(made.append, range(100)))
-    next(steps)
-    steps.close()
-    assert len(made) <= 4

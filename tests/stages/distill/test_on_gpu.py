@@ -10,6 +10,7 @@ from cache_schema.errors import EnvironmentProblem
 from stages.distill.config import DistillConfig
 from stages.distill.losses import LOSSES
 from stages.distill.run import TrainingStopped, distill
+from tests.corpora.runs import stop_after
 from tests.corpora.small_corpus import small_cache
 
 pytestmark = [
@@ -54,8 +55,7 @@ def test_losses_on_the_gpu_equal_those_on_the_cpu_even_where_tf32_is_allowed(nam
 def test_training_in_bfloat16_stops_and_resumes(config):
     out = config.out.with_name("resumed")
     with pytest.raises(TrainingStopped):
-        asked = iter([False] * 3 + [True])
-        distill(replace(config, out=out), should_stop=lambda: next(asked))
+        distill(replace(config, out=out), should_stop=stop_after(3))
     result = distill(replace(config, out=out))
     assert np.isfinite(result["loss"]) and result["steps"] == 6
 
@@ -70,9 +70,8 @@ def test_micro_batches_see_the_same_loss(config):
 
 def test_a_run_saved_on_the_gpu_resumes_on_the_cpu_and_says_that_it_is_not_bit_identical(config):
     moved = replace(config, out=config.out.with_name("moved"), precision="float32")
-    asked = iter([False] * 2 + [True])
     with pytest.raises(TrainingStopped):
-        distill(moved, should_stop=lambda: next(asked))
+        distill(moved, should_stop=stop_after(2))
     said = []
     distill(replace(moved, device="cpu"), notice=said.append)
     assert any("not be bit-identical" in sentence for sentence in said)

@@ -16,16 +16,14 @@ from stages.distill.config import DistillConfig
 from stages.distill.loop import TrainingLoop
 from stages.distill.resolve import open_job
 from stages.distill.run import TrainingStopped, distill
-from stages.extract.config import ExtractConfig
 from stages.images import views
 from stages.images.preprocess import Preprocess, crop_pixels
 from stages.runs.folder import RunFolder
 from stages.runs.record import read_record
+from tests.corpora.extracts import extract, extract_config
+from tests.corpora.runs import distill_config, stop_after
 from tests.corpora.small_corpus import write_sources
-from tests.stages.extract.test_views import NAME, STUB
-from tests.stages.extract.test_views import extract as extract_cache
-
-STUDENT = "timm:resnet10t?image_size=32"
+from tests.corpora.stub_teacher import STUB_ARRAY as NAME
 
 
 @pytest.fixture(scope="module")
@@ -33,34 +31,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `plain` (three views of the originals) and `stored` (three views of stored pixels)."""
     folder = tmp_path_factory.mktemp("corpus")
     pictures, sentences = write_sources(folder, num_images=24, num_texts=30)
-    config = ExtractConfig(
-        cache=folder / "plain",
-        images=(str(pictures),),
-        texts=(str(sentences),),
-        teacher=STUB,
-        part_rows=16,
-        views=3,
-        decode_workers=0,
-        num_threads=1,
-        index=False,
-    )
-    extract_cache(config)
-    extract_cache(replace(config, cache=folder / "stored", store_pixels=36))
+    extract(extract_config(folder / "plain", pictures, sentences, views=3))
+    extract(extract_config(folder / "stored", pictures, sentences, views=3, store_pixels=36))
     return folder
 
 
 @pytest.fixture
 def config(made: Path, tmp_path: Path) -> DistillConfig:
-    return DistillConfig(
-        cache=made / "stored",
-        out=tmp_path / "run",
-        student=STUDENT,
-        steps=5,
-        batch_size=16,
-        text_batch_size=20,
-        num_threads=1,
-        decode_workers=1,
-    )
+    return distill_config(made / "stored", tmp_path / "run", steps=5, batch_size=16, text_batch_size=20)
 
 
 def batches(config: DistillConfig, steps: range = range(4)) -> list:
@@ -127,9 +105,8 @@ def test_a_run_says_which_views_and_pictures_it_used_and_a_resumed_one_is_bit_id
     assert any("views 1, 2 are replayed in turn, cut from the stored pixels" in sentence for sentence in said)
     assert asked(config)["pictures"] == "stored, in memory" and len(asked(config)["views"]) == 2
     again = replace(config, out=config.out.with_name("again"))
-    stop = iter([False, False, True])
     with pytest.raises(TrainingStopped):
-        distill(again, should_stop=lambda: next(stop))
+        distill(again, should_stop=stop_after(2))
     distill(again)
     weights = [run.out / "model" / "image_tower.safetensors" for run in (config, again)]
     assert weights[0].read_bytes() == weights[1].read_bytes()

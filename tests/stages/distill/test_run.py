@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from cache_schema.binding import Binding
 from cache_schema.cache import Cache
 from cache_schema.errors import (
     DivergedError,
@@ -22,13 +21,16 @@ from cache_schema.errors import (
     UnfinishedError,
     UsageError,
 )
-from cache_schema.neighbours import NeighboursRecipe, NeighboursWriter
 from stages.distill.config import DistillConfig
 from stages.distill.run import TrainingStopped, distill
 from stages.runs.folder import RunFolder
 from stages.students import load_image_tower
 from tests.corpora import tiny_cache
-from tests.corpora.small_corpus import small_cache
+from tests.corpora.by_hand import write_neighbours
+from tests.corpora.extracts import extracted_cache
+from tests.corpora.runs import distill_config, stop_after
+from tests.corpora.small_corpus import small_cache, write_sources
+from tests.corpora.stub_teacher import stub
 
 STUDENT = "timm:resnet10t?image_size=32&drop=0.1"
 
@@ -40,17 +42,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 
 @pytest.fixture
 def config(cache: Cache, tmp_path: Path) -> DistillConfig:
-    return DistillConfig(
-        cache=cache.path,
-        out=tmp_path / "run",
-        student=STUDENT,
-        steps=6,
-        batch_size=16,
-        text_batch_size=24,
-        logit_scale=20.0,
-        num_threads=1,
-        decode_workers=1,
-    )
+    sizes = {"steps": 6, "batch_size": 16, "text_batch_size": 24}
+    return distill_config(cache.path, tmp_path / "run", student=STUDENT, logit_scale=20.0, **sizes)
 
 
 def _metrics(run):
@@ -61,17 +54,11 @@ def _weights(run):
     return (run / "model" / "image_tower.safetensors").read_bytes()
 
 
-def _stop_after(num_steps):
-    """A `should_stop` that says yes when asked before the step after `num_steps`."""
-    asked = iter([False] * num_steps + [True])
-    return lambda: next(asked)
-
-
 def test_the_default_configuration_trains_on_all_ok_images_and_says_so(cache, tmp_path):
     said = []
     config = DistillConfig(cache=cache.path, out=tmp_path / "run", student=STUDENT, num_threads=1)
     with pytest.raises(TrainingStopped, match="stopped at step 1 of 100"):
-        distill(config, notice=said.append, should_stop=_stop_after(1))
+        distill(config, notice=said.append, should_stop=stop_after(1))
     assert "100 steps of 48 images and 80 sentences" in said[0]
 
 
@@ -107,7 +94,7 @@ def test_a_stopped_and_resumed_run_ends_bit_identical(config, stops):
     done = 0
     for stop in stops:
         with pytest.raises(TrainingStopped, match="run again to go on"):
-            distill(resumed, should_stop=_stop_after(stop - done))
+            distill(resumed, should_stop=stop_after(stop - done))
         done = stop
     said = []
     distill(resumed, notice=said.append)
@@ -119,8 +106,6 @@ def test_a_stopped_and_resumed_run_ends_bit_identical(config, stops):
 KILLED_RUN = """
 import sys, time
 from pathlib import Path
-from cache_schema.binding import Binding
-from cache_schema.neighbours import NeighboursRecipe, NeighboursWriter
 from stages.distill.run import distill
 from stages.distill.config import DistillConfig
 cache, out = map(Path, sys.argv[1:])
@@ -181,7 +166,7 @@ def test_another_configuration_is_refused_with_the_fields_and_fresh_starts_over(
 
 def test_speed_settings_may_change_between_sessions(config):
     with pytest.raises(TrainingStopped):
-        distill(config, should_stop=_stop_after(2))
+        distill(config, should_stop=stop_after(2))
     distill(replace(config, decode_workers=3, checkpoint_steps=1, keep_checkpoints=1))
     assert len(_metrics(config.out)) == 6
 
@@ -201,7 +186,7 @@ def test_a_second_round_stops_when_the_first_has_changed_since(config):
     distill(config)
     second = replace(config, out=config.out.with_name("second"), from_run=config.out)
     with pytest.raises(TrainingStopped):
-        distill(second, should_stop=_stop_after(1))
+        distill(second, should_stop=stop_after(1))
     distill(replace(config, seed=5, fresh=True))
     with pytest.raises(MismatchError, match="from: '"):
         distill(second)
@@ -238,14 +223,9 @@ def test_micro_batches_change_memory_and_not_the_loss(config):
 
 def _mine(cache, name, *, images="image", texts="text"):
     """Mines by hand: the neighbours of image row i are sentence rows 3i+2, 3i+1, 3i."""
-    ends = [Binding.of(cache.array(modality)) for modality in (images, texts)]
-    recipe = NeighboursRecipe(*ends, k=3, index={"kind": "by hand"})
-    with cache.lock() as lock:
-        writer = NeighboursWriter(cache, name, recipe, fence=lock.fence)
-        for part in cache.plan(images).parts():
-            rows = np.arange(part.first_row, part.first_row + part.num_rows)
-            ids = np.minimum(rows[:, None] * 3 + [2, 1, 0], 79)
-            writer.commit(part.number, ids, np.tile([0.3, 0.2, 0.1], (len(rows), 1)))
+    rows = np.arange(cache.plan(images).num_rows)
+    ids = np.minimum(rows[:, None] * 3 + [2, 1, 0], 79)
+    write_neighbours(cache, name, ids, np.tile([0.3, 0.2, 0.1], (len(rows), 1)), images=images, texts=texts)
 
 
 def test_mined_negatives_are_part_of_what_was_asked_and_change_the_sentences(cache, config):
@@ -267,7 +247,7 @@ def test_neighbours_of_sentences_are_refused_as_negatives(cache, config):
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_step_and_keys_and_keeps_the_checkpoint(config):
     with pytest.raises(TrainingStopped):
-        distill(config, should_stop=_stop_after(2))
+        distill(config, should_stop=stop_after(2))
     checkpoint = RunFolder(config.out).checkpoints / "step-000000002.safetensors"
     from safetensors.torch import load_file
 
@@ -358,10 +338,8 @@ def test_losses_that_are_not_named_keep_their_default_weight():
 
 
 def test_vit_b_32_trains_two_steps_towards_a_teacher_768_wide(tmp_path):
-    from tests.corpora.small_corpus import extract, write_sources
-
     sources = write_sources(tmp_path, num_images=4, num_texts=8)
-    cache = extract(tmp_path / "cache", *sources, teacher="python:tests.corpora.stub_teacher:make?dim=768")
+    cache = extracted_cache(tmp_path / "cache", *sources, teacher=stub(dim=768))
     result = distill(
         DistillConfig(cache=cache.path, out=tmp_path / "run", student="open_clip:ViT-B-32", steps=2, batch_size=2)
     )

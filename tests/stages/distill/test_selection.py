@@ -3,22 +3,20 @@
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from cache_schema.binding import Binding
 from cache_schema.cache import Cache
 from cache_schema.errors import DamagedError, MismatchError, UsageError
-from cache_schema.selections import Selection, write_selection
 from stages.distill.config import DistillConfig
 from stages.distill.resolve import open_job
 from stages.distill.run import TrainingStopped, distill
 from stages.runs.folder import RunFolder
 from stages.runs.record import read_record
 from stages.search.dedup import dedup
-from tests.corpora.small_corpus import extract, write_sources
-
-STUDENT = "timm:resnet10t?image_size=32"
+from tests.corpora.by_hand import select
+from tests.corpora.extracts import extracted_cache
+from tests.corpora.runs import distill_config
+from tests.corpora.small_corpus import write_sources
 
 
 @pytest.fixture
@@ -30,7 +28,7 @@ def cache(tmp_path: Path) -> Cache:
     (pictures / "0015.png").write_bytes(b"")
     lines = sentences.read_text().splitlines()
     sentences.write_text("\n".join([*lines, *lines[:10]]) + "\n")
-    cache = extract(tmp_path / "cache", pictures, sentences)
+    cache = extracted_cache(tmp_path / "cache", pictures, sentences)
     dedup(cache, modality="image", name="pictures")
     dedup(cache, modality="text", name="sentences")
     return cache
@@ -38,21 +36,7 @@ def cache(tmp_path: Path) -> Cache:
 
 @pytest.fixture
 def config(cache: Cache, tmp_path: Path) -> DistillConfig:
-    return DistillConfig(
-        cache=cache.path,
-        out=tmp_path / "run",
-        student=STUDENT,
-        images="pictures",
-        texts="sentences",
-        steps=2,
-        num_threads=1,
-        decode_workers=1,
-    )
-
-
-def select(cache: Cache, name: str, rows: list[int]) -> None:
-    binding = Binding.of(cache.array("image"))
-    write_selection(cache, Selection(name, binding, {"name": "by hand"}, {}, np.array(rows, np.int64)))
+    return distill_config(cache.path, tmp_path / "run", images="pictures", texts="sentences", steps=2)
 
 
 def test_the_rows_of_a_run_are_the_ok_rows_of_its_selections(config: DistillConfig) -> None:

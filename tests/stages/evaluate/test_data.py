@@ -1,6 +1,5 @@
 """Labelled pictures in the CLIP_benchmark layout: read as they are, refused where they lie."""
 
-import io
 from pathlib import Path
 
 import pytest
@@ -9,13 +8,12 @@ from PIL import Image
 from cache_schema.errors import DamagedError, RefusedError, UsageError
 from stages.evaluate.data import open_evaluation_set
 from stages.sources import open_source
+from tests.corpora.pictures import encoded
 from tests.corpora.webdataset import write_tar
 
 
 def _png(shade=0):
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8), (shade, shade, shade)).save(buffer, "PNG")
-    return buffer.getvalue()
+    return encoded(Image.new("RGB", (8, 8), (shade, shade, shade)), "PNG")
 
 
 @pytest.fixture

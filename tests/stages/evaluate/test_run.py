@@ -2,45 +2,23 @@
 
 import io
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from cache_schema.errors import MismatchError, UsageError
-from stages.distill.config import DistillConfig
 from stages.distill.run import distill
-from stages.evaluate.metrics import mean_per_class_recall
 from stages.evaluate.run import EvaluateConfig, evaluate_model
 from stages.images.preprocess import normalise, prepare_pixels
 from stages.teachers import load_teacher
-from tests.corpora.small_corpus import COLOURS, SHAPES, extract, picture, write_sources
+from tests.corpora.extracts import extracted_cache
+from tests.corpora.held_out import CLASSES, TEMPLATES, write_held_out
+from tests.corpora.runs import distill_config
+from tests.corpora.small_corpus import picture, write_sources
+from tests.corpora.stub_teacher import stub
 from tests.corpora.tiny_open_clip import make_tiny_open_clip
 from tests.corpora.webdataset import write_tar
-
-CLASSES = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
-TEMPLATES = ["a {c}.", "the {c} here"]
-
-
-def write_held_out(folder: Path, *, numbers=range(100, 130), damaged=()) -> Path:
-    """Writes pictures that no student has seen as an evaluation set of two tars."""
-    (folder / "test").mkdir(parents=True)
-    (folder / "classnames.txt").write_text("\n".join(CLASSES))
-    (folder / "zeroshot_classification_templates.txt").write_text("\n".join(TEMPLATES))
-    shards = [list(numbers)[::2], list(numbers)[1::2]]
-    (folder / "test" / "nshards.txt").write_text("2\n")
-    for place, shard in enumerate(shards):
-        members = []
-        for number in shard:
-            image, colour, shape = picture(number)
-            buffer = io.BytesIO()
-            image.save(buffer, "PNG")
-            payload = b"no picture" if number in damaged else buffer.getvalue()
-            label = CLASSES.index(f"{colour} {shape}")
-            members += [(f"{number:05d}.png", payload), (f"{number:05d}.cls", str(label).encode())]
-        write_tar(folder / "test" / f"{place}.tar", members)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -50,18 +28,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory):
     make_tiny_open_clip(folder / "teacher")
     teacher = f"open_clip:local-dir:{folder / 'teacher'}"
     sources = write_sources(folder, num_images=32, num_texts=40)
-    cache = extract(folder / "cache", *sources, teacher=teacher)
+    cache = extracted_cache(folder / "cache", *sources, teacher=teacher)
     distill(
-        DistillConfig(
-            cache=cache.path,
-            out=folder / "run",
-            student="timm:resnet10t?image_size=32",
+        distill_config(
+            cache.path,
+            folder / "run",
             steps=30,
             batch_size=16,
             weights={"feature": 5.0},
             learning_rate=2e-3,
             min_crop=0.8,
-            num_threads=1,
         )
     )
     write_held_out(folder / "data")
@@ -169,16 +145,13 @@ def test_unreadable_pictures_are_counted_and_named_and_not_taken_for_wrong_answe
 
 def test_a_teacher_that_does_not_reproduce_the_probes_of_the_run_is_refused(tmp_path):
     sources = write_sources(tmp_path, num_images=16, num_texts=20)
-    cache = extract(tmp_path / "cache", *sources)
-    config = DistillConfig(
-        cache=cache.path, out=tmp_path / "run", student="timm:resnet10t?image_size=32", steps=1, num_threads=1
-    )
-    distill(config)
+    cache = extracted_cache(tmp_path / "cache", *sources)
+    distill(distill_config(cache.path, tmp_path / "run", steps=1))
     write_held_out(tmp_path / "data", numbers=range(100, 104))
     assert evaluate_model(_config(tmp_path))["agreement_top1"] is not None
     from stages.students import load_image_tower, save_image_tower
 
-    other = {"specification": "python:tests.corpora.stub_teacher:make?dim=16&seed=1"}
+    other = {"specification": stub(seed=1)}
     save_image_tower(
         load_image_tower(tmp_path / "run"), tmp_path / "run" / "model", about={"run": "", "teacher": other}
     )
@@ -193,12 +166,6 @@ def test_what_is_no_model_is_a_usage_error(trained, tmp_path):
         evaluate_model(_config(trained, tmp_path))
     with pytest.raises(UsageError, match="switched off"):
         _config(trained, teacher="open_clip:x", compare=False)
-
-
-def test_classes_without_pictures_take_no_part_in_the_mean_per_class_recall():
-    scores = np.array([[0.1, 0.2, 0.9], [0.6, 0.5, 0.9], [0.1, 0.9, 0.2]])
-    labels = np.array([1, 0, 1])  # class 2 has no pictures, so it is no answer either
-    assert mean_per_class_recall(scores, labels) == 1.0
 
 
 def test_progress_counts_pictures(trained):

@@ -16,7 +16,9 @@ from stages.distill.run import distill
 from stages.export.model_folder import add_text_tower
 from stages.students import load_image_tower
 from stages.teachers import load_teacher
-from tests.corpora.small_corpus import extract, write_sources
+from tests.corpora.extracts import extracted_cache
+from tests.corpora.runs import STUDENT, distill_config
+from tests.corpora.small_corpus import write_sources
 from tests.corpora.tiny_open_clip import make_tiny_open_clip
 
 PAIRS = pytest.mark.parametrize(
@@ -35,7 +37,7 @@ def _corpus(folder, **teacher):
     make_tiny_open_clip(folder / "teacher", **teacher)
     specification = f"open_clip:local-dir:{folder / 'teacher'}"
     sources = write_sources(folder, num_images=16, num_texts=20)
-    return specification, extract(folder / "cache", *sources, teacher=specification)
+    return specification, extracted_cache(folder / "cache", *sources, teacher=specification)
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +45,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory):
     return _corpus(tmp_path_factory.mktemp("corpus"))
 
 
-def _config(cache, out: Path, student="timm:resnet10t?image_size=32") -> DistillConfig:
-    return DistillConfig(
-        cache=cache.path, out=out, student=student, steps=2, batch_size=8, text_batch_size=8, num_threads=1
-    )
+def _config(cache, out: Path, student=STUDENT) -> DistillConfig:
+    return distill_config(cache.path, out, student=student, steps=2, batch_size=8, text_batch_size=8)
 
 
 def _pixels(size):

@@ -5,9 +5,7 @@ from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from cache_schema.cache import Cache
 from cache_schema.errors import EnvironmentProblem
@@ -28,48 +26,29 @@ from stages.extract.wanted import DECODING, WantedArray, wanted_arrays
 from stages.files.free_disk import free_bytes
 from stages.parts.lock import cache_at
 from stages.teachers.described import load_and_describe
+from tests.corpora.extracts import extract, extract_config
+from tests.corpora.folders import size_of
+from tests.corpora.pictures import write_pictures
+from tests.corpora.small_corpus import write_random_sentences
+from tests.corpora.stub_teacher import stub
 from tests.corpora.tiny_cache import make_cache, recipe_for
 
-STUB = "python:tests.corpora.stub_teacher:make?dim=64"
+TEACHER = stub(dim=64)
 Usage = namedtuple("Usage", ["total", "used", "free"])
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    (folder / "pictures").mkdir()
-    for i in range(60):
-        Image.fromarray(rng.integers(0, 256, (24, 24, 3), np.uint8)).save(folder / "pictures" / f"{i:06d}.png")
-    words = ["red", "green", "small", "large", "house", "tree", "river", "running", "beside", "under"]
-    lines = (" ".join(rng.choice(words, 9)) for _ in range(300))
-    (folder / "sentences.txt").write_text("\n".join(lines) + "\n")
+    write_pictures(folder / "pictures", 60, sizes=[(24, 24)])
+    write_random_sentences(folder / "sentences.txt", 300)
     return folder
 
 
 @pytest.fixture
 def config(data: Path, tmp_path: Path) -> ExtractConfig:
-    return ExtractConfig(
-        cache=tmp_path / "cache",
-        images=(str(data / "pictures"),),
-        texts=(str(data / "sentences.txt"),),
-        teacher=STUB,
-        part_rows=32,
-        decode_workers=0,
-        num_threads=1,
-    )
-
-
-def extract(config: ExtractConfig, *, only: int | None = None) -> None:
-    with open_job(config) as job:
-        with job.make_worker() as worker:
-            for task in job.tasks[:only]:
-                worker(task)
-        job.finish()
-
-
-def size_of(folder: Path, pattern: str) -> int:
-    return sum(path.stat().st_size for path in folder.glob(pattern) if path.is_file())
+    sources = data / "pictures", data / "sentences.txt"
+    return extract_config(tmp_path / "cache", *sources, teacher=TEACHER, part_rows=32, index=True)
 
 
 def with_free_bytes(monkeypatch: pytest.MonkeyPatch, free: int) -> list[Path]:
@@ -118,7 +97,7 @@ def test_a_million_rows_of_vit_l_take_what_the_readme_says() -> None:
 def test_the_estimate_fits_the_cache_that_is_then_extracted(config: ExtractConfig) -> None:
     cache = cache_at(config.cache, config.part_rows)
     plans = grown_plans(config, cache, None)
-    recipes = load_and_describe(STUB, device="cpu", precision="float32", decoding=DECODING)[0]
+    recipes = load_and_describe(TEACHER, device="cpu", precision="float32", decoding=DECODING)[0]
     before = disk_estimate(pending_work(cache, config, wanted_arrays(cache, config, recipes, None), plans, None))
     assert not config.cache.exists()
     extract(config)
@@ -135,7 +114,7 @@ def test_the_estimate_fits_the_cache_that_is_then_extracted(config: ExtractConfi
 
 
 def test_stored_pictures_of_small_originals_are_assumed_to_be_small(config: ExtractConfig, data: Path) -> None:
-    plan = grown_plans(replace(config, texts=()), cache_at(config.cache, config.part_rows), None)["image"]
+    plan = grown_plans(replace(config, texts=()), None, None)["image"]
     originals = [path.stat().st_size for path in sorted((data / "pictures").iterdir())[:16]]
     assert most_picture_bytes(plan, 256) == 2 * sum(originals) / 16 < usual_picture_bytes(256)
     assert most_picture_bytes(plan, 16) == usual_picture_bytes(16)
@@ -149,7 +128,7 @@ def test_only_what_is_pending_counts(config: ExtractConfig) -> None:
         arrays = [cache.array(modality, name) for modality in cache.modalities for name in cache.arrays(modality)]
         wanted = [WantedArray(array.modality, array.name, array.recipe) for array in arrays]
         plans = {array.modality: array.plan for array in arrays}
-        return dict(disk_estimate(pending_work(cache, config, wanted, plans, None)).features)
+        return dict(disk_estimate(pending_work(cache, config, wanted, plans)).features)
 
     shard = disk_shard_bytes()
     extract(config, only=3)
@@ -172,12 +151,6 @@ def test_extract_that_does_not_fit_the_disk_is_refused_before_anything_is_writte
     assert str(config.cache) in said and "50,000 bytes free" in said and "free some space there" in said
     assert asked == [config.cache.parent] and not config.cache.exists()
     assert refused.value.exit_code == 1
-
-
-def test_a_new_cache_is_measured_against_the_disk_once(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = with_free_bytes(monkeypatch, 10**9)
-    extract(replace(config, index=False))
-    assert asked == [config.cache.parent]
 
 
 def test_a_finished_cache_on_a_full_disk_needs_nothing_more(
@@ -211,5 +184,5 @@ def test_a_cache_that_is_not_there_lacks_everything(tmp_path: Path) -> None:
     wanted = [WantedArray("image", "imaginary.v0", recipe_for("image", 8))]
     plans = {"image": made.plan("image")}
     nothing_there = Cache(Layout(tmp_path / "none"), 16)
-    assert len(pending_work(nothing_there, config, wanted, plans, None).arrays[0].parts) == 3
-    assert pending_work(made, config, wanted, plans, None).arrays[0].parts == ()
+    assert len(pending_work(nothing_there, config, wanted, plans).arrays[0].parts) == 3
+    assert pending_work(made, config, wanted, plans).arrays[0].parts == ()

@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from cache_schema.errors import MismatchError, RefusedError, UsageError
 from cache_schema.plan import Plan
 from stages.extract.grow_plan import grown_plan
+from tests.corpora.pictures import encoded, noise
 from tests.corpora.webdataset import write_tar
+
+PICTURE = encoded(noise(8, 8), "PNG")
 
 
 def write_lines(path: Path, first: int, count: int) -> str:
@@ -42,24 +43,16 @@ def test_a_source_that_changed_is_refused_with_both_counts(tmp_path: Path) -> No
         grown_plan(plan, [str(tmp_path / "one.txt")])
 
 
-def picture() -> bytes:
-    import io
-
-    buffer = io.BytesIO()
-    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 def test_a_key_that_stands_in_two_tars_of_one_uri_is_refused_with_both_places(tmp_path: Path) -> None:
-    write_tar(tmp_path / "0.tar", [("a.png", picture()), ("b.png", picture())])
-    write_tar(tmp_path / "1.tar", [("c.png", picture()), ("b.png", picture())])
+    write_tar(tmp_path / "0.tar", [("a.png", PICTURE), ("b.png", PICTURE)])
+    write_tar(tmp_path / "1.tar", [("c.png", PICTURE), ("b.png", PICTURE)])
     with pytest.raises(RefusedError, match=r"key 'b' stands twice: sample 1 of .*0\.tar and sample 1 of .*1\.tar"):
         grown_plan(Plan("image", 8), [str(tmp_path / "{0,1}.tar")])
 
 
 def test_the_same_key_in_tars_of_different_uris_is_fine(tmp_path: Path) -> None:
-    write_tar(tmp_path / "0.tar", [("a.png", picture())])
-    write_tar(tmp_path / "1.tar", [("a.png", picture() + b" ")])
+    write_tar(tmp_path / "0.tar", [("a.png", PICTURE)])
+    write_tar(tmp_path / "1.tar", [("a.png", PICTURE + b" ")])
     assert grown_plan(Plan("image", 8), [str(tmp_path / "0.tar"), str(tmp_path / "1.tar")]).num_rows == 2
 
 

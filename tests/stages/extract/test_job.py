@@ -6,58 +6,35 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from cache_schema.cache import Cache
 from cache_schema.errors import MismatchError, RefusedError, TooManyBadRows, UsageError
-from cache_schema.summary import summary_of_arrays
 from cache_schema.verify import verify_cache
 from stages.extract.config import ExtractConfig
 from stages.extract.job import open_job
+from tests.corpora.extracts import digests, extract, extract_config, outcomes_in
+from tests.corpora.pictures import encoded, noise, write_pictures
+from tests.corpora.processes import ROOT
+from tests.corpora.small_corpus import write_sentences
+from tests.corpora.stub_teacher import STUB, stub
 
-STUB = "python:tests.corpora.stub_teacher:make?dim=16"
+SIZES = [(61, 44), (33, 80), (24, 24), (89, 20)]
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with 40 pictures, of which one is empty and one is cut, and 100 sentences, one of them empty."""
     folder = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    (folder / "pictures").mkdir()
-    for i in range(40):
-        size = (int(rng.integers(20, 90)), int(rng.integers(20, 90)), 3)
-        Image.fromarray(rng.integers(0, 256, size, np.uint8)).save(folder / "pictures" / f"{i:03d}.png")
-    (folder / "pictures" / "010.png").write_bytes(b"")
-    (folder / "pictures" / "020.png").write_bytes((folder / "pictures" / "021.png").read_bytes()[:200])
-    (folder / "sentences.txt").write_text("".join(f"sentence {i}\n" if i != 7 else "\n" for i in range(100)))
+    bad = {10: b"", 20: encoded(noise(50, 50), "PNG")[:200]}
+    write_pictures(folder / "pictures", 40, sizes=SIZES, bad=bad)
+    write_sentences(folder / "sentences.txt", 100, empty=[7])
     return folder
 
 
 @pytest.fixture
 def config(data: Path, tmp_path: Path) -> ExtractConfig:
-    return ExtractConfig(
-        cache=tmp_path / "cache",
-        images=(str(data / "pictures"),),
-        texts=(str(data / "sentences.txt"),),
-        teacher=STUB,
-        part_rows=16,
-        index=False,
-    )
-
-
-def extract(config: ExtractConfig, *, only: int | None = None) -> dict:
-    """Runs an extract in this process, or its first `only` pending parts; returns its summary."""
-    with open_job(config) as job:
-        if job.tasks:
-            with job.make_worker() as worker:
-                for task in job.tasks[:only]:
-                    job.count_bad(task.modality, worker(task).num_bad)
-        return summary_of_arrays(job.finish())
-
-
-def digests(summary: dict) -> dict[str, str]:
-    return {name: array["digest"] for name, array in summary.items()}
+    return extract_config(tmp_path / "cache", data / "pictures", data / "sentences.txt", decode_workers=1)
 
 
 def test_every_planned_row_is_accounted_for_and_the_cache_verifies(config: ExtractConfig) -> None:
@@ -65,9 +42,8 @@ def test_every_planned_row_is_accounted_for_and_the_cache_verifies(config: Extra
     counts = {array["modality"]: (array["rows"], array["ok"], array["bad"]) for array in summary.values()}
     assert counts == {"image": (40, 38, 2), "text": (100, 99, 1)}
     assert verify_cache(config.cache) == []
-    array = Cache.open(config.cache).array("image")
-    bad = {key: status for part in range(3) for _, key, status, _ in array.outcome(part) if status != "ok"}
-    assert set(bad.values()) == {"img-empty", "img-truncated"}
+    statuses = {status for status, _ in outcomes_in(config.cache).values()}
+    assert statuses == {"ok", "img-empty", "img-truncated"}
 
 
 def test_an_interrupted_extract_resumes_to_the_same_digest(config: ExtractConfig) -> None:
@@ -101,29 +77,29 @@ def test_a_finished_extract_runs_again_without_loading_anything(config: ExtractC
     extract(config)
     before = {path: path.stat().st_mtime_ns for path in config.cache.rglob("*") if path.name != "lock.json"}
     program = (
-        "import sys; from pathlib import Path; from tests.stages.extract.test_job import STUB\n"
+        "import sys; from pathlib import Path\n"
         "from stages.extract.job import open_job; from stages.extract.config import ExtractConfig\n"
-        "config = ExtractConfig(cache=Path(sys.argv[1]), images=(sys.argv[2],), texts=(sys.argv[3],), teacher=STUB)\n"
+        "config = ExtractConfig(Path(sys.argv[1]), (sys.argv[2],), (sys.argv[3],), teacher=sys.argv[4])\n"
         "with open_job(config) as job: assert job.tasks == []\n"
         "heavy = {'torch', 'tests.corpora.stub_teacher', 'ray', 'faiss'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
-    arguments = [str(config.cache), *config.images, *config.texts]
-    subprocess.run([sys.executable, "-c", program, *arguments], check=True, cwd=Path(__file__).parents[3])
+    arguments = [str(config.cache), *config.images, *config.texts, STUB]
+    subprocess.run([sys.executable, "-c", program, *arguments], check=True, cwd=ROOT)
     kept = {path: stamp for path, stamp in before.items() if path.is_file() and not path.name.startswith(".")}
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
 def test_a_cache_of_another_teacher_is_refused_with_both_sides_and_the_way_out(config: ExtractConfig) -> None:
     extract(config)
-    other = replace(config, teacher=f"{STUB}&seed=5&version=2")
+    other = replace(config, teacher=stub(seed=5, version=2))
     with pytest.raises(MismatchError, match=r"was made by .*dim=16 \(\w{6}\), this run asks for .*--add-teacher"):
         extract(other)
 
 
 def test_a_second_teacher_is_put_beside_the_first_when_asked_to(config: ExtractConfig) -> None:
     first = digests(extract(config))
-    extract(replace(config, teacher=f"{STUB.replace('16', '8')}&version=2", images=(), texts=(), add_teacher=True))
+    extract(replace(config, teacher=stub(dim=8, version=2), images=(), texts=(), add_teacher=True))
     cache = Cache.open(config.cache)
     assert len(cache.arrays("image")) == len(cache.arrays("text")) == 2
     assert set(first.values()) < {cache.array(m, n).digest() for m in cache.modalities for n in cache.arrays(m)}
@@ -138,14 +114,11 @@ def test_without_a_teacher_the_one_of_the_cache_is_used(config: ExtractConfig) -
 
 
 def test_an_unusable_feature_costs_its_row_and_is_counted(config: ExtractConfig) -> None:
-    summary = extract(replace(config, teacher=f"{STUB}&nan_text=sentence 11&zero_text=sentence 12", images=()))
+    summary = extract(replace(config, teacher=stub(nan_text="number 11", zero_text="number 12"), images=()))
     (array,) = summary.values()
     assert (array["ok"], array["bad"]) == (97, 3)
-    outcome = [row for part in range(7) for row in Cache.open(config.cache).array("text").outcome(part)]
-    assert [status for _, key, status, _ in outcome if key in ("12", "13")] == [
-        "feature-not-finite",
-        "feature-zero-norm",
-    ]
+    outcomes = outcomes_in(config.cache, "text")
+    assert [outcomes[key][0] for key in ("12", "13")] == ["feature-not-finite", "feature-zero-norm"]
 
 
 def test_more_bad_rows_than_allowed_stop_the_run(config: ExtractConfig) -> None:
@@ -176,4 +149,4 @@ def test_a_picture_that_changed_between_two_arrays_is_named(config: ExtractConfi
     noise = os.urandom(size)
     (pictures / "005.png").write_bytes(noise)
     with pytest.raises(MismatchError, match="'005"):
-        extract(replace(mine, teacher=f"{STUB}&version=2", add_teacher=True))
+        extract(replace(mine, teacher=stub(version=2), add_teacher=True))

@@ -20,11 +20,13 @@ from cache_schema.verify import PartOfArray, verify_cache
 from stages.extract.config import ExtractConfig
 from stages.images.crops import crop_of
 from stages.images.preprocess import crop_pixels, normalise
-from stages.images.stored import PixelRule
 from stages.teachers import load_teacher
-from tests.cache_schema.test_repair import repair
-from tests.corpora.pictures import encoded, noise
-from tests.stages.extract.test_views import NAME, STUB, extract, flip
+from tests.corpora.damaged_files import cut, flip_bit
+from tests.corpora.extracts import digests, extract, extract_config
+from tests.corpora.pictures import encoded, noise, write_pictures
+from tests.corpora.processes import result_of
+from tests.corpora.stub_teacher import STUB
+from tests.corpora.stub_teacher import STUB_ARRAY as NAME
 
 SIZES = [(150, 100), (80, 120), (64, 64), (200, 90), (20, 24)]
 SIDE = 48
@@ -32,29 +34,15 @@ SIDE = 48
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "pictures"
-    folder.mkdir()
-    for i in range(20):
-        (folder / f"{i:02d}.png").write_bytes(encoded(noise(*SIZES[i % len(SIZES)], i), "PNG"))
-    (folder / "04.png").write_bytes(b"")
-    noise(90, 60).convert("LA").save(folder / "11.png")
-    return folder
+    bad = {4: b"", 11: encoded(noise(90, 60).convert("LA"), "PNG")}
+    return write_pictures(tmp_path_factory.mktemp("data") / "pictures", 20, sizes=SIZES, bad=bad)
 
 
 @pytest.fixture
 def config(pictures: Path, tmp_path: Path) -> ExtractConfig:
     # Originals of its own, so that a test can delete them.
-    return ExtractConfig(
-        cache=tmp_path / "cache",
-        images=(str(shutil.copytree(pictures, tmp_path / "pictures")),),
-        teacher=STUB,
-        part_rows=8,
-        batch_size=8,
-        views=3,
-        store_pixels=SIDE,
-        decode_workers=0,
-        index=False,
-    )
+    originals = Path(shutil.copytree(pictures, tmp_path / "pictures"))
+    return extract_config(tmp_path / "cache", originals, part_rows=8, batch_size=8, views=3, store_pixels=SIDE)
 
 
 def pixels_of(config: ExtractConfig) -> StoredPixels:
@@ -83,7 +71,7 @@ def test_no_pixels_are_stored_unless_asked_for(config: ExtractConfig) -> None:
 def test_every_ok_image_is_stored_as_a_small_jpeg_and_no_other(config: ExtractConfig) -> None:
     extract(config)
     stored = jpegs(config)
-    assert len(stored) == 19 and "04.png" not in stored
+    assert len(stored) == 19 and "004.png" not in stored
     for key, data in stored.items():
         original = Image.open(Path(config.images[0]) / key)
         with Image.open(io.BytesIO(data)) as small:
@@ -99,24 +87,12 @@ def test_every_ok_image_is_stored_as_a_small_jpeg_and_no_other(config: ExtractCo
     assert sum(record.num_bytes for record in pixels_of(config).records()) < originals / 4
 
 
-def test_sizes_are_never_enlarged_and_fit_a_jpeg() -> None:
-    rule = PixelRule(256)
-    assert [rule.stored_size(*size) for size in [(512, 1024), (300, 256), (100, 5000), (30, 131_000), (1, 10**6)]] == [
-        (256, 512),
-        (300, 256),
-        (100, 5000),
-        (15, 65_500),
-        (1, 65_500),
-    ]
-    assert PixelRule.from_json(rule.to_json()) == rule
-
-
 @pytest.mark.parametrize("change", [{"part_rows": 16}, {"batch_size": 3}, {"decode_workers": 2}])
 def test_pixels_and_the_views_cut_from_them_are_the_same_however_they_are_extracted(
     config: ExtractConfig, change: dict
 ) -> None:
     other = replace(config, cache=config.cache.with_name("other"), **change)
-    assert extract(config) == extract(other)
+    assert digests(extract(config)) == digests(extract(other))
     assert jpegs(config) == jpegs(other)
 
 
@@ -134,27 +110,27 @@ def test_views_are_cut_from_the_stored_pixels(config: ExtractConfig) -> None:
 
 
 def test_pixels_and_views_added_later_equal_those_made_at_once_and_touch_nothing(config: ExtractConfig) -> None:
-    at_once = extract(config)
+    at_once = digests(extract(config))
     grown = replace(config, cache=config.cache.with_name("grown"))
     extract(replace(grown, views=1, store_pixels=None))
     before = {path: path.read_bytes() for path in grown.cache.rglob("*") if path.is_file() and path.name != "lock.json"}
     extract(replace(grown, views=1))
-    assert extract(replace(grown, store_pixels=None)) == at_once
+    assert digests(extract(replace(grown, store_pixels=None))) == at_once
     assert files(grown) == files(config)
     assert {path: path.read_bytes() for path in before} == before
 
 
 def test_a_view_is_added_without_the_originals_where_pixels_are_stored(config: ExtractConfig) -> None:
-    whole = extract(replace(config, cache=config.cache.with_name("whole")))
+    whole = digests(extract(replace(config, cache=config.cache.with_name("whole"))))
     extract(replace(config, views=1))
     shutil.rmtree(config.images[0])
-    assert extract(replace(config, images=())) == whole
+    assert digests(extract(replace(config, images=()))) == whole
 
 
 def test_views_cut_from_the_originals_stay_so_when_pixels_are_stored_later(config: ExtractConfig) -> None:
-    whole = extract(replace(config, cache=config.cache.with_name("whole"), store_pixels=None))
+    whole = digests(extract(replace(config, cache=config.cache.with_name("whole"), store_pixels=None)))
     extract(replace(config, views=2, store_pixels=None))
-    assert extract(config) == whole
+    assert digests(extract(config)) == whole
     assert len(jpegs(config)) == 19
 
 
@@ -176,28 +152,24 @@ def test_new_sources_are_stored_like_the_first_ones(config: ExtractConfig, tmp_p
 
 
 def test_a_stop_between_pixels_and_views_costs_only_what_has_no_record(config: ExtractConfig) -> None:
-    whole = extract(config)
+    whole = digests(extract(config))
     stored = files(config)
     layout = Cache.open(config.cache).layout
     layout.pixels_record(1).unlink()
     layout.record("image", f"{NAME}.v1", 1).unlink()
     layout.record("image", f"{NAME}.v2", 0).unlink()
     assert layout.pixels(1) in leftovers_of(Cache.open(config.cache))
-    assert extract(config) == whole
+    assert digests(extract(config)) == whole
     assert files(config) == stored
-
-
-def _cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-100])
 
 
 def _foreign(path: Path) -> None:
     path.write_bytes(path.with_name("00000.arrow").read_bytes())
 
 
-@pytest.mark.parametrize("damage", [flip, _cut, _foreign, Path.unlink])
+@pytest.mark.parametrize("damage", [flip_bit, lambda path: cut(path, 100), _foreign, Path.unlink])
 def test_damaged_pixels_are_never_read_and_restored_as_the_same_file(config: ExtractConfig, damage) -> None:
-    digests = extract(config)
+    before = digests(extract(config))
     whole, at = files(config), PartOfArray("image", None, 1)
     damage(pixels_of(config).cache.layout.pixels(1))
     problems = verify_cache(config.cache)
@@ -205,17 +177,21 @@ def test_damaged_pixels_are_never_read_and_restored_as_the_same_file(config: Ext
     with pytest.raises(DamagedError):
         jpegs(config)
     assert withdraw(Cache.open(config.cache), problems) == [at]
-    assert extract(config) == digests
+    assert digests(extract(config)) == before
     assert files(config) == whole and verify_cache(config.cache) == []
 
 
 def test_repair_restores_pixels_and_what_rests_on_a_damaged_sample_table(config: ExtractConfig) -> None:
     extract(replace(config, views=2))
     whole, layout = files(config), Cache.open(config.cache).layout
-    flip(layout.pixels(0))
-    flip(layout.samples("image", 2))
-    repaired = repair(Cache.open(config.cache))["repaired"]
-    assert [(part["array"], part["part"]) for part in repaired] == [(None, 0), (f"{NAME}.v0", 2), (f"{NAME}.v1", 2)]
+    flip_bit(layout.pixels(0))
+    flip_bit(layout.samples("image", 2))
+    repaired = result_of("repair", config.cache)["repaired"]
+    assert [(part["array"], part["part"]) for part in repaired] == [
+        (None, 0),
+        (f"{NAME}.v0", 2),
+        (f"{NAME}.v1", 2),
+    ]
     assert files(config) == whole and verify_cache(config.cache) == []
 
 

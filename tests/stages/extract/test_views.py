@@ -12,7 +12,6 @@ from cache_schema.errors import MismatchError, UsageError
 from cache_schema.features import storable
 from cache_schema.leftovers import leftovers_of
 from cache_schema.repair import withdraw
-from cache_schema.summary import summary_of_arrays
 from cache_schema.verify import verify_cache
 from cache_schema.view_checks import read_checks
 from stages.extract.config import ExtractConfig
@@ -21,60 +20,32 @@ from stages.images.crops import crop_of
 from stages.images.preprocess import Preprocess, crop_pixels, normalise
 from stages.images.views import check_of
 from stages.teachers import load_teacher
-from tests.corpora.pictures import encoded, noise
+from tests.corpora.damaged_files import DAMAGE
+from tests.corpora.extracts import digests, extract, extract_config
+from tests.corpora.pictures import encoded, noise, write_pictures
+from tests.corpora.stub_teacher import STUB, stub
+from tests.corpora.stub_teacher import STUB_ARRAY as NAME
 
-STUB = "python:tests.corpora.stub_teacher:make?dim=16"
-NAME = "tests-corpora-stub-teacher-make"
 SIZES = [(90, 40), (33, 64), (64, 64), (120, 80), (20, 21)]
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "pictures"
-    folder.mkdir()
-    for i in range(22):
-        width, height = SIZES[i % len(SIZES)]
-        (folder / f"{i:02d}.jpg").write_bytes(encoded(noise(width, height, i), "JPEG", quality=92))
-    (folder / "04.jpg").write_bytes(b"")
-    Image.new("RGB", (40, 40), "white").save(folder / "07.jpg", quality=100)
-    return folder
+    bad = {4: b"", 7: encoded(Image.new("RGB", (40, 40), "white"), "JPEG", quality=100)}
+    return write_pictures(folder, 22, sizes=SIZES, format_name="JPEG", bad=bad, quality=92)
 
 
 @pytest.fixture
 def config(pictures: Path, tmp_path: Path) -> ExtractConfig:
-    return ExtractConfig(
-        cache=tmp_path / "cache",
-        images=(str(pictures),),
-        teacher=STUB,
-        part_rows=8,
-        batch_size=8,
-        views=3,
-        decode_workers=0,
-        index=False,
-    )
-
-
-def extract(config: ExtractConfig, *, only: int | None = None) -> dict[str, str]:
-    """Runs an extract in this process, or its first `only` pending parts; returns the digest of every array."""
-    with open_job(config) as job:
-        if job.tasks:
-            with job.make_worker() as worker:
-                for task in job.tasks[:only]:
-                    worker(task)
-        return {name: array["digest"] for name, array in summary_of_arrays(job.finish()).items()}
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 8
-    path.write_bytes(data)
+    return extract_config(tmp_path / "cache", pictures, part_rows=8, batch_size=8, views=3)
 
 
 def test_one_view_is_the_default_and_further_ones_stand_beside_it(config: ExtractConfig) -> None:
     assert list(extract(replace(config, views=None))) == [f"image/{NAME}.v0"]
-    digests = extract(config)
-    assert list(digests) == [f"image/{NAME}.v0", f"image/{NAME}.v1", f"image/{NAME}.v2"]
-    assert len(set(digests.values())) == 3
+    made = digests(extract(config))
+    assert list(made) == [f"image/{NAME}.v0", f"image/{NAME}.v1", f"image/{NAME}.v2"]
+    assert len(set(made.values())) == 3
     assert verify_cache(config.cache) == []
     assert leftovers_of(Cache.open(config.cache)) == []
 
@@ -99,21 +70,22 @@ def test_the_feature_and_the_check_of_a_view_are_those_of_its_box(config: Extrac
 
 @pytest.mark.parametrize("change", [{"part_rows": 16}, {"batch_size": 3}, {"decode_workers": 2}])
 def test_the_digest_of_every_view_is_the_same_however_it_is_extracted(config: ExtractConfig, change: dict) -> None:
-    assert extract(config) == extract(replace(config, cache=config.cache.with_name("other"), **change))
+    other = replace(config, cache=config.cache.with_name("other"), **change)
+    assert digests(extract(config)) == digests(extract(other))
 
 
 def test_views_added_later_equal_views_made_at_once_and_touch_nothing_that_is_there(config: ExtractConfig) -> None:
-    at_once = extract(config)
+    at_once = digests(extract(config))
     grown = replace(config, cache=config.cache.with_name("grown"))
     extract(replace(grown, views=1))
     before = {path: path.read_bytes() for path in grown.cache.rglob("*") if path.is_file() and path.name != "lock.json"}
     extract(replace(grown, views=2))
-    assert extract(grown) == at_once
+    assert digests(extract(grown)) == at_once
     assert {path: path.read_bytes() for path in before} == before
 
 
 def test_a_stop_between_the_outputs_of_a_part_costs_only_what_has_no_record(config: ExtractConfig) -> None:
-    whole = extract(config)
+    whole = digests(extract(config))
     layout = Cache.open(config.cache).layout
     layout.record("image", f"{NAME}.v1", 0).unlink()
     layout.record("image", f"{NAME}.v2", 0).unlink()
@@ -124,7 +96,7 @@ def test_a_stop_between_the_outputs_of_a_part_costs_only_what_has_no_record(conf
             (2, (f"{NAME}.v2",)),
         ]
     assert len(leftovers_of(Cache.open(config.cache))) == 9
-    assert extract(config) == whole
+    assert digests(extract(config)) == whole
     assert verify_cache(config.cache) == []
 
 
@@ -136,11 +108,12 @@ def test_new_sources_and_a_second_teacher_continue_the_views_over_the_same_rows(
     more.mkdir()
     (more / "a.jpg").write_bytes(encoded(noise(50, 50), "JPEG"))
     extract(replace(config, images=(str(more),), views=None))
-    second = replace(config, images=(), teacher=f"{STUB}&version=2", add_teacher=True, views=2)
+    second = replace(config, images=(), teacher=stub(version=2), add_teacher=True, views=2)
     names = list(extract(second))
     cache = Cache.open(config.cache)
     assert {name: cache.array("image", name).num_rows for name in cache.arrays("image")} == dict.fromkeys(
-        [f"{NAME}.v0", f"{NAME}.v1", f"{NAME}.v2", *(name.removeprefix("image/") for name in names)], 23
+        [f"{NAME}.v0", f"{NAME}.v1", f"{NAME}.v2", *(name.removeprefix("image/") for name in names)],
+        23,
     )
     assert {cache.array("image", f"{NAME}.v{view}").recipe.preprocess["crop"]["seed"] for view in (1, 2)} == {9}
     assert verify_cache(config.cache) == []
@@ -154,21 +127,16 @@ def test_views_of_another_seed_are_refused_with_both_seeds(config: ExtractConfig
         replace(config, views=0)
 
 
-@pytest.mark.parametrize("damage", ["flipped", "missing", "cut"])
+@pytest.mark.parametrize("damage", ["one bit flipped", "one byte short", "deleted"])
 def test_damaged_view_checks_are_found_and_made_again(config: ExtractConfig, damage: str) -> None:
-    whole = extract(config)
+    whole = digests(extract(config))
     path = Cache.open(config.cache).layout.view_checks("image", f"{NAME}.v2", 1)
     checks = path.read_bytes()
-    if damage == "flipped":
-        flip(path)
-    elif damage == "missing":
-        path.unlink()
-    else:
-        path.write_bytes(checks[:-1])
+    DAMAGE[damage](path)
     (problem,) = verify_cache(config.cache)
     assert "view checks" in problem.what and problem.part is not None
     assert [(part.array, part.part) for part in withdraw(Cache.open(config.cache), [problem])] == [(f"{NAME}.v2", 1)]
-    assert extract(config) == whole
+    assert digests(extract(config)) == whole
     assert path.read_bytes() == checks
     assert verify_cache(config.cache) == []
 

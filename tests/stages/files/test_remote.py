@@ -1,6 +1,7 @@
 """Sources behind an address: the same samples as from the local disk, and every failure of a server in three parts."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cache_schema.cache import Cache
 from cache_schema.errors import EnvironmentProblem, MismatchError, PipelineError, RefusedError
 from cache_schema.verify import verify_cache
-from stages.extract.config import ExtractConfig
-from stages.extract.job import open_job
 from stages.files import remote
 from stages.sources import expand
+from tests.corpora.extracts import digests, extract, extract_config
 from tests.corpora.pictures import jpeg
+from tests.corpora.samples import samples_of
 from tests.corpora.web_server import WebServer, web_server
 from tests.corpora.webdataset import write_tar
 
@@ -49,31 +49,15 @@ def test_a_remote_source_gives_the_same_samples_as_the_local_file(server: WebSer
         here, there = near.scan(), far.scan()
         assert here.fingerprint == there.fingerprint
         np.testing.assert_array_equal(here.offsets, there.offsets)
-        samples = list(near.read(0, 5, here.offset_bytes(0)))
-        assert samples == list(far.read(0, 5, there.offset_bytes(0)))
-        last = samples[4]
-        assert list(far.read(4, 1, there.offset_bytes(4))) == [last]
-        assert far.read_one(last.key, last.offset_bytes, last.size_bytes) == last.payload
+        assert samples_of(near) == samples_of(far)
 
 
 def test_extract_from_a_web_server_gives_the_digest_of_the_local_extract(server: WebServer, tmp_path: Path) -> None:
     write_sources(server.root)
 
-    def extracted(where: str, cache: Path) -> list[str]:
-        config = ExtractConfig(
-            cache=cache,
-            images=(f"{where}/pictures.tar",),
-            texts=(f"{where}/lines.txt",),
-            teacher="python:tests.corpora.stub_teacher:make?dim=8",
-            part_rows=4,
-            batch_size=4,
-            decode_workers=0,
-            index=False,
-        )
-        with open_job(config) as job, job.make_worker() as worker:
-            for task in job.tasks:
-                worker(task)
-        return [Cache.open(cache).array(modality).digest() for modality in ("image", "text")]
+    def extracted(where: str, cache: Path) -> dict[str, str]:
+        sources = {"images": (f"{where}/pictures.tar",), "texts": (f"{where}/lines.txt",)}
+        return digests(extract(replace(extract_config(cache, part_rows=4, batch_size=4), **sources)))
 
     near = extracted(str(server.root), tmp_path / "near")
     assert extracted(server.address, tmp_path / "far") == near

@@ -9,16 +9,15 @@ from PIL import Image
 
 from stages.images.decode import Limits, decode_image
 from stages.images.jpeg import lacks_scans
+from tests.corpora.pictures import encoded
 
 END = b"\xff\xd9"
 
 
-def encoded(mode: str = "RGB", **options: object) -> bytes:
+def photograph(mode: str = "RGB", **options: object) -> bytes:
     y, x = np.mgrid[0:120, 0:160]
     pixels = np.stack([x, y, x + y], axis=-1).astype(np.uint8) ^ np.random.default_rng(0).integers(0, 32, (120, 160, 3))
-    buffer = io.BytesIO()
-    Image.fromarray(pixels.astype(np.uint8)).convert(mode).save(buffer, "JPEG", **options)
-    return buffer.getvalue()
+    return encoded(Image.fromarray(pixels.astype(np.uint8)).convert(mode), "JPEG", **options)
 
 
 def status(payload: bytes) -> str:
@@ -29,20 +28,20 @@ def status(payload: bytes) -> str:
 @pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"restart_marker_rows": 1}, {"quality": 30}], ids=str)
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
 def test_a_cut_jpeg_with_an_end_mark_behind_it_is_truncated(mode: str, options: dict, share: float) -> None:
-    whole = encoded(mode, **options)
+    whole = photograph(mode, **options)
     assert status(whole) == "ok"
     assert status(whole[: int(len(whole) * share)] + END) in ("img-truncated", "img-corrupt")
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5])
 def test_a_progressive_jpeg_without_its_later_scans_is_truncated(share: float) -> None:
-    whole = encoded(progressive=True)
+    whole = photograph(progressive=True)
     assert status(whole) == "ok" and not lacks_scans(whole)
     assert status(whole[: int(len(whole) * share)] + END) == "img-truncated"
 
 
 def test_a_jpeg_whose_header_claims_more_rows_than_it_has_is_truncated() -> None:
-    claimed = bytearray(encoded())
+    claimed = bytearray(photograph())
     frame = claimed.index(b"\xff\xc0")
     claimed[frame + 5 : frame + 7] = struct.pack(">H", 4000)
     assert status(bytes(claimed)) == "img-truncated"
@@ -60,7 +59,7 @@ def test_a_picture_of_one_level_is_whole(level: int, mode: str, progressive: boo
 
 def test_bytes_that_no_marker_describes_never_raise() -> None:
     rng = np.random.default_rng(1)
-    whole = encoded()
+    whole = photograph()
     for _ in range(300):
         changed = bytearray(whole)
         for place in rng.integers(2, len(whole), 4):

@@ -120,13 +120,6 @@ def test_a_pool_whose_processes_cannot_start_says_so(capfd: pytest.CaptureFixtur
         list(pool.map([(jpeg(), None)]))
 
 
-def test_long_pictures_are_refused_before_their_resize_explodes() -> None:
-    for width, height in ((1, 1_000_000), (1_000_000, 1), (1, 200)):
-        payload = encoded(noise(width, height), "PNG")
-        prepared = CropPreparation(Preprocess((224, 224), (0.5,) * 3, (0.5,) * 3)).prepare(payload, None)
-        assert prepared.status == ("img-too-many-pixels" if max(width, height) > 200 else "ok")
-
-
 def test_jobs_are_read_no_further_ahead_than_the_limit() -> None:
     num_read = 0
 

@@ -18,6 +18,7 @@ from stages.extract.job import open_job
 from stages.imported.config import ImportConfig
 from stages.imported.job import open_import
 from stages.teachers import load_teacher
+from tests.corpora.extracts import digests, extract, extract_config, extracted_cache, import_config, import_features
 from tests.corpora.foreign_features import (
     keys_of,
     sentences_of,
@@ -28,12 +29,12 @@ from tests.corpora.foreign_features import (
     write_npy,
     write_text_tsv,
 )
-from tests.corpora.small_corpus import STUB, extract, write_sources
-from tests.stages.imported.test_job import config_of, digests, run
+from tests.corpora.runs import distill_config
+from tests.corpora.small_corpus import write_sources
+from tests.corpora.stub_teacher import STUB, stub
 
 NUM_ROWS = 16
 DIM = 16
-STUDENT = "timm:resnet10t?image_size=32"
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +48,14 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> ImportConfig:
     write_text_tsv(folder / "t.tsv", keys, sentences_of(NUM_ROWS))
     write_feature_tsv(folder / "i.feat.tsv", keys, vectors(NUM_ROWS, DIM, seed=1))
     write_feature_tsv(folder / "t.feat.tsv", keys, vectors(NUM_ROWS, DIM, seed=2))
-    config = config_of(
+    config = import_config(
         folder / "cache",
         image_features=(str(folder / "i.feat.tsv"),),
         text_features=(str(folder / "t.feat.tsv"),),
         images=(str(folder / "i.tsv"),),
         texts=(str(folder / "t.tsv"),),
     )
-    run(config)
+    import_features(config)
     return config
 
 
@@ -62,13 +63,13 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> ImportConfig:
 def alone(tmp_path: Path) -> ImportConfig:
     """A cache of features without pictures."""
     path = write_npy(tmp_path / "f.npy", keys_of(NUM_ROWS), sentences_of(NUM_ROWS), vectors(NUM_ROWS, DIM))
-    config = config_of(tmp_path / "alone", image_features=(str(path),), text_features=(str(path),))
-    run(config)
+    config = import_config(tmp_path / "alone", image_features=(str(path),), text_features=(str(path),))
+    import_features(config)
     return config
 
 
 def a_few_steps(cache: Path, out: Path) -> DistillConfig:
-    return DistillConfig(cache=cache, out=out, student=STUDENT, steps=2, batch_size=4, text_batch_size=4, num_threads=1)
+    return distill_config(cache, out, steps=2, batch_size=4, text_batch_size=4)
 
 
 def test_a_student_learns_from_imported_features_and_evaluate_asks_whose_they_are(
@@ -82,7 +83,7 @@ def test_a_student_learns_from_imported_features_and_evaluate_asks_whose_they_ar
     trusted = load_model(run_name, device="cpu", teacher=STUB)
     assert trusted.texts.specification == STUB and trusted.learnt_from is None
     with pytest.raises(MismatchError, match=r"width 8, .* ones of width 16"):
-        load_model(run_name, device="cpu", teacher="python:tests.corpora.stub_teacher:make?dim=8")
+        load_model(run_name, device="cpu", teacher=stub(dim=8))
 
 
 def test_features_without_pictures_cannot_be_distilled_and_say_what_to_do(alone: ImportConfig, tmp_path: Path) -> None:
@@ -97,11 +98,11 @@ def test_features_without_pictures_and_pictures_do_not_mix(
     keys = keys_of(4, first=100)
     more = write_feature_tsv(tmp_path / "more.feat.tsv", keys, vectors(4, DIM))
     with pytest.raises(UsageError, match=r"have pictures, .*more\.feat\.tsv comes without"):
-        run(replace(imported, image_features=(str(more),), images=(), text_features=(), texts=()))
+        import_features(replace(imported, image_features=(str(more),), images=(), text_features=(), texts=()))
     pictures, _ = write_sources(tmp_path / "corpus", num_images=4, num_texts=1)
     features = write_npy(tmp_path / "g.npy", [p.name for p in sorted(pictures.iterdir())], keys, vectors(4, DIM))
     with pytest.raises(UsageError, match="without pictures"):
-        run(replace(alone, image_features=(str(features),), images=(str(pictures),), text_features=()))
+        import_features(replace(alone, image_features=(str(features),), images=(str(pictures),), text_features=()))
     with (
         pytest.raises(UsageError, match="there is nothing to look at"),
         open_job(ExtractConfig(cache=alone.cache, teacher=STUB, add_teacher=True, decode_workers=0)),
@@ -125,13 +126,9 @@ def test_a_real_teacher_stands_beside_imported_features_over_the_same_rows(
     imported: ImportConfig, tmp_path: Path
 ) -> None:
     config = replace(imported, cache=tmp_path / "cache")
-    before = digests(run(config))
-    real = ExtractConfig(
-        cache=config.cache, teacher=STUB, add_teacher=True, decode_workers=0, num_threads=1, index=False
-    )
-    with open_job(real) as job, job.make_worker() as worker:
-        for task in job.tasks:
-            worker(task)
+    before = digests(import_features(config))
+    real = extract_config(config.cache, add_teacher=True, part_rows=None)
+    extract(real)
     assert verify_cache(config.cache) == []
     cache = Cache.open(config.cache)
     assert len(cache.arrays("image")) == 2 and cache.array("image", "clip.v0").digest() == before["image/clip.v0"]
@@ -141,15 +138,13 @@ def test_a_real_teacher_stands_beside_imported_features_over_the_same_rows(
 
 def test_imported_features_stand_beside_a_real_teacher_over_the_same_rows(tmp_path: Path) -> None:
     pictures, sentences = write_sources(tmp_path, num_images=20, num_texts=5)
-    cache = extract(tmp_path / "cache", pictures, sentences)
+    cache = extracted_cache(tmp_path / "cache", pictures, sentences)
     keys = cache.keys("image", np.arange(20))
     path = write_npy(tmp_path / "f.npy", keys[::-1], keys, vectors(20, DIM)[::-1])
-    config = ImportConfig(
-        cache=cache.path, image_features=(str(path),), teacher_name="clip", decode_workers=0, index=False
-    )
+    config = import_config(cache.path, image_features=(str(path),), part_rows=None)
     with pytest.raises(UsageError, match=r"--add-teacher"):
-        run(config)
-    assert run(replace(config, add_teacher=True))["image/clip.v0"]["ok"] == 20
+        import_features(config)
+    assert import_features(replace(config, add_teacher=True))["image/clip.v0"]["ok"] == 20
     array = Cache.open(cache.path).array("image", "clip.v0")
     np.testing.assert_allclose(array.features.gather_unit(np.arange(20)), unit(vectors(20, DIM)), atol=1e-3)
     assert verify_cache(cache.path) == []
@@ -157,7 +152,7 @@ def test_imported_features_stand_beside_a_real_teacher_over_the_same_rows(tmp_pa
 
 def test_an_unfinished_import_names_the_command_that_finishes_it(imported: ImportConfig, tmp_path: Path) -> None:
     config = replace(imported, cache=tmp_path / "cache")
-    run(config, only=1)
+    import_features(config, only=1)
     with pytest.raises(UnfinishedError, match=r"1 of 4 parts .* run `pipeline import` again"):
         Cache.open(config.cache).array("image").require_complete()
 
@@ -166,12 +161,12 @@ def test_damaged_parts_are_imported_again_from_the_files_that_the_cache_remember
     imported: ImportConfig, tmp_path: Path
 ) -> None:
     config = replace(imported, cache=tmp_path / "cache")
-    before = digests(run(config))
+    before = digests(import_features(config))
     shard = config.cache / "image" / "features.zarr" / "clip.v0" / "c" / "2" / "0"
     shard.write_bytes(shard.read_bytes()[:-7])
     cache = Cache.open(config.cache)
     assert [part.part for part in withdraw(cache, verify_cache(config.cache))] == [2]
-    again = ImportConfig(cache=config.cache, decode_workers=0, index=False)
+    again = import_config(config.cache, teacher_name=None, part_rows=None)
     with open_import(again) as job:
         assert [task.part.number for task in job.tasks] == [2]
-    assert digests(run(again)) == before and verify_cache(config.cache) == []
+    assert digests(import_features(again)) == before and verify_cache(config.cache) == []

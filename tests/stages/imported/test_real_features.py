@@ -3,7 +3,6 @@
 Skips without the folder of real data, which is no part of the project.
 """
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from PIL import Image
 from cache_schema.cache import Cache
 from cache_schema.verify import verify_cache
 from stages.imported.config import ImportConfig
+from tests.corpora.extracts import import_features
 from tests.corpora.foreign_features import (
     write_clip_retrieval,
     write_feature_tsv,
@@ -22,7 +22,7 @@ from tests.corpora.foreign_features import (
     write_parquet,
     write_text_tsv,
 )
-from tests.stages.imported.test_job import run
+from tests.corpora.pictures import encoded
 
 DATA = next((folder / "shared/data" for folder in Path(__file__).parents if (folder / "shared/data").is_dir()), None)
 CLASSES = ("airplane", "car_(automobile)", "bird", "cat", "deer", "dog", "frog", "horse", "boat", "truck")
@@ -52,11 +52,7 @@ def real() -> RealFeatures:
 
 def as_dime_fm(folder: Path, real: RealFeatures) -> dict[str, str]:
     keys = [f"t{number}" for number in range(len(real.texts))]
-    payloads = []
-    for pixels in real.pixels:
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "PNG")
-        payloads.append(buffer.getvalue())
+    payloads = [encoded(Image.fromarray(pixels), "PNG") for pixels in real.pixels]
     return {
         "image_features": str(write_feature_tsv(folder / "image.feat.tsv", real.image_keys, real.images)),
         "images": str(write_image_tsv(folder / "image.tsv", real.image_keys, payloads)),
@@ -94,7 +90,7 @@ def test_zero_shot_from_imported_clip_features_is_as_good_as_from_the_files(
     config = ImportConfig(
         cache=tmp_path / "cache", teacher_name="openai-ViT-B-32", part_rows=256, decode_workers=0, index=False, **uris
     )
-    summary = run(config)
+    summary = import_features(config)
     assert [(array["ok"], array["bad"]) for array in summary.values()] == [(500, 0), (1203, 0)]
     assert verify_cache(config.cache) == []
     cache = Cache.open(config.cache)
@@ -122,7 +118,7 @@ def test_real_photographs_in_a_tar_are_joined_to_their_real_features(tmp_path: P
         part_rows=512,
         index=False,
     )
-    assert run(config)["image/openai-vit-b-32.v0"]["ok"] == 541
+    assert import_features(config)["image/openai-vit-b-32.v0"]["ok"] == 541
     cache = Cache.open(config.cache)
     rows = cache.array("image").ok_rows()
     expected = stored["image_emb"][[keys.index(key.rpartition("/")[2]) for key in cache.keys("image", rows)]]

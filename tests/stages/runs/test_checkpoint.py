@@ -13,6 +13,7 @@ from cache_schema.errors import DamagedError, MismatchError
 from stages.distill.optimizer import make_optimizer
 from stages.runs.checkpoint import newest_checkpoint, restore, save_checkpoint, tensors_of
 from stages.students import build_student
+from tests.corpora.damaged_files import DAMAGE
 
 RUN = "a" * 64
 
@@ -81,35 +82,21 @@ def test_only_the_newest_are_kept_and_none_means_none(tmp_path):
     assert newest.step == 10 and newest.state["note"] == 10 and newest.tensors["x"].tolist() == [10.0] * 3
 
 
-def _damage(path, how):
-    data = path.read_bytes()
-    if how == "flipped bit":
-        path.write_bytes(data[:-2] + bytes([data[-2] ^ 4]) + data[-1:])
-    elif how == "cut":
-        path.write_bytes(data[: len(data) // 2])
-    elif how == "emptied":
-        path.write_bytes(b"")
-    elif how == "appended":
-        path.write_bytes(data + b"\0")
-    else:
-        path.unlink()
-
-
 @pytest.mark.parametrize("suffix", ["json", "safetensors"])
-@pytest.mark.parametrize("how", ["flipped bit", "cut", "emptied", "appended", "removed"])
+@pytest.mark.parametrize("how", DAMAGE)
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, suffix, how):
     for step in (1, 2):
         _save(tmp_path, {"x": torch.arange(5.0) + step}, step)
-    _damage(tmp_path / f"step-000000002.{suffix}", how)
+    DAMAGE[how](tmp_path / f"step-000000002.{suffix}")
     notices = []
     assert _newest(tmp_path, notices).step == 1
-    if (suffix, how) != ("json", "removed"):  # without its state file a checkpoint was never finished
+    if (suffix, how) != ("json", "deleted"):  # without its state file a checkpoint was never finished
         assert len(notices) == 1 and "step-000000002" in notices[0] and "going on from step 1" in notices[0]
 
 
 def test_when_all_are_damaged_the_run_stops_and_names_them(tmp_path):
     _save(tmp_path, {"x": torch.zeros(2)}, 1)
-    _damage(tmp_path / "step-000000001.safetensors", "cut")
+    DAMAGE["half"](tmp_path / "step-000000001.safetensors")
     with pytest.raises(DamagedError, match=r"step-000000001\.safetensors is damaged.*--fresh"):
         _newest(tmp_path)
 

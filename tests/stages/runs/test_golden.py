@@ -24,8 +24,9 @@ from stages.runs.record import read_record
 from stages.search.index import load_index, search
 from stages.search.mine import mine
 from stages.students import load_image_tower
+from tests.corpora.golden import RUN as GOLDEN
+from tests.corpora.golden import golden_architecture
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "run-1"
 IMAGES = "tests-stub-teacher-make.v0"
 
 # As printed when the files were made.
@@ -41,14 +42,8 @@ WEIGHTS = {
 
 @pytest.fixture(scope="module", autouse=True)
 def tiny_student() -> Iterator[None]:
-    """Makes `open_clip:golden-tiny` the name of an architecture, as it was when the runs were made."""
-    import open_clip
-    from open_clip import factory
-
-    open_clip.add_model_config(GOLDEN / "golden-tiny.json")
-    yield
-    factory._MODEL_CONFIG_PATHS.remove(GOLDEN / "golden-tiny.json")
-    del factory._MODEL_CONFIGS["golden-tiny"]
+    with golden_architecture():
+        yield
 
 
 @pytest.fixture

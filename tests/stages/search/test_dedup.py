@@ -1,72 +1,28 @@
 """Duplicates among real pictures and sentences are found, the first of each group stays, the cache does not change."""
 
-import hashlib
-import io
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
-from PIL import Image
 
 from cache_schema.cache import Cache, create_cache
 from cache_schema.errors import LockedError, MismatchError, UnfinishedError
 from cache_schema.selections import read_selection
 from cache_schema.verify import verify_cache
-from pipeline.cli import cli
 from stages.search.dedup import dedup
-from tests.corpora.small_corpus import extract, picture
+from tests.corpora.folders import contents_of
+from tests.corpora.repeated_corpus import repeated_cache
 from tests.corpora.tiny_cache import add_array, unit_features
-
-SENTENCES = [
-    "a red disc",
-    "a blue disc",
-    " a red disc  ",
-    "a red disc",
-    "",
-    "a green square",
-    "a blue disc",
-    "A red disc",
-]
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
-    """24 pictures: of 3 the same bytes again, of 2 another JPEG quality; one cannot be read. And eight sentences."""
-    folder = tmp_path_factory.mktemp("corpus")
-    pictures = folder / "pictures"
-    pictures.mkdir()
-    for number in range(18):
-        (pictures / f"{number:02d}.jpg").write_bytes(jpeg(number, quality=95))
-    for copy, original in {"18": 2, "19": 2, "20": 17}.items():
-        (pictures / f"{copy}.jpg").write_bytes(jpeg(original, quality=95))
-    for copy, original in {"21": 5, "22": 6}.items():
-        (pictures / f"{copy}.jpg").write_bytes(jpeg(original, quality=80))
-    (pictures / "00.jpg").write_bytes(b"")
-    (pictures / "23.jpg").write_bytes(b"")  # Bad rows with equal bytes are no duplicates: they take no part.
-    (folder / "sentences.txt").write_text("\n".join(SENTENCES) + "\n")
-    return extract(folder / "cache", pictures, folder / "sentences.txt", part_rows=8)
-
-
-def jpeg(number: int, *, quality: int) -> bytes:
-    buffer = io.BytesIO()
-    noise = np.random.default_rng(number).integers(0, 256, (5, 5, 3), np.uint8)
-    image = Image.blend(picture(number)[0], Image.fromarray(noise).resize((40, 40)), 0.7)
-    image.save(buffer, "JPEG", quality=quality)
-    return buffer.getvalue()
+    return repeated_cache(tmp_path_factory.mktemp("corpus"))
 
 
 def content(cache: Cache) -> dict[str, str]:
     """Returns the SHA-256 of every file of the cache but selections and lock."""
-    files = (path for path in cache.path.rglob("*") if path.is_file() and "lock" not in path.name)
-    return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in files if p.parent.name != "selections"}
+    return {name: sha256 for name, sha256 in contents_of(cache.path).items() if not name.startswith("selections/")}
 
 
 def kept_keys(cache: Cache, name: str) -> list[str]:
@@ -146,67 +102,3 @@ def test_a_cache_that_is_being_written_is_read_and_gets_no_selection(cache: Cach
     with cache.lock(), pytest.raises(LockedError):
         dedup(cache, modality="image", name="locked")
     assert "locked" not in cache.layout.selection_names()
-
-
-@pytest.fixture
-def invoke(cache: Cache) -> Callable[..., Result]:
-    return lambda *args: CliRunner().invoke(cli, ["dedup", "--cache", str(cache.path), *args])
-
-
-def test_the_command_prints_counts_pairs_and_what_to_do_next(invoke: Callable[..., Result], cache: Cache) -> None:
-    result = invoke("--modality", "image", "--exact", "--name", "shown")
-    assert result.exit_code == 0, result.stderr
-    assert "selection shown: 19 of 22 images kept, 3 dropped in 2 groups" in result.stdout
-    assert result.stdout.splitlines()[-1] == f"next: pipeline distill --cache {cache.path} --images shown --out RUN"
-    as_json = json.loads(invoke("--modality", "text", "--threshold", "1", "--name", "texts", "--json").stdout)
-    assert (as_json["kept"], as_json["method"]["threshold"], as_json["search"]) == (4, 1.0, {"kind": "exact"})
-    shown = CliRunner().invoke(cli, ["inspect", str(cache.path), "--json"])
-    listed = {selection["name"]: selection for selection in json.loads(shown.stdout)["selections"]}
-    assert listed["shown"]["rows"] == 19 and listed["shown"]["state"] == "current"
-
-
-@pytest.mark.parametrize(
-    ("args", "words"),
-    [
-        (["--modality", "image", "--name", "n"], ["neither --exact nor --threshold"]),
-        (["--modality", "image", "--name", "n", "--exact", "--threshold", "0.9"], ["--exact and --threshold 0.9"]),
-        (["--modality", "image", "--name", "n", "--threshold", "0"], ["--threshold", "above 0"]),
-        (["--modality", "image", "--name", "n", "--threshold", "1.1"], ["--threshold", "up to 1"]),
-        (["--modality", "image", "--name", "n", "--threshold", "nan"], ["--threshold"]),
-        (["--modality", "imag", "--name", "n", "--exact"], ["did you mean 'image'"]),
-        (["--name", "n", "--exact"], ["--modality"]),
-        (["--modality", "image", "--exact"], ["--name NAME is missing"]),
-        (["--modality", "image", "--exact", "--name", "../up"], ["cannot name a selection"]),
-        (["--modality", "image", "--exact", "--name", "n", "--array", "stub"], ["unknown image array", "known"]),
-    ],
-)
-def test_wrong_arguments_are_one_line_that_helps_and_exit_code_2(
-    invoke: Callable[..., Result], args: list[str], words: list[str]
-) -> None:
-    result = invoke(*args)
-    assert result.exit_code == 2, result.stderr
-    (error,) = result.stderr.splitlines()
-    assert all(word in error for word in words), error
-
-
-def test_an_interrupted_dedup_leaves_nothing_behind(tmp_path: Path) -> None:
-    cache = create_cache(tmp_path / "cache", 1024)
-    add_array(cache, "image", unit_features(8_192, 256))
-    before = content(cache)
-    command = ["dedup", "--cache", str(cache.path), "--modality", "image", "--threshold", "0.9", "--name", "n"]
-    program = (
-        "import sys, time; from stages.search import near_duplicates; from pipeline.cli import main\n"
-        "compare = near_duplicates._drop_within_block\n"
-        "def slow(*args): print('comparing', file=sys.stderr, flush=True); time.sleep(30); compare(*args)\n"
-        "near_duplicates._drop_within_block = slow\n"
-        f"sys.argv = ['pipeline', *{command!r}]; main()\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
-    process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True, env=environment)
-    assert process.stderr is not None and "comparing" in process.stderr.readline()
-    time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=20) == 130
-    assert "nothing was changed" in process.stderr.read()
-    process.stderr.close()
-    assert content(cache) == before and not cache.layout.all_selections.exists()

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cache_schema.errors import RefusedError, UsageError
-from stages.sources import RawSample, expand
 from stages.sources import csv as csv_module
+from stages.sources import expand
 from stages.sources.csv import CsvSource, fields_of
+from tests.corpora.samples import rows_of
 
 
 @pytest.fixture
@@ -21,20 +22,6 @@ def path(tmp_path: Path) -> Path:
 
 def source_of(path: Path, **options: str) -> CsvSource:
     return CsvSource(str(path), "text", options)
-
-
-def samples_of(source: CsvSource) -> list[RawSample]:
-    scan = source.scan()
-    samples = list(source.read(0, scan.num_samples, scan.offset_bytes(0)))
-    for number, sample in enumerate(samples):
-        assert list(source.read(number, 1, scan.offset_bytes(number))) == [sample]
-        if sample.payload is not None:
-            assert source.read_one(sample.key, sample.offset_bytes, sample.size_bytes) == sample.payload
-    return samples
-
-
-def texts_of(source: CsvSource) -> list[tuple[str, bytes | None, str]]:
-    return [(sample.key, sample.payload, sample.status) for sample in samples_of(source)]
 
 
 pieces = st.lists(st.sampled_from(["a", "é", '"', '""', ",", "\n", "\r\n", " ", ';"']), max_size=40).map("".join)
@@ -65,18 +52,18 @@ def test_rows_and_fields_are_those_of_the_standard_library(content: str, piece_b
 
 def test_columns_are_found_by_name_and_rows_may_span_lines(path: Path) -> None:
     path.write_bytes(b'id,"text",n\r\nx,"one\r\ntwo ""quoted"", three",1\r\ny,plain,2\r\nz,"",3')
-    assert texts_of(source_of(path)) == [
+    assert rows_of(source_of(path)) == [
         ("1", b'one\r\ntwo "quoted", three', "ok"),
         ("2", b"plain", "ok"),
         ("3", b"", "ok"),
     ]
-    assert [key for key, _, _ in texts_of(source_of(path, key_column="id"))] == ["x", "y", "z"]
+    assert [key for key, _, _ in rows_of(source_of(path, key_column="id"))] == ["x", "y", "z"]
 
 
 def test_without_a_header_columns_are_numbers(path: Path) -> None:
     path.write_bytes(b"\xef\xbb\xbfone;1\ntwo;2\n")
     options = {"header": "no", "delimiter": ";"}
-    assert [text for _, text, _ in texts_of(source_of(path, **options, column="1"))] == [b"one", b"two"]
+    assert [text for _, text, _ in rows_of(source_of(path, **options, column="1"))] == [b"one", b"two"]
     with pytest.raises(RefusedError, match="no column '3'"):
         source_of(path, **options, column="3").scan()
     for column in ("0", "text"):
@@ -89,9 +76,9 @@ def test_without_a_header_columns_are_numbers(path: Path) -> None:
 def test_tabs_cut_a_tsv_and_quotes_may_mean_nothing(path: Path) -> None:
     tsv = path.with_suffix(".tsv")
     tsv.write_bytes(b'text\turl\n"an inch is 1"\tx\n"open\ty\n')
-    assert [text for _, text, _ in texts_of(source_of(tsv, quotes="no"))] == [b'"an inch is 1"', b'"open']
+    assert [text for _, text, _ in rows_of(source_of(tsv, quotes="no"))] == [b'"an inch is 1"', b'"open']
     path.write_bytes(tsv.read_bytes())
-    assert len(texts_of(source_of(path, quotes="no", delimiter="tab"))) == 2
+    assert len(rows_of(source_of(path, quotes="no", delimiter="tab"))) == 2
 
 
 def test_a_quote_that_is_never_closed_is_refused_naming_its_line(path: Path) -> None:
@@ -103,7 +90,7 @@ def test_a_quote_that_is_never_closed_is_refused_naming_its_line(path: Path) -> 
 def test_rows_with_another_number_of_fields_keep_their_rows_until_they_are_many(path: Path) -> None:
     good = b"a,b\n" * 150
     path.write_bytes(b"text,n\n" + good + b"a, b,c\n" + good + b"\n" + b"d\re,f\n" + good)
-    statuses = [status for _, _, status in texts_of(source_of(path))]
+    statuses = [status for _, _, status in rows_of(source_of(path))]
     assert {number: status for number, status in enumerate(statuses) if status != "ok"} == {
         150: "text-csv",
         301: "text-empty",
@@ -118,7 +105,7 @@ def test_latin_1_is_refused_with_a_hint_unless_declared(path: Path) -> None:
     path.write_bytes("text\ncaf\xe9\n".encode("latin-1"))
     with pytest.raises(RefusedError, match=r"not in utf-8.*declare its encoding"):
         source_of(path).scan()
-    assert texts_of(source_of(path, encoding="latin-1")) == [("1", "caf\xe9".encode(), "ok")]
+    assert rows_of(source_of(path, encoding="latin-1")) == [("1", "caf\xe9".encode(), "ok")]
     path.write_bytes("text\na sentence\n".encode("utf-16"))
     with pytest.raises(RefusedError, match="iconv"):
         source_of(path).scan()
@@ -142,7 +129,7 @@ def test_a_repeated_key_is_refused_with_both_lines(path: Path) -> None:
 
 def test_a_row_of_ten_megabytes_is_set_aside_unread_and_shifts_nothing(path: Path) -> None:
     path.write_bytes(b'text\nbefore\n"' + (b"x" * 1000 + b'\n""') * 10_000 + b'"\nafter\n')
-    assert [(status, text) for _, text, status in texts_of(source_of(path))] == [
+    assert [(status, text) for _, text, status in rows_of(source_of(path))] == [
         ("ok", b"before"),
         ("text-too-long", None),
         ("ok", b"after"),
@@ -151,7 +138,7 @@ def test_a_row_of_ten_megabytes_is_set_aside_unread_and_shifts_nothing(path: Pat
 
 def test_nul_in_a_field_shifts_nothing(path: Path) -> None:
     path.write_bytes(b"text,n\na\x00b,1\nc,2\n")
-    assert [text for _, text, _ in texts_of(source_of(path))] == [b"a\0b", b"c"]
+    assert [text for _, text, _ in rows_of(source_of(path))] == [b"a\0b", b"c"]
 
 
 @pytest.mark.parametrize("content", [b"", b"text\n", b"\xef\xbb\xbf"], ids=["empty", "header only", "signature only"])

@@ -10,20 +10,12 @@ from cache_schema.errors import DamagedError, MismatchError, RefusedError, Usage
 from stages.files import keyed_lines
 from stages.sources.dime_fm import DimeFmSource, caption_of
 from tests.corpora.pictures import jpeg
+from tests.corpora.samples import outcomes_of
 
 
 def write(path: Path, *lines: str) -> Path:
     path.write_text("".join(f"{line}\n" for line in lines))
     return path
-
-
-def outcomes(source: DimeFmSource) -> list[tuple[str, str, str]]:
-    scan = source.scan()
-    samples = list(source.read(0, scan.num_samples, scan.offset_bytes(0)))
-    for sample in samples:
-        if sample.payload is not None:
-            assert source.read_one(sample.key, sample.offset_bytes, sample.size_bytes) == sample.payload
-    return [(sample.key, sample.status, sample.reason) for sample in samples]
 
 
 def images(path: Path) -> DimeFmSource:
@@ -67,13 +59,13 @@ def test_a_caption_is_found_where_the_official_reader_finds_it(column: str, expe
 )
 def test_a_caption_that_nobody_can_know_is_a_bad_row(column: str, why: str, tmp_path: Path) -> None:
     path = write(tmp_path / "t.tsv", "a\tfirst", f"b\t{column}", "c\tlast")
-    assert outcomes(texts(path)) == [("a", "ok", ""), ("b", "text-type", why), ("c", "ok", "")]
+    assert outcomes_of(texts(path)) == [("a", "ok", ""), ("b", "text-type", why), ("c", "ok", "")]
 
 
 def test_bad_base64_and_a_missing_column_keep_their_rows(tmp_path: Path) -> None:
     good = base64.b64encode(jpeg(9, 8, 1)).decode()
     path = write(tmp_path / "i.tsv", f"a\t{good}", "b\t!!!!", f"c\t{good[:-3]}", "d", f"e\t {good} \tmore")
-    assert outcomes(images(path)) == [
+    assert outcomes_of(images(path)) == [
         ("a", "ok", ""),
         ("b", "src-encoding", "not base64"),
         ("c", "src-encoding", "not base64"),

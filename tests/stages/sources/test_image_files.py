@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from cache_schema.errors import MismatchError, UsageError
-from stages.sources import RawSample, Source, expand, open_source
+from stages.sources import Source, expand, open_source
 from tests.corpora.pictures import encoded, jpeg, noise
+from tests.corpora.samples import samples_of
 
 IMAGE = jpeg(16, 12)
 
@@ -46,11 +47,6 @@ def table(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[list[str]
         return source
 
     return written
-
-
-def samples_of(source: Source) -> list[RawSample]:
-    scan = source.scan()
-    return list(source.read(0, scan.num_samples, scan.offset_bytes(0)))
 
 
 def test_paths_start_from_the_folder_of_the_table_or_from_the_root(

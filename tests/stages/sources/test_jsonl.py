@@ -8,9 +8,10 @@ import pytest
 
 from cache_schema.errors import MismatchError, RefusedError, UsageError
 from cache_schema.layout import Modality
-from stages.sources import RawSample, expand
+from stages.sources import expand
 from stages.sources.jsonl import JsonlSource
 from tests.corpora.pictures import jpeg
+from tests.corpora.samples import rows_of, samples_of
 
 GOOD = [json.dumps({"text": f"sentence {number}"}) for number in range(300)]
 
@@ -28,19 +29,9 @@ def source_of(path: Path, modality: Modality = "text", **options: str) -> JsonlS
     return JsonlSource(str(path), modality, options)
 
 
-def samples_of(source: JsonlSource) -> list[RawSample]:
-    scan = source.scan()
-    samples = list(source.read(0, scan.num_samples, scan.offset_bytes(0)))
-    for number, sample in enumerate(samples):
-        assert list(source.read(number, 1, scan.offset_bytes(number))) == [sample]
-        if sample.payload is not None:
-            assert source.read_one(sample.key, sample.offset_bytes, sample.size_bytes) == sample.payload
-    return samples
-
-
 def test_sentences_are_strings_under_the_column_and_keys_are_line_numbers(path: Path) -> None:
     write(path, ['{"text": "a\\u00e9\\nb", "n": 1}', '{"n": {"text": "inside"}, "text": "\\u0000"}', '{"text": ""}'])
-    found = [(sample.key, sample.payload, sample.status) for sample in samples_of(source_of(path))]
+    found = rows_of(source_of(path))
     assert found == [("1", "a\u00e9\nb".encode(), "ok"), ("2", b"\0", "ok"), ("3", b"", "ok")]
 
 

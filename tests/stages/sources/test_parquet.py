@@ -9,9 +9,9 @@ import pytest
 
 from cache_schema.errors import DamagedError, RefusedError, UsageError
 from cache_schema.layout import Modality
-from stages.sources import RawSample
 from stages.sources.parquet import ParquetSource
 from tests.corpora.pictures import encoded, jpeg, noise
+from tests.corpora.samples import samples_of
 
 IMAGES = [jpeg(8, 8, number) for number in range(5)]
 
@@ -23,11 +23,6 @@ def path(tmp_path: Path) -> Path:
 
 def source_of(path: Path, modality: Modality = "image", **options: str) -> ParquetSource:
     return ParquetSource(str(path), modality, options)
-
-
-def samples_of(source: ParquetSource) -> list[RawSample]:
-    scan = source.scan()
-    return list(source.read(0, scan.num_samples, scan.offset_bytes(0)))
 
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from cache_schema.errors import DamagedError, RefusedError, UsageError
-from stages.sources import RawSample
 from stages.sources import base as source_base
 from stages.sources.tar import TarSource
 from tests.corpora.pictures import encoded, jpeg, noise
+from tests.corpora.samples import samples_of
 from tests.corpora.webdataset import write_tar
 
 IMAGE = jpeg(16, 12)
@@ -21,12 +21,6 @@ IMAGE = jpeg(16, 12)
 
 def source_of(path: Path) -> TarSource:
     return TarSource(str(path), "image", {})
-
-
-def samples_of(path: Path) -> list[RawSample]:
-    source = source_of(path)
-    scan = source.scan()
-    return list(source.read(0, scan.num_samples, scan.offset_bytes(0)))
 
 
 @pytest.fixture
@@ -47,7 +41,7 @@ def test_members_that_share_a_name_up_to_its_first_dot_are_one_sample(tmp_path: 
         ("f.pkl", b"never opened"),
         ("f.jpg", IMAGE),
     ]
-    samples = samples_of(write_tar(tmp_path / "a.tar", members))
+    samples = samples_of(source_of(write_tar(tmp_path / "a.tar", members)))
     assert [(sample.key, sample.payload, sample.status) for sample in samples] == [
         ("d.1/a", IMAGE, "ok"),
         ("b", b"upper case", "ok"),
@@ -75,19 +69,19 @@ def test_ustar_prefixes_and_tars_of_gnu_tar_are_read(tmp_path: Path) -> None:
     name = f"{'p' * 90}/{'q' * 60}/a.jpg"
     with tarfile.open(tmp_path / "ustar.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
         tar.addfile(member(name, len(IMAGE)), io.BytesIO(IMAGE))
-    assert samples_of(tmp_path / "ustar.tar")[0].key == name.removesuffix(".jpg")
+    assert samples_of(source_of(tmp_path / "ustar.tar"))[0].key == name.removesuffix(".jpg")
     (tmp_path / "in").mkdir()
     for number in range(3):
         (tmp_path / "in" / f"{number}.jpg").write_bytes(IMAGE)
     os.symlink("0.jpg", tmp_path / "in" / "9.jpg")
     subprocess.run(["tar", "-cf", tmp_path / "gnu.tar", "--sort=name", "-C", tmp_path, "in"], check=True)
-    samples = samples_of(tmp_path / "gnu.tar")
+    samples = samples_of(source_of(tmp_path / "gnu.tar"))
     assert [(sample.key, sample.payload) for sample in samples] == [(f"in/{number}", IMAGE) for number in range(3)]
 
 
 def test_a_picture_under_a_wrong_extension_is_ok_and_noted(tmp_path: Path) -> None:
     png = encoded(noise(8, 8), "PNG")
-    (sample,) = samples_of(write_tar(tmp_path / "a.tar", [("a.jpg", png)]))
+    (sample,) = samples_of(source_of(write_tar(tmp_path / "a.tar", [("a.jpg", png)])))
     assert (sample.status, sample.reason, sample.payload) == ("ok", "misnamed", png)
 
 
@@ -183,14 +177,14 @@ def test_a_tar_that_shrinks_after_its_scan_is_refused_when_read(tar: Path) -> No
 def test_a_member_larger_than_the_limit_keeps_its_row_unread(tar: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stages.sources.tar.MAX_PAYLOAD_BYTES", 10)
     assert source_base.MAX_PAYLOAD_BYTES > 10
-    assert {(sample.status, sample.payload) for sample in samples_of(tar)} == {("img-too-many-bytes", None)}
+    assert {(sample.status, sample.payload) for sample in samples_of(source_of(tar))} == {("img-too-many-bytes", None)}
 
 
 def test_names_that_are_not_utf_8_stay_different(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as tar:
         for name in ("\xe9.jpg", "\xe8.jpg"):
             tar.addfile(member(name, len(IMAGE)), io.BytesIO(IMAGE))
-    assert [sample.key for sample in samples_of(tmp_path / "a.tar")] == ["\\xe9", "\\xe8"]
+    assert [sample.key for sample in samples_of(source_of(tmp_path / "a.tar"))] == ["\\xe9", "\\xe8"]
 
 
 def member(name: str, size: int) -> tarfile.TarInfo:

@@ -8,9 +8,9 @@ import pytest
 
 from cache_schema.errors import MismatchError, RefusedError, UsageError
 from cache_schema.layout import Modality
-from stages.sources import RawSample
 from stages.sources.tar import TarSource
 from tests.corpora.pictures import jpeg
+from tests.corpora.samples import rows_of, samples_of
 from tests.corpora.webdataset import write_tar
 
 IMAGE = jpeg(16, 12)
@@ -23,20 +23,6 @@ def path(tmp_path: Path) -> Path:
 
 def source_of(path: Path, modality: Modality = "text", **options: str) -> TarSource:
     return TarSource(str(path), modality, options)
-
-
-def samples_of(source: TarSource) -> list[RawSample]:
-    scan = source.scan()
-    samples = list(source.read(0, scan.num_samples, scan.offset_bytes(0)))
-    for number, sample in enumerate(samples):
-        assert list(source.read(number, 1, scan.offset_bytes(number))) == [sample]
-        if sample.payload is not None:
-            assert source.read_one(sample.key, sample.offset_bytes, sample.size_bytes) == sample.payload
-    return samples
-
-
-def rows_of(source: TarSource) -> list[tuple[str, bytes | None, str]]:
-    return [(sample.key, sample.payload, sample.status) for sample in samples_of(source)]
 
 
 def captions(value: Any, key: str = "caption") -> bytes:

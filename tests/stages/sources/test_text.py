@@ -7,19 +7,11 @@ import pytest
 from cache_schema.errors import MismatchError, RefusedError, UsageError
 from stages.sources import text as text_module
 from stages.sources.text import TextSource
+from tests.corpora.samples import rows_of
 
 
 def source_of(path: Path, **options: str) -> TextSource:
     return TextSource(str(path), "text", options)
-
-
-def lines_of(source: TextSource) -> list[tuple[str, bytes | None, str]]:
-    scan = source.scan()
-    samples = list(source.read(0, scan.num_samples, scan.offset_bytes(0)))
-    for sample in samples:
-        if sample.payload is not None:
-            assert source.read_one(sample.key, sample.offset_bytes, sample.size_bytes) == sample.payload
-    return [(sample.key, sample.payload, sample.status) for sample in samples]
 
 
 @pytest.fixture
@@ -29,7 +21,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_every_line_is_a_row_empty_ones_too(path: Path) -> None:
     path.write_bytes(b"one\n\nthree\r\n \nlast without a line end")
-    assert lines_of(source_of(path)) == [
+    assert rows_of(source_of(path)) == [
         ("1", b"one", "ok"),
         ("2", b"", "ok"),
         ("3", b"three", "ok"),
@@ -41,12 +33,12 @@ def test_every_line_is_a_row_empty_ones_too(path: Path) -> None:
 def test_only_the_line_feed_ends_a_line(path: Path) -> None:
     text = "a\u2028b\x0bc\x85d\x00e"
     path.write_bytes(text.encode() + b"\n")
-    assert lines_of(source_of(path)) == [("1", text.encode(), "ok")]
+    assert rows_of(source_of(path)) == [("1", text.encode(), "ok")]
 
 
 def test_a_signature_at_the_start_of_the_file_is_not_text(path: Path) -> None:
     path.write_bytes(b"\xef\xbb\xbffirst\n\xef\xbb\xbfsecond\n")
-    assert lines_of(source_of(path)) == [("1", b"first", "ok"), ("2", b"\xef\xbb\xbfsecond", "ok")]
+    assert rows_of(source_of(path)) == [("1", b"first", "ok"), ("2", b"\xef\xbb\xbfsecond", "ok")]
 
 
 @pytest.mark.parametrize("content", [b"", b"\xef\xbb\xbf"], ids=["nothing", "signature only"])
@@ -67,7 +59,7 @@ def test_latin_1_is_refused_with_a_hint_unless_declared(path: Path) -> None:
     path.write_bytes("caf\xe9\nplain\nna\xefve\n".encode("latin-1"))
     with pytest.raises(RefusedError, match=r"2 of 3 lines are not UTF-8, the first is line 1.*encoding=latin-1"):
         source_of(path).scan()
-    assert [line for _, line, _ in lines_of(source_of(path, encoding="latin-1"))] == [
+    assert [line for _, line, _ in rows_of(source_of(path, encoding="latin-1"))] == [
         "caf\xe9".encode(),
         b"plain",
         "na\xefve".encode(),
@@ -78,17 +70,17 @@ def test_latin_1_is_refused_with_a_hint_unless_declared(path: Path) -> None:
 
 def test_one_damaged_line_in_many_keeps_its_row_for_the_cleaning_to_judge(path: Path) -> None:
     path.write_bytes(b"good\n" * 150 + b"\xff\xfe\n" + b"good\n" * 150)
-    assert lines_of(source_of(path))[150] == ("151", b"\xff\xfe", "ok")
+    assert rows_of(source_of(path))[150] == ("151", b"\xff\xfe", "ok")
 
 
 def test_a_byte_that_the_declared_encoding_lacks_sets_its_line_aside(path: Path) -> None:
     path.write_bytes(b"fine\n\x81\n")
-    assert lines_of(source_of(path, encoding="cp1252"))[1] == ("2", None, "text-encoding")
+    assert rows_of(source_of(path, encoding="cp1252"))[1] == ("2", None, "text-encoding")
 
 
 def test_a_line_of_ten_megabytes_is_set_aside_unread_and_shifts_nothing(path: Path) -> None:
     path.write_bytes(b"before\n" + b"x" * 10_000_000 + b"\nafter\n" + b"y" * 1_048_576 + b"\nlast\n")
-    assert [(key, line and line[:6], status) for key, line, status in lines_of(source_of(path))] == [
+    assert [(key, line and line[:6], status) for key, line, status in rows_of(source_of(path))] == [
         ("1", b"before", "ok"),
         ("2", None, "text-too-long"),
         ("3", b"after", "ok"),
@@ -103,9 +95,9 @@ def test_lines_are_found_whatever_the_chunks_they_are_read_in(
 ) -> None:
     content = "\ufeff" + "\u00e9\u00e8\n\n\U0001f600 x\r\n" * 5 + "end"
     path.write_bytes(content.encode())
-    expected = lines_of(source_of(path))
+    expected = rows_of(source_of(path))
     monkeypatch.setattr(text_module, "_CHUNK_BYTES", chunk_bytes)
-    assert lines_of(source_of(path)) == expected
+    assert rows_of(source_of(path)) == expected
     assert len(expected) == 16
 
 

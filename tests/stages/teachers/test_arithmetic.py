@@ -1,52 +1,13 @@
-"""Parts of one array share one kind of arithmetic, unless somebody allows otherwise, which is then on record."""
+"""A kind of arithmetic is a device, an instruction set and a library, of which an older cache may say less."""
 
 import re
 import sys
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from cache_schema import atomic
-from cache_schema.cache import Cache
-from cache_schema.errors import MismatchError
-from cache_schema.json_file import read_sealed, seal
-from cache_schema.records import parts_by_numerics
-from cache_schema.summary import summary_of
-from cache_schema.verify import verify_cache
-from stages.extract.config import ExtractConfig
-from stages.extract.job import open_job
 from stages.teachers.arithmetic import may_share_an_array, numerics_of
-from tests.corpora.small_corpus import STUB, write_sources
 
 OTHER = "cuda NVIDIA H200 torch 2.15"
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> ExtractConfig:
-    """An extract of five parts, of which two are committed."""
-    _, sentences = write_sources(tmp_path, num_images=1, num_texts=80)
-    config = ExtractConfig(
-        cache=tmp_path / "cache", texts=(str(sentences),), teacher=STUB, part_rows=16, index=False, num_threads=1
-    )
-    extract(config, only=2)
-    return config
-
-
-def extract(config: ExtractConfig, *, only: int | None = None) -> None:
-    with open_job(config) as job, job.make_worker() as worker:
-        for task in job.tasks[:only]:
-            worker(task)
-
-
-def computed_elsewhere(config: ExtractConfig, numerics: str) -> None:
-    """Writes into every record that its part was computed on `numerics`."""
-    for path in config.cache.glob("text/arrays/*/records/*.json"):
-        atomic.publish_json(path, seal({**read_sealed(path), "numerics": numerics}))
-
-
-def numerics_in(config: ExtractConfig) -> dict[str, int]:
-    return parts_by_numerics(Cache.open(config.cache).array("text").records())
 
 
 def test_a_kind_of_arithmetic_names_device_instruction_set_and_library(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,44 +34,3 @@ def test_a_kind_of_arithmetic_names_device_instruction_set_and_library(monkeypat
 )
 def test_what_an_older_cache_does_not_say_is_no_difference(ours: str, theirs: str, may: bool) -> None:
     assert may_share_an_array(ours, theirs) == may_share_an_array(theirs, ours) == may
-
-
-def test_a_cache_that_knows_the_device_alone_can_be_extended(config: ExtractConfig) -> None:
-    computed_elsewhere(config, "cpu")
-    extract(config)
-    assert sum(numerics_in(config).values()) == 5
-    assert verify_cache(config.cache) == []
-
-
-def test_parts_of_another_kind_are_refused_with_both_and_the_way_out(config: ExtractConfig) -> None:
-    computed_elsewhere(config, OTHER)
-    with pytest.raises(MismatchError, match=rf"were computed on {OTHER}, this worker .*on cpu.*--allow-mixed-numerics"):
-        extract(config)
-    assert numerics_in(config) == {OTHER: 2}
-
-
-def test_a_single_part_of_another_kind_is_enough_to_refuse(config: ExtractConfig) -> None:
-    (last,) = config.cache.glob("text/arrays/*/records/00001.json")
-    atomic.publish_json(last, seal({**read_sealed(last), "numerics": OTHER}))
-    with pytest.raises(MismatchError, match=OTHER):
-        extract(config)
-
-
-def test_what_was_allowed_is_on_record_and_what_was_not_is_not(config: ExtractConfig) -> None:
-    for path in config.cache.glob("text/arrays/*/records/*.json"):
-        assert "allow_mixed_numerics" not in read_sealed(path)
-    computed_elsewhere(config, OTHER)
-    extract(replace(config, allow_mixed_numerics=True))
-    cache = Cache.open(config.cache)
-    records = cache.array("text").records()
-    assert [record.allow_mixed_numerics for record in records] == [False, False, True, True, True]
-    (array,) = summary_of(cache)["arrays"].values()
-    assert array["numerics"] == {numerics_of("cpu"): 3, OTHER: 2}
-    assert array["mixed_numerics_allowed"] == 3
-    assert verify_cache(config.cache) == []
-
-
-def test_workers_of_one_run_need_not_be_of_one_kind_when_that_is_allowed(config: ExtractConfig) -> None:
-    for allowed in (False, True):
-        with open_job(replace(config, allow_mixed_numerics=allowed)) as job, job.make_worker() as worker:
-            assert worker.kind == ("any" if allowed else numerics_of("cpu"))

@@ -9,13 +9,14 @@ import pytest
 from cache_schema.errors import PipelineError, UsageError
 from cache_schema.json_file import canonical_json, parse_json
 from stages.teachers import TEACHERS, Teacher, load_teacher, load_text_tower, recipes_of
+from tests.corpora.stub_teacher import stub
 from tests.corpora.tiny_hf import make_tiny_hf
 from tests.corpora.tiny_open_clip import make_tiny_open_clip
 
 SAMPLES: dict[str, Callable[[Path], str]] = {
     "open_clip": lambda folder: f"open_clip:local-dir:{make_tiny_open_clip(folder / 'tiny')}",
     "hf": lambda folder: f"hf:{make_tiny_hf(folder / 'tiny')}",
-    "python": lambda folder: "python:tests.corpora.stub_teacher:make?dim=8",
+    "python": lambda folder: stub(dim=8),
 }
 """Kind -> function(folder) that gives the specification of a tiny teacher, its files in `folder`."""
 

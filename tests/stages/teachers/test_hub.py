@@ -1,6 +1,5 @@
-"""A hub that does not answer is asked once, and a teacher whose files changed is loaded anew."""
+"""A hub that does not answer is asked once."""
 
-import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -10,8 +9,6 @@ import pytest
 
 from cache_schema.errors import EnvironmentProblem
 from stages.teachers import load_teacher
-from stages.teachers.described import loaded_teacher
-from tests.corpora.tiny_open_clip import make_tiny_open_clip
 
 
 @pytest.fixture
@@ -53,15 +50,3 @@ def test_a_hub_that_hangs_up_is_asked_once_for_an_open_clip_tag(
         load_teacher("open_clip:tiny-clip/far")
     assert len(questions) == 1
     assert not constants.HF_HUB_OFFLINE
-
-
-def test_a_teacher_whose_files_changed_is_loaded_anew_in_the_same_process(tmp_path: Path) -> None:
-    folder = make_tiny_open_clip(tmp_path / "tiny")
-    specification = f"open_clip:local-dir:{folder}"
-    first = loaded_teacher(specification, "cpu", "float32")
-    assert loaded_teacher(specification, "cpu", "float32") is first
-    shutil.rmtree(folder)
-    make_tiny_open_clip(folder, seed=1)
-    again = loaded_teacher(specification, "cpu", "float32")
-    assert again.identity != first.identity
-    assert loaded_teacher(specification, "cpu", "float32") is again

@@ -21,11 +21,11 @@ from stages.teachers import Teacher, load_teacher
 from stages.teachers.arithmetic import LOOSEST_DISTANCE, UNKNOWN, Arithmetic, max_distance
 from stages.teachers.probe_inputs import NUM_PROBES, PROBE_TEXTS, probe_images
 from stages.teachers.probes import check_probes, compute_probes, probes_from_bytes, probes_to_bytes
+from tests.corpora.stub_teacher import STUB, stub
 from tests.corpora.tiny_open_clip import save_local_dir, tiny_config, tiny_weights
+from tests.corpora.traps import Trap
 
 MODALITIES: tuple[Modality, ...] = ("image", "text")
-STUB = "python:tests.corpora.stub_teacher:make?dim=8"
-
 FLOAT32 = Arithmetic("float32", "cpu AVX512 torch 2.15")
 
 Tensors = dict[str, torch.Tensor]
@@ -246,7 +246,7 @@ def test_a_teacher_whose_features_overflow_is_refused_by_name_of_the_probe(tmp_p
 
 
 def test_a_wrong_teacher_of_equal_identity_is_told_by_its_probes_alone() -> None:
-    right, wrong = load_teacher(STUB), load_teacher(f"{STUB}&seed=1")
+    right, wrong = load_teacher(STUB), load_teacher(stub(seed=1))
     assert right.identity == wrong.identity
     with pytest.raises(
         MismatchError,
@@ -283,15 +283,15 @@ def test_a_change_that_old_probes_let_pass_is_refused_with_both_arithmetics(
 
 
 def test_a_refusal_names_the_probe_and_both_digests() -> None:
-    stored, wrong = compute_probes(load_teacher(STUB), "image"), load_teacher(f"{STUB}&mean=0.4")
+    stored, wrong = compute_probes(load_teacher(STUB), "image"), load_teacher(stub(mean=0.4))
     with pytest.raises(MismatchError, match=r"probe image 0 \(16 of 16\) .*pixels have digest [0-9a-f]{12}, stored is"):
         check_probes(stored, wrong, "image", where="probes.npz")
 
 
 def test_features_of_another_width_are_refused_with_both_widths() -> None:
     stored = compute_probes(load_teacher(STUB), "text")
-    with pytest.raises(MismatchError, match=r"gives features of width 9, probes\.npz holds 8"):
-        check_probes(stored, load_teacher("python:tests.corpora.stub_teacher:make?dim=9"), "text", where="probes.npz")
+    with pytest.raises(MismatchError, match=r"gives features of width 9, probes\.npz holds 16"):
+        check_probes(stored, load_teacher(stub(dim=9)), "text", where="probes.npz")
 
 
 def test_probes_are_sixteen_different_pictures_and_sentences(stored: dict[Modality, Probes]) -> None:
@@ -332,16 +332,6 @@ def test_every_flipped_bit_and_every_cut_is_found_or_changes_nothing(data: bytes
         else:
             assert all(np.array_equal(probes[name], whole[name]) for name in whole)
     assert num_damaged > len(data) // 2
-
-
-class Trap:
-    """What an attacker pickles: unpickling it writes a file."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.marker,)
 
 
 def npz(**arrays: Any) -> bytes:

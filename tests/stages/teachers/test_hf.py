@@ -20,10 +20,11 @@ from stages.extract.job import open_job
 from stages.images.preprocess import normalise, prepare_pixels
 from stages.teachers import Teacher, load_teacher, load_text_tower
 from stages.teachers.hf_source import FAMILIES
+from tests.corpora.extracts import extracted_cache
+from tests.corpora.held_out import write_held_out
 from tests.corpora.pictures import noise
-from tests.corpora.small_corpus import extract, picture, write_sources
+from tests.corpora.small_corpus import picture, write_sources
 from tests.corpora.tiny_hf import make_tiny_hf
-from tests.stages.evaluate.test_run import write_held_out
 
 TEXTS = ["a photo of a cat", "TWO  Dogs &amp; a bird", "東京の夜景", "snow", "a bus!", "word " * 100]
 CONTEXT = {"clip": 77, "metaclip_2": 77, "siglip": 64, "align": 64, "chinese_clip": 52}
@@ -222,9 +223,8 @@ def test_without_transformers_one_line_says_what_to_install(clip: Path, monkeypa
 
 def test_a_cache_is_extracted_with_an_hf_teacher_and_verifies(tmp_path: Path) -> None:
     teacher = f"hf:{make_tiny_hf(tmp_path / 'siglip', 'siglip')}"
-    cache = extract(
-        tmp_path / "cache", *write_sources(tmp_path, num_images=2, num_texts=2), teacher=teacher, part_rows=2
-    )
+    sources = write_sources(tmp_path, num_images=2, num_texts=2)
+    cache = extracted_cache(tmp_path / "cache", *sources, teacher=teacher, part_rows=2)
     assert [cache.array(modality).num_ok for modality in cache.modalities] == [2, 2]
     assert verify_cache(cache.path) == []
     assert cache.array("image").recipe.logit_bias == -7.5

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from cache_schema.errors import DamagedError, EnvironmentProblem, MismatchError, RefusedError, UsageError
 from stages.teachers import load_teacher
 from tests.corpora.tiny_open_clip import make_tiny_open_clip, tiny_config, tiny_weights
+from tests.corpora.traps import Trap
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 
@@ -221,16 +221,6 @@ def test_a_damaged_torch_file_is_refused_or_read_and_nothing_else(new_format: bo
         except RefusedError:
             num_refused += 1
     assert num_refused > 20
-
-
-class Trap:
-    """What an attacker pickles: unpickling it runs a command."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, (f"touch '{self.marker}'",)
 
 
 @pytest.mark.parametrize("new_format", [True, False])

@@ -1,0 +1,33 @@
+"""GPUs are counted without asking a driver, and whoever leaves some idle is told."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.executors.gpus import idle_gpus, num_gpus_here
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"), [(None, 3), ("0,1", 2), ("2", 1), ("", 0), ("-1", 0), ("0,-1,1", 1), ("0,1,2,3,4", 3)]
+)
+def test_gpus_are_counted_by_their_device_files_and_what_is_visible(
+    tmp_path: Path, visible: str | None, expected: int
+) -> None:
+    for name in ("nvidia0", "nvidia1", "nvidia5", "nvidiactl", "nvidia-uvm", "null"):
+        (tmp_path / name).touch()
+    assert num_gpus_here(tmp_path, {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}) == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "num_gpus", "words"),
+    [
+        ("cpu", 0, ""),
+        ("cuda", 1, ""),
+        ("cpu", 1, "1 GPU of this machine will be idle: --device cuda"),
+        ("cuda", 8, "7 GPUs of this machine will be idle: --executor ray --device cuda computes on all 8"),
+        ("cuda:1", 2, "1 GPU of this machine will be idle: --executor ray --device cuda"),
+    ],
+)
+def test_serial_run_says_how_many_gpus_it_leaves_idle(device: str, num_gpus: int, words: str) -> None:
+    remark = idle_gpus(device, num_gpus)
+    assert remark.startswith(words) and bool(remark) == bool(words)

@@ -114,7 +114,7 @@ def test_the_estimate_fits_the_cache_that_is_then_extracted(config: ExtractConfi
 
 
 def test_stored_pictures_of_small_originals_are_assumed_to_be_small(config: ExtractConfig, data: Path) -> None:
-    plan = grown_plans(replace(config, texts=()), None, None)["image"]
+    plan = grown_plans(replace(config, texts=()), cache_at(config.cache, config.part_rows), None)["image"]
     originals = [path.stat().st_size for path in sorted((data / "pictures").iterdir())[:16]]
     assert most_picture_bytes(plan, 256) == 2 * sum(originals) / 16 < usual_picture_bytes(256)
     assert most_picture_bytes(plan, 16) == usual_picture_bytes(16)
@@ -128,7 +128,7 @@ def test_only_what_is_pending_counts(config: ExtractConfig) -> None:
         arrays = [cache.array(modality, name) for modality in cache.modalities for name in cache.arrays(modality)]
         wanted = [WantedArray(array.modality, array.name, array.recipe) for array in arrays]
         plans = {array.modality: array.plan for array in arrays}
-        return dict(disk_estimate(pending_work(cache, config, wanted, plans)).features)
+        return dict(disk_estimate(pending_work(cache, config, wanted, plans, None)).features)
 
     shard = disk_shard_bytes()
     extract(config, only=3)
@@ -151,6 +151,12 @@ def test_extract_that_does_not_fit_the_disk_is_refused_before_anything_is_writte
     assert str(config.cache) in said and "50,000 bytes free" in said and "free some space there" in said
     assert asked == [config.cache.parent] and not config.cache.exists()
     assert refused.value.exit_code == 1
+
+
+def test_a_new_cache_is_measured_against_the_disk_once(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = with_free_bytes(monkeypatch, 10**9)
+    extract(replace(config, index=False))
+    assert asked == [config.cache.parent]
 
 
 def test_a_finished_cache_on_a_full_disk_needs_nothing_more(
@@ -184,5 +190,5 @@ def test_a_cache_that_is_not_there_lacks_everything(tmp_path: Path) -> None:
     wanted = [WantedArray("image", "imaginary.v0", recipe_for("image", 8))]
     plans = {"image": made.plan("image")}
     nothing_there = Cache(Layout(tmp_path / "none"), 16)
-    assert len(pending_work(nothing_there, config, wanted, plans).arrays[0].parts) == 3
-    assert pending_work(made, config, wanted, plans).arrays[0].parts == ()
+    assert len(pending_work(nothing_there, config, wanted, plans, None).arrays[0].parts) == 3
+    assert pending_work(made, config, wanted, plans, None).arrays[0].parts == ()

@@ -79,7 +79,8 @@ def test_a_finished_extract_runs_again_without_loading_anything(config: ExtractC
     program = (
         "import sys; from pathlib import Path\n"
         "from stages.extract.job import open_job; from stages.extract.config import ExtractConfig\n"
-        "config = ExtractConfig(Path(sys.argv[1]), (sys.argv[2],), (sys.argv[3],), teacher=sys.argv[4])\n"
+        "cache, images, texts, teacher = sys.argv[1:]\n"
+        "config = ExtractConfig(cache=Path(cache), images=(images,), texts=(texts,), teacher=teacher)\n"
         "with open_job(config) as job: assert job.tasks == []\n"
         "heavy = {'torch', 'tests.corpora.stub_teacher', 'ray', 'faiss'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"

@@ -39,8 +39,6 @@ from stages.sources.feature_rows import require_pictures
 from stages.teachers.base import files_unchanged
 from stages.teachers.described import load_and_describe
 
-__all__ = ["Asked", "ExtractJob", "ask", "grown_plans", "open_job", "teacher_of"]
-
 ExtractJob = PartsJob[WorkerSettings]
 
 

@@ -168,7 +168,7 @@ def test_evaluate_measures_students_and_their_teacher(data: Path, runs: dict[str
 def test_a_killed_distill_resumes_to_the_weights_of_an_uninterrupted_one(
     extracted: tuple[Path, dict], tmp_path: Path
 ) -> None:
-    common = ["distill", "--cache", extracted[0], "--student", STUDENTS["first"], "--batch-size", 16, "--steps", 40]
+    common = ["distill", "--cache", extracted[0], "--student", STUDENTS["first"], "--batch-size", 16, "--steps", 20]
     common += ["--checkpoint-steps", 2]
     whole = result_of(*common, "--out", tmp_path / "whole")
     process = start(*common, "--out", tmp_path / "killed")

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cache_schema import atomic
+from cache_schema import atomic, lock
 from cache_schema.cache import Cache, create_cache
 from cache_schema.errors import DamagedError, LockedError, MismatchError, UnfinishedError, UsageError
 from cache_schema.json_file import read_sealed, seal
@@ -68,7 +68,8 @@ def test_a_name_stands_for_one_way_of_choosing(cache: Cache) -> None:
     assert read_selection(cache, "some").rows.tolist() == ROWS.tolist()
 
 
-def test_a_selection_is_not_written_while_the_cache_is(cache: Cache) -> None:
+def test_a_selection_is_not_written_while_the_cache_is(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 0.1)
     with cache.lock(), pytest.raises(LockedError):
         select(cache, "other", ROWS)
     assert cache.layout.selection_names() == ["some"]

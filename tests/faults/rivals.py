@@ -31,6 +31,7 @@ from cache_schema.errors import PipelineError
 from cache_schema.verify import verify_cache
 from pipeline import signals
 from pipeline.cli import run
+from stages.extract import admission
 from stages.extract.job import open_job  # noqa: F401 - likewise
 from stages.teachers.probes import probe_images
 from tests.corpora.extracts import digests_of
@@ -38,7 +39,10 @@ from tests.corpora.small_corpus import write_least_sources
 from tests.corpora.stub_teacher import stub
 
 HEARTBEAT_SECONDS, STALE_AFTER_SECONDS = 0.1, 0.6
+SECONDS_TO_SEE_THE_LOCK = 2.0
 SAYS_WHO = re.compile(r"is being written by process \d+ on \S+|is no longer held by this process")
+# Whoever was stopped before its first part and finds that another run took the lock and is done says this, with code 1.
+SAYS_NO_LOCK = "for the lock of the run is not in it"
 
 
 class NotingSystem:
@@ -85,6 +89,7 @@ class Rivals:
                 os.dup2(log, 2)
                 atomic.os = NotingSystem(self.folder / "commits")  # type: ignore[assignment]
                 lock.HEARTBEAT_SECONDS, lock.STALE_AFTER_SECONDS = HEARTBEAT_SECONDS, STALE_AFTER_SECONDS
+                admission.SECONDS_TO_SEE_THE_LOCK = SECONDS_TO_SEE_THE_LOCK
                 signals.install()
                 code = run(self.args(seconds_per_batch))
             except BaseException:  # noqa: BLE001 - a forked child must not go on as its parent
@@ -99,7 +104,9 @@ class Rivals:
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         path = self.folder / f"{pid}.err"
         said = path.read_text() if path.exists() else ""
-        if code not in allowed or "Traceback" in said or (code == 4 and not SAYS_WHO.search(said)):
+        if code == 1 and 4 in allowed and SAYS_NO_LOCK in said:
+            self.counts["lost the lock before the first part"] += 1
+        elif code not in allowed or "Traceback" in said or (code == 4 and not SAYS_WHO.search(said)):
             self.wrong.append(f"{self.what}: exit {code}: {said[-300:]}")
         self.counts[f"exit {code}"] += 1
         path.unlink(missing_ok=True)

@@ -21,13 +21,14 @@ def trial(corpus: Path, *args: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_an_extract_killed_at_every_seventeenth_durable_operation_reruns_to_the_same_digest(corpus: Path) -> None:
-    assert trial(corpus, "kill", "--step", "17")["runs"] >= 20
+def test_an_extract_killed_at_every_twenty_ninth_durable_operation_reruns_to_the_same_digest(corpus: Path) -> None:
+    # A part has some forty operations, so every part is hit, each at another place; the campaign takes them all.
+    assert trial(corpus, "kill", "--step", "29")["runs"] >= 12
 
 
 @pytest.mark.slow
 def test_an_extract_of_views_and_pixels_killed_at_any_operation_reruns_to_the_same_files(corpus: Path) -> None:
-    assert trial(corpus, "kill", "--views", "--first", "100", "--step", "37")["runs"] >= 10
+    assert trial(corpus, "kill", "--views", "--first", "100", "--step", "53")["runs"] >= 7
 
 
 @pytest.mark.slow
@@ -40,7 +41,7 @@ def test_kills_on_top_of_kills_rerun_to_the_same_digest(corpus: Path) -> None:
 def test_a_disk_that_fails_at_an_operation_is_one_clear_error_without_a_stump_and_resumable(
     corpus: Path, how: list[str]
 ) -> None:
-    assert trial(corpus, "each", "--first", "2", "--step", "21", *how)["runs"] >= 15
+    assert trial(corpus, "each", "--first", "2", "--step", "33", *how)["runs"] >= 10
 
 
 @pytest.mark.campaign

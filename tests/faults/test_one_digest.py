@@ -18,12 +18,13 @@ def trial(folder: Path, *args: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_an_extract_killed_ten_times_at_random_and_one_grown_in_two_steps_have_the_digest_of_a_quiet_one(
+def test_an_extract_killed_six_times_at_random_and_one_grown_in_two_steps_have_the_digest_of_a_quiet_one(
     tmp_path: Path,
 ) -> None:
     small = ["--images", "300", "--texts", "400", "--part-rows", "64"]
-    result = trial(tmp_path, *small, "--kills", "10", "--without-ray")
-    assert result["kills"] == 10 and result["kills_while_the_cache_was_written"] >= 5
+    # `test_killed_extracts` asks which instants do harm, one after the other; here the whole program dies, a few times.
+    result = trial(tmp_path, *small, "--kills", "6", "--without-ray")
+    assert result["kills"] == 6 and result["kills_while_the_cache_was_written"] >= 3
 
 
 @pytest.mark.campaign

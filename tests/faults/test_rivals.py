@@ -18,7 +18,8 @@ def trial(folder: Path, num_rounds: int) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_rivals_killed_stopped_and_continued_never_commit_twice_nor_need_help(tmp_path: Path) -> None:
-    trial(tmp_path / "rivals", 12)
+    # One round of each sort; more of them differ only in the instants at which the signals come.
+    trial(tmp_path / "rivals", 6)
 
 
 @pytest.mark.campaign

@@ -12,7 +12,7 @@ from stages.evaluate.data import open_evaluation_set
 from stages.sources import expand
 from tests.corpora.folders import contents_of
 
-CONFIG = DataConfig(num_pictures=60, num_sentences=100, pictures_per_tar=20)
+CONFIG = DataConfig(num_pictures=36, num_sentences=100, pictures_per_tar=12)
 
 
 def ignore(done: int, total: int, unit: str, note: str = "") -> None:
@@ -41,7 +41,7 @@ def test_no_held_out_picture_is_among_those_to_train_on(made: DemoData) -> None:
         with tarfile.open(tar) as members:
             trained += [members.extractfile(member).read() for member in members]  # type: ignore[union-attr]
 
-    assert (len(trained), len(held_out)) == (60 - len(held_out), len(held_out))
+    assert (len(trained), len(held_out)) == (36 - len(held_out), len(held_out))
     assert not set(trained) & set(held_out)
 
 
@@ -49,7 +49,7 @@ def test_pictures_and_sentences_are_sources_that_extract_takes(made: DemoData) -
     images = [source.scan().num_samples for source in expand(made.tars, "image")]
     texts = [source.scan().num_samples for source in expand(str(made.sentences), "text")]
 
-    assert sum(images) + open_evaluation_set(made.held_out).count_pictures() == 60
+    assert sum(images) + open_evaluation_set(made.held_out).count_pictures() == 36
     assert texts == [100]
 
 

@@ -88,12 +88,12 @@ def test_hanging_task_fails_alone_with_the_stack_shown_and_the_others_go_on(tmp_
         said.append(line)
         (tmp_path / "said").touch()
 
-    executor = RayExecutor(ExecutorConfig(name="ray", workers=WorkerRange(2, 2), stall_seconds=6), notice=hear)
+    executor = RayExecutor(ExecutorConfig(name="ray", workers=WorkerRange(2, 2), stall_seconds=4), notice=hear)
     make_worker = partial(workers.HangsOrWaits, (0,), tmp_path / "said")
     outcomes = {o.task: o for o in executor.map(make_worker, range(3))}
     assert sorted(outcomes) == [0, 1, 2]
     assert [task for task, o in outcomes.items() if o.error] == [0]
-    assert "0 on node" in str(outcomes[0].error) and "made no progress for 6 s" in str(outcomes[0].error)
+    assert "0 on node" in str(outcomes[0].error) and "made no progress for 4 s" in str(outcomes[0].error)
     assert any("in hang" in line for line in said), said
 
 
@@ -107,7 +107,7 @@ def test_run_in_which_every_worker_hangs_ends_with_an_error_that_names_the_task(
 
 def test_long_task_that_makes_progress_is_left_alone() -> None:
     config = ExecutorConfig(name="ray", workers=WorkerRange(1, 1), stall_seconds=2)
-    assert [o.value for o in RayExecutor(config).map(partial(workers.SlowWithPulse, 5.0), [4])] == [8]
+    assert [o.value for o in RayExecutor(config).map(partial(workers.SlowWithPulse, 3.0), [4])] == [8]
 
 
 def test_task_of_a_slow_worker_is_never_given_to_a_second_one(tmp_path: Path) -> None:
@@ -126,8 +126,8 @@ def test_actor_without_a_place_holds_up_no_task() -> None:
 
 
 def test_run_with_fewer_workers_than_the_least_ends_after_the_stated_time_and_says_what_there_is() -> None:
-    config = ExecutorConfig(name="ray", workers=WorkerRange(4, 4), join_seconds=3)
-    with pytest.raises(EnvironmentProblem, match=r"\d of at least 4 workers had a place for the last 3 s, Ray has"):
+    config = ExecutorConfig(name="ray", workers=WorkerRange(4, 4), join_seconds=2)
+    with pytest.raises(EnvironmentProblem, match=r"\d of at least 4 workers had a place for the last 2 s, Ray has"):
         list(RayExecutor(config).map(workers.make_double, range(9)))
 
 

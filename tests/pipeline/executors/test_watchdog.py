@@ -15,9 +15,9 @@ from tests.pipeline.executors import workers
 
 
 def test_serial_run_that_hangs_ends_with_an_error_that_names_the_task(capfd: pytest.CaptureFixture[str]) -> None:
-    executor = SerialExecutor(ExecutorConfig(stall_seconds=1))
+    executor = SerialExecutor(ExecutorConfig(stall_seconds=2))
     begun = []
-    with pytest.raises(EnvironmentProblem, match=r"^1 made no progress for 1 s"):
+    with pytest.raises(EnvironmentProblem, match=r"^1 made no progress for 2 s"):
         for outcome in executor.map(partial(workers.Hangs, (1,)), range(3)):
             begun.append(outcome.task)
     assert begun == [0]
@@ -39,8 +39,8 @@ def test_hanging_worker_is_closed_and_the_signal_handler_restored(tmp_path: Path
 
 
 def test_long_task_that_makes_progress_is_no_hang() -> None:
-    executor = SerialExecutor(ExecutorConfig(stall_seconds=1))
-    assert [o.value for o in executor.map(partial(workers.SlowWithPulse, 2.5), [4])] == [8]
+    executor = SerialExecutor(ExecutorConfig(stall_seconds=2))
+    assert [o.value for o in executor.map(partial(workers.SlowWithPulse, 3.0), [4])] == [8]
 
 
 def test_hang_in_foreign_code_that_lets_nothing_run_ends_the_process_with_the_stack() -> None:

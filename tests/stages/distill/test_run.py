@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from cache_schema import lock
 from cache_schema.cache import Cache
 from cache_schema.errors import (
     DivergedError,
@@ -274,7 +275,8 @@ def test_an_output_folder_with_other_things_is_refused_and_untouched(config):
         distill(replace(config, out=config.out / "thesis.tex"))
 
 
-def test_two_runs_cannot_train_in_one_folder(config):
+def test_two_runs_cannot_train_in_one_folder(config, monkeypatch):
+    monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 0.1)
     config.out.mkdir()
     with RunFolder(config.out).lock(), pytest.raises(LockedError, match=f"process {os.getpid()}"):
         distill(config)

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cache_schema import lock
 from cache_schema.cache import Cache, create_cache
 from cache_schema.errors import LockedError, MismatchError, UnfinishedError
 from cache_schema.selections import read_selection
@@ -98,7 +99,10 @@ def test_an_unfinished_array_is_refused(tmp_path: Path) -> None:
         dedup(cache, modality="image", name="some")
 
 
-def test_a_cache_that_is_being_written_is_read_and_gets_no_selection(cache: Cache) -> None:
+def test_a_cache_that_is_being_written_is_read_and_gets_no_selection(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 0.1)
     with cache.lock(), pytest.raises(LockedError):
         dedup(cache, modality="image", name="locked")
     assert "locked" not in cache.layout.selection_names()

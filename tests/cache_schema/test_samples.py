@@ -74,12 +74,6 @@ def test_some_columns_are_read_in_the_order_asked(tmp_path: Path) -> None:
     assert table.to_pylist()[1] == {"status": "img-unreadable", "key": "b.jpg"}
 
 
-def test_a_folder_named_like_a_partition_adds_no_column(tmp_path: Path) -> None:
-    folder = tmp_path / "year=2020"
-    folder.mkdir()
-    assert "year" not in read_table(written(folder / "t.parquet", [IMAGE], "image"), "image").schema.names
-
-
 def test_a_table_of_the_other_modality_is_refused_with_both_lists_of_columns(tmp_path: Path) -> None:
     path = written(tmp_path / "t", [TEXT], "text")
     with pytest.raises(DamagedError, match=r"has columns .*'text'.*, expected .*'width', 'height'\]"):

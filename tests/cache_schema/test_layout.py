@@ -92,14 +92,13 @@ def test_the_files_of_a_part_are_found_and_no_record_metadata_or_temporary_file_
 
 def test_what_is_listed_is_sorted_and_of_its_own_modality(tmp_path: Path) -> None:
     touch(tmp_path, "image/arrays/b.v0/x", "image/arrays/a.v0/x", "image/arrays/file", "text/arrays/c.v0/x")
-    touch(
-        tmp_path, "neighbours/n/x", "neighbours/m/x", "selections/t.json", "selections/s.json", "selections/u.parquet"
-    )
+    touch(tmp_path, "neighbours/n/x", "neighbours/m/x")
+    touch(tmp_path, *(f"selections/{name}.json" for name in "tswvr"), "selections/u.parquet")
     touch(tmp_path, "image/indexes/b.faiss", "image/indexes/a.faiss", "image/indexes/c.json", "image/indexes/b.json")
     layout = Layout(tmp_path)
     assert [layout.array_names(modality) for modality in MODALITIES] == [["a.v0", "b.v0"], ["c.v0"]]
     assert layout.neighbours_names() == ["m", "n"]
-    assert layout.selection_names() == ["s", "t"]
+    assert layout.selection_names() == ["r", "s", "t", "v", "w"]
     assert [path.name for path in layout.selection_files()] == ["u.parquet"]
     assert [path.name for path in layout.index_files("image")] == ["a.faiss", "b.faiss"]
     assert [path.name for path in layout.index_sidecars("image")] == ["b.json", "c.json"]

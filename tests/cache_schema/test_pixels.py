@@ -156,6 +156,14 @@ def test_a_flipped_bit_of_a_jpeg_is_found_when_its_row_is_read_and_spoils_no_oth
         pixels.row(1)
 
 
+def test_a_whole_file_of_as_many_rows_and_another_length_is_refused(tmp_path: Path) -> None:
+    record = commit(tmp_path / "one", rows_of(2))
+    commit(tmp_path / "other", [replace(row, jpeg=b"x" * 1000) for row in rows_of(2)])
+    Layout(tmp_path / "other").pixels(0).replace(Layout(tmp_path / "one").pixels(0))
+    with pytest.raises(DamagedError, match="are not those that were committed"):
+        opened(tmp_path / "one", record)
+
+
 def test_a_file_with_another_schema_is_refused(tmp_path: Path) -> None:
     record = commit(tmp_path, rows_of(2))
     schema = pa.schema([("digest", pa.binary(16)), ("crc32c", pa.uint64()), ("jpeg", pa.binary())])

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -233,6 +234,27 @@ def test_a_writer_that_lost_the_lock_stores_nothing(tmp_path: Path) -> None:
     with pytest.raises(LockedError):
         commit_pixels(Layout(tmp_path), RECIPE, 0, rows_of(1), part_fingerprint="a" * 64, fence=fence)
     assert list((tmp_path / "image/pixels").iterdir()) == []
+    with pytest.raises(LockedError):
+        publish_pixels_recipe(Layout(tmp_path), RECIPE, fence=fence)
+    assert read_pixels_recipe(Layout(tmp_path)) is None
+
+
+def test_a_lock_lost_after_the_arrow_file_leaves_the_part_pending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = tmp_path / "lock.json"
+    lock.write_text('{"token": "mine"}')
+
+    def replace_and_lose(source: Path, path: Path) -> None:
+        os.rename(source, path)
+        lock.write_text('{"token": "of another"}')
+
+    monkeypatch.setattr(os, "replace", replace_and_lose)
+    with pytest.raises(LockedError):
+        commit_pixels(
+            Layout(tmp_path), RECIPE, 0, rows_of(1), part_fingerprint="a" * 64, fence=atomic.Fence(lock, "mine")
+        )
+    assert [path.name for path in (tmp_path / "image/pixels").iterdir()] == ["00000.arrow"]
 
 
 def test_the_fingerprint_covers_rule_decoding_and_probe_and_not_the_tools() -> None:

@@ -1,4 +1,4 @@
-"""A decode process answers batches through its pipe and its shared memory, and ends with its parent's end of the pipe."""
+"""A decode process answers batches through its pipe and its shared memory, and ends when its parent closes the pipe."""
 
 import os
 import subprocess

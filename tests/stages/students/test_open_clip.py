@@ -1,0 +1,93 @@
+"""The image tower of an open_clip configuration, with the options asked for and the activation that was decided."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+
+from cache_schema.errors import UsageError
+from stages.images.preprocess import Preprocess
+from stages.students.base import CLIP_MEAN, CLIP_STD
+from stages.students.open_clip import describe
+
+
+def test_a_bare_name_is_the_vision_configuration_of_open_clip() -> None:
+    description = describe("ViT-B-32", 5, quick_gelu=None)
+    assert description.specification == "open_clip:ViT-B-32" and description.dim == 5
+    stock = open_clip.get_model_config("ViT-B-32")["vision_cfg"]
+    assert description.vision_cfg == {**stock, "output_tokens": False}
+    assert description.preprocess == Preprocess(size=(224, 224), mean=CLIP_MEAN, std=CLIP_STD)
+    assert description.quick_gelu is False
+
+
+def test_options_change_the_description_and_never_the_configuration_of_open_clip() -> None:
+    before = open_clip.get_model_config("ViT-B-32")
+    description = describe("ViT-B-32?image_size=64&patch_dropout=0.25&quick_gelu=true", 5, quick_gelu=None)
+    wanted = {"image_size": 64, "patch_dropout": 0.25, "layers": 12}
+    assert wanted.items() <= description.vision_cfg.items()
+    assert "quick_gelu" not in description.vision_cfg
+    assert description.preprocess.size == (64, 64)
+    description.vision_cfg["layers"] = 1
+    assert open_clip.get_model_config("ViT-B-32") == before
+
+
+@pytest.mark.parametrize(
+    ("rest", "given", "kept"),
+    [
+        ("ViT-B-32", None, False),
+        ("ViT-B-32-quickgelu", None, True),
+        ("ViT-B-32", True, True),
+        ("ViT-B-32-quickgelu", False, False),
+        ("ViT-B-32?quick_gelu=false", True, False),
+        ("ViT-B-32?quick_gelu=true", False, True),
+    ],
+)
+def test_the_specification_decides_the_activation_then_the_caller_then_the_configuration(
+    rest: str, given: bool | None, kept: bool
+) -> None:
+    assert describe(rest, 5, quick_gelu=given).quick_gelu is kept
+
+
+@pytest.fixture
+def add_model(tmp_path: Path) -> Iterator[Callable[[str, dict[str, Any]], None]]:
+    """Returns add_model(name, vision_cfg): open_clip knows the name for the length of a test."""
+    from open_clip import factory
+
+    added: list[Path] = []
+
+    def add(name: str, vision_cfg: dict[str, Any]) -> None:
+        added.append(tmp_path / f"{name}.json")
+        added[-1].write_text(json.dumps({"embed_dim": 4, "vision_cfg": vision_cfg, "text_cfg": {}}))
+        open_clip.add_model_config(added[-1])
+
+    yield add
+    for path in added:
+        factory._MODEL_CONFIG_PATHS.remove(path)
+        del factory._MODEL_CONFIGS[path.stem]
+
+
+def test_no_published_weights_of_a_backbone_are_fetched(add_model: Callable[..., None]) -> None:
+    add_model("tower-of-timm", {"timm_model_name": "test_vit", "timm_model_pretrained": True, "image_size": 32})
+    assert describe("tower-of-timm", 5, quick_gelu=None).vision_cfg["timm_model_pretrained"] is False
+    assert "timm_model_pretrained" not in describe("ViT-B-32", 5, quick_gelu=None).vision_cfg
+
+
+def test_a_picture_that_is_not_square_keeps_height_and_width_apart(add_model: Callable[..., None]) -> None:
+    add_model("wide-tower", {"image_size": [16, 32]})
+    assert describe("wide-tower", 5, quick_gelu=None).preprocess.size == (16, 32)
+    assert describe("wide-tower?image_size=48", 5, quick_gelu=None).preprocess.size == (48, 48)
+
+
+@pytest.mark.parametrize("rest", ["", "?image_size=64", "vit-b-32 ", "ViT-B-32/openai"])
+def test_a_name_that_open_clip_does_not_know_is_refused_with_those_it_knows(rest: str) -> None:
+    with pytest.raises(UsageError, match=r"unknown open_clip student .*known: .*ViT-B-32, "):
+        describe(rest, 5, quick_gelu=None)
+
+
+@pytest.mark.parametrize("option", ["drop=0.1", "pretrained=true", "layers=3"])
+def test_an_option_of_another_kind_of_student_is_refused(option: str) -> None:
+    with pytest.raises(UsageError, match=r"unknown option of student ViT-B-32 .*known: image_size, patch_dropout"):
+        describe(f"ViT-B-32?{option}", 5, quick_gelu=None)

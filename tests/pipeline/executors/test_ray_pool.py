@@ -84,10 +84,9 @@ def test_an_actor_has_two_tasks_at_once_but_towards_the_end_only_one(ray: FakeRa
 
     ray.wait = wait  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
-        list(pool.run(iter(range(5))))
-    # The fifth stays behind: whoever is done first takes it.
-    assert sorted(len(handle.given) for handle in ray.handles) == [2, 2]
-    assert sorted(task for handle in ray.handles for task in handle.given) == [0, 1, 2, 3]
+        list(pool.run(iter(range(4))))
+    # The fourth stays behind: whoever is done first takes it.
+    assert [handle.given for handle in ray.handles] == [[0, 2], [1]]
 
 
 def test_no_more_actors_than_allowed_wait_for_a_place(ray: FakeRay) -> None:

@@ -44,7 +44,7 @@ def test_what_an_interrupted_write_left_is_removed_and_counted_and_nothing_else(
     assert said["cache"] == str(cache) and said["removed_files"] == len(gone) > 0 and said["removed_bytes"] > 0
     assert all(name.startswith("text") for name in gone)
     assert contents_of(cache).items() <= whole.items()
-    assert invoke("verify", cache, "--quiet").exit_code in (0, 3), "what is left is right"
+    assert invoke("verify", cache, "--quiet").exit_code == 0, "what is left is right"
     assert json.loads(invoke("gc", cache, "--json").stdout)["removed_files"] == 0
 
 
@@ -52,7 +52,7 @@ def test_what_is_no_cache_is_refused_and_left_alone(invoke: Callable[..., Result
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "1.jpg").write_bytes(b"x")
     result = invoke("gc", tmp_path / "photos")
-    assert result.exit_code in (2, 4) and str(tmp_path / "photos") in only_error(result)
+    assert result.exit_code == 2 and str(tmp_path / "photos") in only_error(result)
     assert (tmp_path / "photos" / "1.jpg").read_bytes() == b"x"
     shutil.rmtree(tmp_path / "photos")
-    assert invoke("gc", tmp_path / "photos").exit_code in (2, 4) and not (tmp_path / "photos").exists()
+    assert invoke("gc", tmp_path / "photos").exit_code == 2 and not (tmp_path / "photos").exists()

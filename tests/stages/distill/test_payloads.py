@@ -156,5 +156,5 @@ def test_a_rule_of_a_later_version_is_refused_before_a_size_is_promised(made: Pa
     value = {name: kept for name, kept in read_sealed(cache.layout.pixels_json).items() if name != "sha256"}
     value["rule"] = {**value["rule"], "codec": "avif"}
     atomic.publish_json(cache.layout.pixels_json, seal(value))
-    with pytest.raises(PipelineError, match=r"stored pixels have the rule .*avif.*: upgrade|pixels"):
+    with pytest.raises(PipelineError, match=r"stored pixels have the rule .*avif.*"):
         small_of(cache).size(40, 40)

@@ -159,6 +159,7 @@ def test_a_png_of_pillow_is_ok_and_cut_anywhere_truncated(mode: str) -> None:
         (png(4, 4)[:-6], ("img-truncated", "png without its end chunk")),
         (png(4, 4)[: -len(END) - 1], ("img-truncated", "png chunk past the end of the file")),
         (b"\x89PNG\r\n\x1a\n" + END, NO_HEADER),
+        (b"\x89PNG\r\n\x1a\n" + png_chunk(b"IDAT", bytes(13)) + END, NO_HEADER),
         (b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", bytes(12)) + END, NO_HEADER),
         (png(0, 4), ("img-corrupt", "png without width or height")),
         (png(4, 0), ("img-corrupt", "png without width or height")),

@@ -33,7 +33,7 @@ def test_interrupted_extract_says_so_and_goes_on_when_run_again(
 def test_interrupted_distill_saves_where_it_is_and_ends_with_the_same_weights(
     finished: tuple[Path, dict], tmp_path: Path
 ) -> None:
-    student = ["--student", "timm:resnet10t?image_size=32", "--steps", "16", "--batch-size", "4", "--num-threads", "1"]
+    student = ["--student", "timm:resnet10t?image_size=32", "--steps", "40", "--batch-size", "4", "--num-threads", "1"]
     args = ["distill", "--cache", str(finished[0]), *student, "--json", "--out"]
     process = start(*args, tmp_path / "run")
     metrics = tmp_path / "run" / "metrics.jsonl"

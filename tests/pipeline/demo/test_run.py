@@ -28,7 +28,7 @@ students = (
     StudentPlan("tiny", student=small, options=options),
     StudentPlan("beside", student=small, options=(*options, "--seed", "1"), beside_previous=True),
 )
-data = DataConfig(num_pictures=45, num_sentences=80, pictures_per_tar=20)
+data = DataConfig(num_pictures=60, num_sentences=80, pictures_per_tar=30)
 signals.install()
 try:
     run_demo(Path(sys.argv[1]), config=DemoConfig(data=data, students=students, num_neighbours=4))
@@ -65,10 +65,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_interrupted_demo_run_again_ends_with_a_whole_report(finished: Path) -> None:
     report = json.loads((finished / "report.json").read_text())
 
-    assert report["images"] + report["held_out"] == 45
+    assert report["images"] + report["held_out"] == 60
     assert report["sentences"] == 80
     assert report["chance"] == pytest.approx(1 / 9)
-    assert report["teacher"]["fitted_on"] == 45
+    assert report["teacher"]["fitted_on"] == 60
     assert 0 <= report["teacher"]["cross_fitted_top1"] <= report["teacher"]["zero_shot_top1"] <= 1
     assert [student["name"] for student in report["students"]] == ["tiny", "beside"]
     for student in report["students"]:

@@ -6,7 +6,6 @@ reading go around zarr-python only for speed: any Zarr v3 reader sees the same r
 """
 
 import json
-import resource
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,10 +16,11 @@ import google_crc32c
 import numpy as np
 
 from cache_schema import atomic
-from cache_schema.errors import DamagedError, EnvironmentProblem, UnfinishedError, UsageError
+from cache_schema.errors import DamagedError, UnfinishedError, UsageError
 from cache_schema.file_state import state_of_file
 from cache_schema.json_file import readable_json
 from cache_schema.layout import metadata_path, shard_path
+from cache_schema.mapped import mapped_file
 
 MAX_CHUNK_ROWS = 1024
 _CRC_BYTES = 4
@@ -170,7 +170,6 @@ class RowReader:
         self.dtype = np.dtype(row_format.dtype)
         self._commits = commits
         self._shards: dict[int, _MappedShard] = {}
-        allow_open_files(len(commits) + 256)
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
         """Returns the given rows, shape (len(rows), width), in the order asked; rows may repeat.
@@ -215,10 +214,10 @@ class _MappedShard:
     def __init__(self, path: Path, row_format: RowFormat, chunk_crc32c: tuple[int, ...]) -> None:
         self.path = path
         self.row_format = row_format
-        try:
-            self._bytes = np.memmap(path, np.uint8, mode="r")
-        except (OSError, ValueError) as error:
-            raise DamagedError(f"shard {path} is missing or empty: run `pipeline verify` to see all damage") from error
+        mapped = mapped_file(path)
+        if mapped is None:
+            raise DamagedError(f"shard {path} is missing: run `pipeline verify` to see all damage")
+        self._bytes = np.frombuffer(mapped, np.uint8)
         if len(self._bytes) != row_format.shard_bytes:
             raise DamagedError(
                 f"shard {path} has {len(self._bytes):,} bytes instead of {row_format.shard_bytes:,}: "
@@ -286,17 +285,3 @@ def _read_index(data: np.ndarray, row_format: RowFormat, where: object) -> np.nd
 def _stored_crc(data: Any, offset: int, row_format: RowFormat) -> int:
     start = offset + row_format.chunk_bytes
     return int.from_bytes(bytes(data[start : start + _CRC_BYTES]), "little")
-
-
-def allow_open_files(num_files: int) -> None:
-    """Lets this process have that many files open; raises `EnvironmentProblem` where the system does not."""
-    # Python keeps one descriptor open per memory map (before 3.13 there is no way not to).
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft >= num_files or soft == resource.RLIM_INFINITY:
-        return
-    if hard != resource.RLIM_INFINITY and hard < num_files:
-        raise EnvironmentProblem(
-            f"this cache needs {num_files:,} open files, this process may have {hard:,}: "
-            "raise `ulimit -n` and run again"
-        )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (num_files, hard))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cache_schema.cache import Cache, CachedArray
-from cache_schema.errors import PipelineError, RefusedError
+from cache_schema.errors import RefusedError, UsageError
 from cache_schema.features import NORM_TOLERANCE, feature_format
 from cache_schema.indexes import verify_indexes
 from cache_schema.json_file import Json
@@ -183,5 +183,5 @@ def _headless(layout: Layout) -> Iterator[Problem]:
 def _problems_of(found: list[Problem], where: Path, remedy: str, part: PartOfArray | None = None) -> Iterator[None]:
     try:
         yield
-    except PipelineError as error:
+    except (RefusedError, UsageError) as error:
         found.append(Problem(str(where), str(error), remedy, part))

@@ -10,13 +10,17 @@ import pytest
 
 from cache_schema import atomic, shards
 from cache_schema.cache import Cache
+from cache_schema.errors import EnvironmentProblem
 from cache_schema.json_file import read_sealed, seal
 from cache_schema.layout import shard_path
 from cache_schema.verify import verify_cache
 from tests.corpora.damaged_files import DAMAGE, flip_bit
+from tests.corpora.open_files import few_open_files
 from tests.corpora.tiny_cache import make_cache
 
 ARRAY = "imaginary.v0"
+UNREADABLE = Path("/proc/self/mem")
+"""Reading its beginning is an I/O error (EIO), as on a failing disk."""
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +109,21 @@ def rewrite_shard(cache: Cache, change: Callable[[np.ndarray], None]) -> None:
 def test_a_wrong_row_under_right_checksums_is_named(cache: Cache, change, what: str) -> None:
     rewrite_shard(cache, change)
     assert any(what in problem.what for problem in verify_cache(cache.path))
+
+
+def test_a_machine_without_open_files_left_is_no_damage_to_the_cache(cache: Cache) -> None:
+    with few_open_files(0), pytest.raises(EnvironmentProblem, match="Too many open files"):
+        verify_cache(cache.path)
+    assert verify_cache(cache.path) == []
+
+
+@pytest.mark.skipif(not UNREADABLE.exists(), reason="needs a file that exists and cannot be read")
+@pytest.mark.parametrize("kind", ["shard", "rows", "record"])
+def test_a_file_that_cannot_be_read_now_stops_verify_and_is_no_problem_that_repair_would_mend(
+    cache: Cache, kind: str
+) -> None:
+    path = parts_of(cache, 1)[kind]
+    path.unlink()
+    path.symlink_to(UNREADABLE)
+    with pytest.raises(EnvironmentProblem, match=r"cannot read .*Input/output error"):
+        verify_cache(cache.path)

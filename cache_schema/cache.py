@@ -205,6 +205,8 @@ class CachedArray:
         self.cache = cache
         self.modality = modality
         self.name = name
+        self._records: dict[int, Record] = {}
+        self._records_folder = cache.layout.records(modality, name)
         path = cache.layout.recipe(modality, name)
         self.recipe = Recipe.from_json(read_sealed(path), path)
 
@@ -219,14 +221,6 @@ class CachedArray:
     def committed(self) -> frozenset[int]:
         """Numbers of the parts that have a record."""
         return frozenset(committed_parts(self._records_folder))
-
-    @cached_property
-    def _records_folder(self) -> Path:
-        return self.cache.layout.records(self.modality, self.name)
-
-    @cached_property
-    def _records(self) -> dict[int, Record]:
-        return {}
 
     def record(self, part: int) -> Record:
         """Returns the record of a committed part, checked against recipe and plan.

@@ -6,7 +6,7 @@ reading go around zarr-python only for speed: any Zarr v3 reader sees the same r
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -147,28 +147,44 @@ def publish_shard(folder: Path, part: int, shard: EncodedShard, *, fence: atomic
     atomic.publish_bytes(path, shard.data, fence=fence)
 
 
+RowCheck = Callable[[int, np.ndarray], None]
+"""Called with the offset in a part and the rows of one chunk; raises `DamagedError` where they are not the right ones.
+
+The last chunk of a short part goes on with fill.
+"""
+
+
 class RowReader:
     """Reads rows of one array through a memory map of its shards.
 
-    Guarantees: `gather` and `read_part` return exactly what zarr-python returns for the same rows. Every chunk's crc32c
-    is checked against the bytes and against the part's record the first time it is touched; a shard that is missing,
-    cut, foreign or changed while open is an error, never fill.
+    Guarantees: `gather` and `read_part` return exactly what zarr-python returns for the same rows. A part is checked
+    once, the first time that one of its rows is read: every chunk's crc32c against the bytes and against the record,
+    then its rows by `checks`. A shard that is missing, cut, foreign or changed while open is an error, never fill.
 
     Args:
         folder: the folder of the Zarr array.
         row_format: the format of its shards.
         num_rows: planned rows, the length of the array.
         commits: for every committed part, the chunk crc32c's that its record keeps.
+        checks: returns for a part the function that judges its rows by more than checksums, called once with every
+            chunk; None trusts the record.
     """
 
     def __init__(
-        self, folder: Path, row_format: RowFormat, *, num_rows: int, commits: Mapping[int, tuple[int, ...]]
+        self,
+        folder: Path,
+        row_format: RowFormat,
+        *,
+        num_rows: int,
+        commits: Mapping[int, tuple[int, ...]],
+        checks: Callable[[int], RowCheck] | None = None,
     ) -> None:
         self.folder = folder
         self.row_format = row_format
         self.shape = (num_rows, row_format.width)
         self.dtype = np.dtype(row_format.dtype)
         self._commits = commits
+        self._checks = checks
         self._shards: dict[int, _MappedShard] = {}
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
@@ -204,8 +220,10 @@ class RowReader:
                 raise UnfinishedError(
                     f"part {part} of {self.folder} is not committed: run `pipeline extract` again to finish the cache"
                 )
-            path = shard_path(self.folder, part)
-            shard = self._shards[part] = _MappedShard(path, self.row_format, self._commits[part])
+            shard = _MappedShard(shard_path(self.folder, part), self.row_format, self._commits[part])
+            if self._checks is not None:
+                shard.require(self._checks(part))
+            self._shards[part] = shard
         shard.check_unchanged()
         return shard
 
@@ -225,8 +243,13 @@ class _MappedShard:
             )
         self._state = state_of_file(path)
         self._offsets = _read_index(self._bytes, row_format, path)
-        self._expected = chunk_crc32c
-        self._checked = np.zeros(row_format.num_chunks, bool)
+        if len(chunk_crc32c) != row_format.num_chunks:
+            raise DamagedError(
+                f"the record of shard {path} has checksums of {len(chunk_crc32c)} chunks instead of "
+                f"{row_format.num_chunks}: run `pipeline verify` to see all damage"
+            )
+        for chunk, expected in enumerate(chunk_crc32c):
+            self._check_chunk(chunk, expected)
 
     @cached_property
     def _rows(self) -> tuple[np.ndarray, np.ndarray]:
@@ -244,22 +267,24 @@ class _MappedShard:
 
     def take(self, offsets: np.ndarray) -> np.ndarray:
         chunk_of, row_of = np.divmod(offsets, self.row_format.chunk_rows)
-        if not self._checked.all():
-            for chunk in np.unique(chunk_of[~self._checked[chunk_of]]):
-                self._check_chunk(int(chunk))
         chunks, slots = self._rows
         return chunks[slots[chunk_of], row_of]
 
-    def _check_chunk(self, chunk: int) -> None:
+    def require(self, check: RowCheck) -> None:
+        """Calls `check` with every chunk."""
+        chunks, slots = self._rows
+        for chunk, slot in enumerate(slots):
+            check(chunk * self.row_format.chunk_rows, chunks[slot])
+
+    def _check_chunk(self, chunk: int, expected: int) -> None:
         offset = int(self._offsets[chunk])
         data = self._bytes[offset : offset + self.row_format.chunk_bytes]
         actual = google_crc32c.value(data)
-        if actual != _stored_crc(self._bytes, offset, self.row_format) or actual != self._expected[chunk]:
+        if actual != _stored_crc(self._bytes, offset, self.row_format) or actual != expected:
             raise DamagedError(
-                f"chunk {chunk} of shard {self.path} has crc32c {actual:08x}, its record says "
-                f"{self._expected[chunk]:08x}: run `pipeline verify` to see all damage"
+                f"chunk {chunk} of shard {self.path} has crc32c {actual:08x}, its record says {expected:08x}: "
+                "run `pipeline verify` to see all damage"
             )
-        self._checked[chunk] = True
 
     def check_unchanged(self) -> None:
         if state_of_file(self.path) != self._state:

@@ -113,6 +113,16 @@ def make_folder(path: Path) -> None:
             _fsync(folder.parent)
 
 
+def write_unsynced(path: Path, value: Json) -> None:
+    """Writes `value` as JSON over the file `path`, cheaply: after a power cut it may be missing or torn.
+
+    Raises:
+        EnvironmentProblem: the system refused to write.
+    """
+    with failures_named(path):
+        path.write_bytes(readable_json(value))
+
+
 def append_line(path: Path, line: str) -> None:
     """Appends `line` and a newline to a log at `path`. Not durable: logs are cut back to a checkpoint on resume.
 

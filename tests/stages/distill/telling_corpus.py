@@ -57,7 +57,7 @@ def extract(folder: Path, name: str, *, teacher: str = TEACHER, pictures: str = 
 
 
 def mine_by_hand(path: Path) -> None:
-    """Adds neighbours `by-hand`: those of image row i are sentence rows i+2, i and 2i, but 1 for 0, which is unusable."""
+    """Adds neighbours `by-hand`: those of image row i are sentence rows i+2, i and 2i, but 1 for 0 (unusable)."""
     cache = Cache.open(path)
     arrays = cache.array("image", f"{ARRAY}.v0"), cache.array("text")
     ends = map(Binding.of, arrays)

@@ -19,7 +19,7 @@ from stages.files.opened import SourceFile, planned_file, read_range
 from stages.images.formats import is_misnamed
 from stages.sources.base import MAX_PAYLOAD_BYTES, RawSample, ScannedSource
 from stages.sources.entries import TABLE_OPTIONS, resolve_root
-from stages.sources.image_files import read_image_file, require_root
+from stages.sources.image_files import planned_now, read_image_file, require_root
 
 _MAGIC = b"PAR1"
 _BATCH_ROWS = {"image": 64, "text": 8192}
@@ -40,7 +40,7 @@ class ParquetSource:
     extensions: ClassVar[tuple[str, ...]] = (".parquet",)
     option_names: ClassVar[tuple[str, ...]] = TABLE_OPTIONS
 
-    def __init__(self, uri: str, modality: Modality, options: dict[str, str], *, fingerprint: str = "") -> None:
+    def __init__(self, uri: str, modality: Modality, options: dict[str, str]) -> None:
         self.uri = uri
         self.modality = modality
         self.options = options
@@ -58,8 +58,10 @@ class ParquetSource:
                 are listed), or a key is missing or repeated.
             UsageError: there is no row, or the root of the paths is no folder.
         """
+        state: dict[str, int] = {}
         if self.root is not None:
             require_root(self.root)
+            state = planned_now()
         with planned_file(self.uri) as planned:
             footer = self._footer(planned)
             digest = hashlib.sha256(f"{planned.size_bytes}\n".encode() + footer)
@@ -71,7 +73,8 @@ class ParquetSource:
         digest.update(f"\n{self._column}\n{self._key_column}".encode())
         if self.root is not None:
             digest.update(b"\npaths")
-        return ScannedSource(digest.hexdigest(), num_rows, np.arange(num_rows, dtype=np.int64), key_hashes)
+        offsets = np.arange(num_rows, dtype=np.int64)
+        return ScannedSource(digest.hexdigest(), num_rows, offsets, key_hashes, state=state)
 
     def read(self, first_sample: int, num_samples: int, offset_bytes: int = 0) -> Iterator[RawSample]:
         """Yields rows; `offset_bytes` is the row number and says nothing new. `MismatchError` when there are fewer."""
@@ -172,7 +175,7 @@ class ParquetSource:
             return RawSample(key, None, row, 0, "src-no-image", "null")
         assert self.root is not None
         file = read_image_file(self.root, path)
-        return RawSample(key, file.payload, row, file.size_bytes, file.status, file.reason)
+        return RawSample(key, file.payload, row, file.size_bytes, file.status, file.reason, file.seen)
 
     def _scan_keys(self, file: pq.ParquetFile) -> np.ndarray:
         assert self._key_column is not None

@@ -153,6 +153,8 @@ RUNNING = {
     "index_device": Trial("cuda", given={"index": True}),
     "allow_mixed_numerics": Trial(True),
     "max_bad_fraction": Trial(0.5),
+    "accept_new": Trial(True),
+    "allow_useless_sources": Trial(True),
 }
 ON_A_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

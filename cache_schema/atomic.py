@@ -31,14 +31,20 @@ class Fence:
     def check(self) -> None:
         """Raises `LockedError` when the lock file no longer carries this fence's token."""
         try:
-            held = parse_json(self.lock_path.read_bytes(), self.lock_path)["token"]
+            holder = parse_json(self.lock_path.read_bytes(), self.lock_path)
         except FileNotFoundError:
-            held = None
-        if held != self.token:
-            raise LockedError(
-                f"{self.lock_path} is no longer held by this process (another one took over while it was silent): "
-                "nothing more is written here; run again once the other one is done"
-            )
+            holder = None
+        if not isinstance(holder, dict) or holder.get("token") != self.token:
+            raise lock_lost(self.lock_path)
+
+
+def lock_lost(lock_path: Path) -> LockedError:
+    """Returns the error for a process whose lock is no longer at `lock_path`, or is another one's by now."""
+    now = "another process took over while it was silent" if lock_path.exists() else "it is gone: another one is done"
+    return LockedError(
+        f"the lock was lost: {lock_path} is no longer held by this process ({now}): "
+        "nothing more is written here; run again once nobody else writes"
+    )
 
 
 def publish_bytes(path: Path, data: bytes | memoryview, *, fence: Fence | None = None) -> None:
@@ -105,6 +111,16 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
         for folder in reversed(missing):
             _fsync(folder.parent)
+
+
+def write_unsynced(path: Path, value: Json) -> None:
+    """Writes `value` as JSON over the file `path`, cheaply: after a power cut it may be missing or torn.
+
+    Raises:
+        EnvironmentProblem: the system refused to write.
+    """
+    with failures_named(path):
+        path.write_bytes(readable_json(value))
 
 
 def append_line(path: Path, line: str) -> None:

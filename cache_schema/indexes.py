@@ -11,7 +11,7 @@ from pathlib import Path
 from cache_schema import atomic
 from cache_schema.binding import Binding
 from cache_schema.cache import Cache, CachedArray
-from cache_schema.errors import DamagedError, MismatchError, PipelineError, UsageError
+from cache_schema.errors import DamagedError, MismatchError, RefusedError, UsageError
 from cache_schema.json_file import Json, read_sealed, seal
 from cache_schema.layout import Modality
 from cache_schema.sha256 import sha256_of_file
@@ -101,7 +101,7 @@ def describe_indexes(cache: Cache, modalities: Iterable[Modality] | None = None)
                 value = read_sealed(sidecar)
                 current = cache.array(modality, value.get("array")).digest() == value.get("digest")
                 state = "current" if current else "stale: run `pipeline extract` again"
-            except PipelineError as error:
+            except (RefusedError, UsageError) as error:
                 value, state = {}, str(error)
             shown = {key: value.get(key) for key in ("array", "kind", "num_rows", "recall_at_10")}
             found.append({"modality": modality, "index": sidecar.stem, "state": state, **shown})
@@ -121,5 +121,5 @@ def verify_indexes(cache: Cache, report: Callable[[Path, str, str], None]) -> No
                 array = cache.array(modality, value.get("array"))
                 if value.get("digest") != array.digest():
                     report(index, f"was built for other features of {array}", remedy)
-            except PipelineError as error:
+            except (RefusedError, UsageError) as error:
                 report(sidecar, str(error), remedy)

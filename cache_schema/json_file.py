@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cache_schema.errors import DamagedError
+from cache_schema.reading import read_file
 from cache_schema.sha256 import sha256_of
 
 Json = Any
@@ -45,11 +46,11 @@ def read_json(path: Path) -> Json:
 
     Raises:
         DamagedError: the file is missing or is not strict JSON.
+        EnvironmentProblem: it cannot be read now.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise DamagedError(f"{path} is missing: restore it from a copy, or extract into a new cache") from error
+    data = read_file(path)
+    if data is None:
+        raise DamagedError(f"{path} is missing: restore it from a copy, or extract into a new cache")
     return parse_json(data, path)
 
 

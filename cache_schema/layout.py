@@ -40,6 +40,11 @@ class Layout:
     def lock_json(self) -> Path:
         return self.root / "lock.json"
 
+    @property
+    def under_way_json(self) -> Path:
+        """The part that the process which holds the lock works on, where it works itself."""
+        return self.root / "under_way.json"
+
     def modality(self, modality: Modality) -> Path:
         return self.root / modality
 

@@ -15,7 +15,7 @@ import numpy as np
 from cache_schema import atomic, shards
 from cache_schema.binding import Binding
 from cache_schema.cache import Cache
-from cache_schema.errors import DamagedError, MismatchError, PipelineError, UnfinishedError, UsageError, unknown_name
+from cache_schema.errors import DamagedError, MismatchError, RefusedError, UnfinishedError, UsageError, unknown_name
 from cache_schema.json_file import Json, fingerprint_of, read_sealed, seal
 from cache_schema.layout import Layout, check_name, metadata_path, shard_path
 from cache_schema.recipe import differences
@@ -223,7 +223,7 @@ def describe_neighbours(cache: Cache) -> list[dict[str, Json]]:
             recipe = NeighboursReader(cache, name).recipe
             ends = {side: f"{end.modality}/{end.array}" for side, end in (("from", recipe.from_), ("to", recipe.to))}
             found.append({"name": name, **ends, "k": recipe.k, "state": "current"})
-        except PipelineError as error:
+        except (RefusedError, UsageError) as error:
             found.append({"name": name, "from": None, "to": None, "k": None, "state": str(error)})
     return found
 
@@ -237,7 +237,7 @@ def verify_neighbours(cache: Cache, report: Callable[[Path, str, str], None]) ->
             continue  # Interrupted before anything was mined.
         try:
             reader = NeighboursReader(cache, name)
-        except PipelineError as error:
+        except (RefusedError, UsageError) as error:
             report(layout.neighbours(name), str(error), remedy)
             continue
         for part, record in reader._records.items():

@@ -19,6 +19,7 @@ from cache_schema.errors import DamagedError
 from cache_schema.file_state import state_of_file
 from cache_schema.json_file import Json, fingerprint_of, read_sealed, seal
 from cache_schema.layout import Layout
+from cache_schema.mapped import mapped_file, parsed_by_arrow
 from cache_schema.samples import DIGEST_BYTES
 
 BATCH_ROWS = 1024
@@ -184,17 +185,17 @@ class PixelsOfPart:
 
     Raises:
         DamagedError: the file is missing, cut or not Arrow.
+        EnvironmentProblem: it cannot be mapped now.
     """
 
     def __init__(self, path: Path, record: PixelsRecord) -> None:
         self.path = path
         self._record = record
         self._batches: dict[int, pa.RecordBatch] = {}
-        try:
-            self._state = state_of_file(path)
-            self._file = pa.ipc.open_file(pa.memory_map(str(path)))
-        except (OSError, pa.ArrowException) as error:
-            raise DamagedError(f"pixels {path} are missing or damaged: {VERIFY}") from error
+        self._state = state_of_file(path)
+        mapped = mapped_file(path)
+        with parsed_by_arrow(path, f"pixels {path} are missing or damaged: {VERIFY}"):
+            self._file = pa.ipc.open_file(mapped or pa.py_buffer(b""))
         num_batches = -(-record.num_rows // BATCH_ROWS)
         if (
             self._state is None
@@ -232,14 +233,11 @@ class PixelsOfPart:
 
     def _batch(self, number: int) -> pa.RecordBatch:
         if number not in self._batches:
-            try:
+            with parsed_by_arrow(self.path, f"rows of pixels {self.path} are damaged: {VERIFY}"):
                 batch = self._file.get_batch(number)
                 # A damaged offset would otherwise be followed out of the map.
                 batch.validate(full=True)
-                whole = batch.num_rows == min(BATCH_ROWS, self._record.num_rows - number * BATCH_ROWS)
-            except (OSError, pa.ArrowException) as error:
-                raise DamagedError(f"rows of pixels {self.path} are damaged: {VERIFY}") from error
-            if not whole:
+            if batch.num_rows != min(BATCH_ROWS, self._record.num_rows - number * BATCH_ROWS):
                 raise DamagedError(f"pixels {self.path} have other rows than their record says: {VERIFY}")
             self._batches[number] = batch
         return self._batches[number]

@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 
 from cache_schema.errors import DamagedError
 from cache_schema.layout import Modality
+from cache_schema.mapped import mapped_file, parsed_by_arrow
+from cache_schema.sha256 import sha256_of
 
 OK = "ok"
 DIGEST_BYTES = 16
@@ -98,17 +100,21 @@ def encode_table(table: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
-def read_table(path: Path, modality: Modality, columns: Sequence[str] | None = None) -> pa.Table:
-    """Returns the sample table at `path`, or some of its columns.
+def read_table(
+    path: Path, modality: Modality, columns: Sequence[str] | None = None, *, sha256: str | None = None
+) -> pa.Table:
+    """Returns the sample table at `path`, or some of its columns; `sha256` is what the file was committed with.
 
     Raises:
-        DamagedError: the file is missing, unreadable, or has another schema.
+        DamagedError: the file is missing, damaged, not the one that was committed, or has another schema.
+        EnvironmentProblem: it cannot be read now.
     """
     schema = SCHEMAS[modality]
-    try:
-        table = pq.read_table(path, columns=list(columns) if columns else None, partitioning=None)
-    except (OSError, pa.ArrowException) as error:
-        raise DamagedError(f"sample table {path} is missing or damaged: run `pipeline verify` to see all") from error
+    data = mapped_file(path)
+    if sha256 is not None and (data is None or sha256_of(memoryview(data)) != sha256):
+        raise DamagedError(f"sample table {path} is not the one that was committed: run `pipeline verify`")
+    with parsed_by_arrow(path, f"sample table {path} is missing or damaged: run `pipeline verify` to see all"):
+        table = pq.read_table(pa.BufferReader(data or b""), columns=list(columns) if columns else None)
     expected = pa.schema([schema.field(name) for name in columns]) if columns else schema
     if not table.schema.equals(expected):
         raise DamagedError(f"sample table {path} has columns {table.schema.names}, expected {expected.names}")

@@ -5,13 +5,12 @@ from functools import cached_property
 from pathlib import Path
 
 from cache_schema.cache import Cache
-from cache_schema.errors import DamagedError, MismatchError, PipelineError, UnfinishedError
+from cache_schema.errors import DamagedError, MismatchError, RefusedError, UnfinishedError, UsageError
 from cache_schema.pixels import VERIFY, PixelsOfPart, PixelsRecipe, PixelsRecord, read_pixels_recipe, read_pixels_record
 from cache_schema.plan import Part, Plan
 from cache_schema.records import committed_parts
 from cache_schema.samples import OK
 from cache_schema.sha256 import sha256_of_file
-from cache_schema.shards import allow_open_files
 
 
 class StoredPixels:
@@ -71,7 +70,6 @@ class StoredPixels:
         """
         part, offset = divmod(row, self.cache.part_rows)
         if part not in self._parts:
-            allow_open_files(2 * len(self.committed) + 256)
             self._parts[part] = PixelsOfPart(self.cache.layout.pixels(part), self.record(part))
         return self._parts[part].picture(offset, digest)
 
@@ -91,7 +89,7 @@ def verify_pixels(cache: Cache, note: Callable[[Path, str, int | None], None]) -
     layout = cache.layout
     try:
         pixels = stored_pixels(cache)
-    except PipelineError as error:
+    except (RefusedError, UsageError) as error:
         note(layout.pixels_json, str(error), None)
         return
     parts = committed_parts(layout.all_pixels)
@@ -103,7 +101,7 @@ def verify_pixels(cache: Cache, note: Callable[[Path, str, int | None], None]) -
         try:
             for what in _problems_of_part(pixels, part):
                 note(layout.pixels(part), what, part)
-        except PipelineError as error:
+        except (RefusedError, UsageError) as error:
             note(layout.pixels(part), str(error), part)
 
 

@@ -10,7 +10,7 @@ from cache_schema.errors import EnvironmentProblem, MismatchError, RefusedError,
 from cache_schema.plan import Plan, SourceEntry
 from cache_schema.progress import Progress
 from stages.extract.accept_new import with_replaced
-from stages.extract.committed_rows import CommittedRows
+from stages.extract.source_rows import CommittedRows
 from stages.files.opened import is_remote, state_of
 from stages.sources import ScannedSource, Source, expand, open_source
 from stages.sources.image_files import planned_now

@@ -24,11 +24,11 @@ from cache_schema.records import parts_by_numerics
 from cache_schema.repair import withdraw_replanned, withdraw_status
 from cache_schema.stored_pixels import StoredPixels
 from stages.extract.admission import package_versions
-from stages.extract.committed_rows import CommittedRows
 from stages.extract.config import ExtractConfig
 from stages.extract.disk import PendingWork, disk_estimate, most_picture_bytes, pending_work, require_free_disk
 from stages.extract.grow_plan import looked_again
 from stages.extract.part import ArrayOutput, PixelsOutput
+from stages.extract.source_rows import CommittedRows
 from stages.extract.wanted import DECODING, WantedArray, wanted_arrays, wanted_pixels
 from stages.extract.wanted_sources import grown_plans, pending_sources, sources_of_tasks
 from stages.extract.worker import PartWorker, WorkerSettings

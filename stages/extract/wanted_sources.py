@@ -7,9 +7,9 @@ from cache_schema.errors import RefusedError, UsageError
 from cache_schema.layout import MODALITIES, Modality
 from cache_schema.plan import Plan, SourceEntry
 from cache_schema.progress import Progress
-from stages.extract.committed_rows import CommittedRows
 from stages.extract.config import ExtractConfig
 from stages.extract.grow_plan import grown_plan, looked_again
+from stages.extract.source_rows import CommittedRows
 from stages.parts.job import NamedSources
 from stages.parts.pending import PartTask
 from stages.sources.feature_rows import require_pictures

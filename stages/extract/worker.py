@@ -6,9 +6,9 @@ V: views; B: rows of a batch; C, H, W: colours, height and width of the teacher'
 """
 
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from cache_schema.pixels import PixelRow, commit_pixels
 from cache_schema.plan import SourceEntry
 from cache_schema.samples import Sample
 from stages.extract.admission import check_admission
-from stages.extract.part import ArrayInProgress, ArrayOutput, ImageBatch, PixelsOutput, in_batches
+from stages.extract.part import ArrayInProgress, ArrayOutput, ImageBatch, PixelsOutput, in_batches, rows_to_show
 from stages.extract.reader import PartReader, Row
 from stages.extract.wanted import require_same_pixels
 from stages.images.decode import Limits
@@ -147,10 +147,14 @@ class PartWorker(PartsWorker):
     def __call__(self, task: PartTask) -> PartReport:
         """Reads, encodes and commits what is pending of the part of `task`. Doing it twice gives the same files.
 
+        With `task.only` it encodes those rows and commits nothing.
+
         Raises:
             RefusedError: a source is damaged or no longer what was planned, or the lock was lost.
             EnvironmentProblem: the cache cannot be written.
         """
+        if task.fatal:
+            task = self._still_pending(task)
         outputs = self._settings.outputs.get(task.modality, ())
         arrays = [
             ArrayInProgress(output, task.part.num_rows) for output in outputs if output.target.array in task.arrays
@@ -160,7 +164,7 @@ class PartWorker(PartsWorker):
         rest = [array for array in arrays if not array.output.from_pixels]
         if rest or task.pixels:
             done += self._from_sources(task, rest)
-        if of_pixels:
+        if of_pixels and (task.only is None or self._pixels_are_there(task)):
             done += self._from_pixels(task, of_pixels)
         return done
 
@@ -169,12 +173,14 @@ class PartWorker(PartsWorker):
         self._clock.restart()
         store = self._settings.pixels.recipe if task.pixels and self._settings.pixels is not None else None
         views = [array.output.rule for array in arrays]
-        rows = self._reader.originals(task.modality, task.part, views=views, store=store)
+        rows = rows_to_show(self._reader.originals(task.modality, task.part, views=views, store=store), task)
         jpegs: dict[int, bytes] = {}
         if task.modality == "image":
             samples, jpegs = self._encode_images(rows, arrays)
         else:
-            samples = self._encode_texts(rows, *arrays)
+            samples = self._encode_texts(rows, *arrays, fatal=task.fatal)
+        if task.only is not None:
+            return PartReport(task.modality, task.part.number, 0)
         num_bad = sum(self._commit(task, samples, array) for array in arrays if array.output.rule is None)
         if task.pixels:
             self._commit_pixels(task, samples, jpegs)
@@ -188,8 +194,8 @@ class PartWorker(PartsWorker):
         self._clock.restart()
         views = [array.output.rule for array in arrays]
         rows = self._reader.stored(task.part, views=views, layout=arrays[0].output.target.layout)
-        samples, _ = self._encode_images(rows, arrays)
-        for array in arrays:
+        samples, _ = self._encode_images(rows_to_show(rows, task), arrays)
+        for array in arrays if task.only is None else ():
             self._commit(task, samples, array)
         return PartReport(task.modality, task.part.number, task.part.num_rows, 0, self._clock.seconds)
 
@@ -231,13 +237,14 @@ class PartWorker(PartsWorker):
         padding = [np.zeros_like(batch[0])] * (self._settings.batch_size - len(batch))
         return normalise(np.stack(batch + padding), self._teacher.preprocess)
 
-    def _encode_texts(self, rows: Iterator[Row], array: ArrayInProgress) -> list[Sample]:
-        """Encodes the sentences of a part into `array`; returns all its samples."""
+    def _encode_texts(self, rows: Iterator[Row], array: ArrayInProgress, *, fatal: Collection[int]) -> list[Sample]:
+        """Encodes the sentences of a part into `array`, those at `fatal` as blanks; returns all its samples."""
         samples: list[Sample] = []
         for batch in in_batches(rows, self._settings.batch_size):
             samples += [row.sample for row in batch]
             offsets = [row.offset for row in batch if row.sample.text is not None]
-            texts = [row.sample.text for row in batch if row.sample.text is not None]
+            sentences = [(row.offset, row.sample.text) for row in batch if row.sample.text is not None]
+            texts = ["" if offset in fatal else text for offset, text in sentences]
             if texts:
                 with self._clock.measured("forward"):
                     array.note_truncation(offsets, texts, self._teacher)
@@ -248,6 +255,7 @@ class PartWorker(PartsWorker):
 
     def _commit(self, task: PartTask, samples: Sequence[Sample], array: ArrayInProgress) -> int:
         """Commits the part of one array; returns its bad rows."""
+        array.hold_back(samples, task.fatal)
         with self._clock.measured("write"):
             record = commit_part(
                 array.output.target,
@@ -264,6 +272,17 @@ class PartWorker(PartsWorker):
             )
         self.pulse += 1
         return len(record.bad)
+
+    def _still_pending(self, task: PartTask) -> PartTask:
+        """Returns `task` without what was committed before the worker died: it holds rows that came to no harm."""
+        part = task.part.number
+        layouts = {output.target.array: output.target.layout for output in self._settings.outputs[task.modality]}
+        arrays = [name for name in task.arrays if not layouts[name].record(task.modality, name, part).exists()]
+        return replace(task, arrays=tuple(arrays), pixels=task.pixels and not self._pixels_are_there(task))
+
+    def _pixels_are_there(self, task: PartTask) -> bool:
+        layout = self._settings.outputs["image"][0].target.layout
+        return layout.pixels_record(task.part.number).exists()
 
     def _commit_pixels(self, task: PartTask, samples: Sequence[Sample], jpegs: Mapping[int, bytes]) -> None:
         pixels = self._settings.pixels

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from cache_schema.errors import DamagedError, RefusedError
 from stages.files.keys import first_repeated, hash_of_key
 from stages.files.opened import planned_file
+from stages.files.parquet_file import parquet_of
 
 _BATCH_ROWS = 4096
 
@@ -88,7 +89,7 @@ class Table:
     def _opened(self) -> Iterator[pq.ParquetFile]:
         with planned_file(self.uri) as planned:
             with _in_words(self.uri):
-                file = pq.ParquetFile(planned.stream())
+                file = parquet_of(planned)
             yield file
 
 

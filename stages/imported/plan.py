@@ -16,8 +16,8 @@ from cache_schema.layout import Modality
 from cache_schema.plan import Part, Plan
 from cache_schema.progress import Progress
 from cache_schema.recipe import Recipe
-from stages.extract.committed_rows import CommittedRows
 from stages.extract.grow_plan import grown_by, looked_again
+from stages.extract.source_rows import CommittedRows
 from stages.extract.wanted_sources import pending_sources
 from stages.feature_files import FeatureFile, expand_features, scan_once, states_of
 from stages.feature_files.by_key import FeatureIndex

@@ -16,6 +16,7 @@ from cache_schema.errors import DamagedError, MismatchError, RefusedError, Usage
 from cache_schema.layout import Modality
 from stages.files.keys import first_repeated, hash_of_key
 from stages.files.opened import SourceFile, planned_file, read_range
+from stages.files.parquet_file import parquet_of
 from stages.images.formats import is_misnamed
 from stages.sources.base import MAX_PAYLOAD_BYTES, RawSample, ScannedSource
 from stages.sources.entries import TABLE_OPTIONS, resolve_root
@@ -113,7 +114,8 @@ class ParquetSource:
         if self._group is None or self._group[0] != group:
             self._group = None
             with _damage_in_words(self.uri):
-                self._group = (group, file.read_row_group(group, columns=[self._column]).column(self._column))
+                table = file.read_row_group(group, columns=[self._column], use_threads=False)
+                self._group = (group, table.column(self._column))
         return self._group[1]
 
     def _batches(
@@ -227,8 +229,7 @@ class ParquetSource:
     def _open(self, planned: SourceFile) -> pq.ParquetFile:
         self._refuse_extension_types(self._footer(planned))
         with _damage_in_words(self.uri):
-            # A stream of its own, because pyarrow closes what it is given.
-            file = pq.ParquetFile(planned.stream())
+            file = parquet_of(planned)
             schema = file.schema_arrow
         found = ", ".join(f"{field.name}: {field.type}" for field in schema)
         for column, option in ((self._column, self._value_option), (self._key_column, "key_column")):

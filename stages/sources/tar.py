@@ -187,7 +187,7 @@ class TarSource:
     def _images_of(self, group: TarSample) -> list[Member]:
         if self._all_images:
             return [member for extension, member in group.members if _last(extension) in IMAGE_EXTENSIONS]
-        return [member for extension, member in group.members if extension in IMAGE_EXTENSIONS][:1]
+        return images_of(group)[:1]
 
     def _members_with_text(self, group: TarSample) -> list[Member]:
         for wanted in self._text_extensions:
@@ -246,6 +246,11 @@ class TarSource:
             f"key {key!r} comes twice in {self.uri}, at offset {first_offset:,} and again at {second_offset:,}: "
             "the members of a sample must follow one another, and a key may be used once; write the tar again"
         )
+
+
+def images_of(sample: TarSample) -> list[Member]:
+    """Returns the members that are images by their whole extension; the first is what the sample stands for."""
+    return [member for extension, member in sample.members if extension in IMAGE_EXTENSIONS]
 
 
 def _key_of(group: TarSample, number: int) -> str:

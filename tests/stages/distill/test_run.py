@@ -256,7 +256,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_step_and_keys_and_keeps_th
     from stages.runs.record import read_record
 
     tensors = load_file(checkpoint)
-    tensors["model.tower.head.proj.weight"][0, 0] = float("nan")
+    # As large as float32 allows, so that it is the features that overflow.
+    tensors["model.tower.head.proj.weight"][0] = 3e38
     run = read_record(RunFolder(config.out)).fingerprint
     save_checkpoint(checkpoint.parent, tensors, step=3, run=run, state={}, keep=5)
     with pytest.raises(DivergedError, match=r"step 4 of .* has loss nan.*16 of 16 student features.*\.png'"):

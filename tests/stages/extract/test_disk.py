@@ -22,8 +22,8 @@ from stages.extract.disk import (
     usual_picture_bytes,
 )
 from stages.extract.job import open_job
-from stages.extract.wanted_sources import grown_plans
 from stages.extract.wanted import DECODING, WantedArray, wanted_arrays
+from stages.extract.wanted_sources import grown_plans
 from stages.files.free_disk import free_bytes
 from stages.parts.lock import cache_at
 from stages.teachers.described import load_and_describe

@@ -40,14 +40,14 @@ def test_a_source_that_changed_is_refused_with_both_counts(tmp_path: Path) -> No
     plan = grown_plan(Plan("text", 8), [write_lines(tmp_path / "one.txt", 0, 20)]).plan
     write_lines(tmp_path / "one.txt", 0, 21)
     with pytest.raises(MismatchError, match=r"changed since it was planned \(20 samples, .* now 21"):
-        grown_plan(plan, [str(tmp_path / "one.txt")]).plan
+        grown_plan(plan, [str(tmp_path / "one.txt")])
 
 
 def test_a_key_that_stands_in_two_tars_of_one_uri_is_refused_with_both_places(tmp_path: Path) -> None:
     write_tar(tmp_path / "0.tar", [("a.png", PICTURE), ("b.png", PICTURE)])
     write_tar(tmp_path / "1.tar", [("c.png", PICTURE), ("b.png", PICTURE)])
     with pytest.raises(RefusedError, match=r"key 'b' stands twice: sample 1 of .*0\.tar and sample 1 of .*1\.tar"):
-        grown_plan(Plan("image", 8), [str(tmp_path / "{0,1}.tar")]).plan
+        grown_plan(Plan("image", 8), [str(tmp_path / "{0,1}.tar")])
 
 
 def test_the_same_key_in_tars_of_different_uris_is_fine(tmp_path: Path) -> None:
@@ -60,6 +60,6 @@ def test_sources_without_a_sample_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "folder").mkdir()
     with pytest.raises((UsageError, RefusedError), match=r"empty\.txt"):
-        grown_plan(Plan("text", 8), [str(tmp_path / "empty.txt")]).plan
+        grown_plan(Plan("text", 8), [str(tmp_path / "empty.txt")])
     with pytest.raises((UsageError, RefusedError), match="folder"):
-        grown_plan(Plan("image", 8), [str(tmp_path / "folder")]).plan
+        grown_plan(Plan("image", 8), [str(tmp_path / "folder")])

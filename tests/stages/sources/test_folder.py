@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cache_schema.errors import MismatchError, RefusedError, UsageError
-from stages.sources import RawSample, open_source
+from stages.sources import RawSample
 from stages.sources.folder import FolderSource
 from tests.corpora.pictures import encoded, jpeg, noise
 

@@ -15,7 +15,7 @@ from stages.files.opened import is_remote, state_of
 from stages.sources import ScannedSource, Source, expand, open_source
 from stages.sources.image_files import planned_now
 from stages.sources.same_rows import CommittedRow, hold_the_same, look_again
-from stages.sources.watch import file_state, is_same_state
+from stages.sources.watch import file_state, is_same_state, state_of_source
 
 _CHANGED = "restore it, take it as it is now with --accept-new, give new data another name, or use another --cache"
 
@@ -150,7 +150,7 @@ class _Growth:
 
     def is_unchanged(self, number: int) -> bool:
         entry = self._plan.sources[number]
-        return bool(file_state(entry.state)) and is_same_state(entry.state, state_of(entry.uri))
+        return bool(file_state(entry.state)) and is_same_state(entry.state, state_of_source(entry.uri))
 
     def add(self, source: Source, state: dict[str, int], scan: ScannedSource) -> None:
         """Takes in a source that was named; raises `MismatchError` when it was planned and changed."""
@@ -259,9 +259,9 @@ def _place(source: Source | SourceEntry) -> tuple[str, str, tuple[tuple[str, str
 
 def _scanned(source: Source) -> tuple[dict[str, int], ScannedSource]:
     """Returns the state of a source and its scan; raises `MismatchError` when it changes meanwhile."""
-    before = state_of(source.uri)
+    before = state_of_source(source.uri)
     scan = source.scan()
-    if state_of(source.uri) != before:
+    if state_of_source(source.uri) != before:
         raise MismatchError(f"{source.uri} changed while it was scanned: wait until it is complete, then run again")
     return before, scan
 

@@ -114,8 +114,7 @@ def state_of(uri: str) -> dict[str, int]:
     if not os.path.isfile(uri):
         return {}
     status = os.stat(uri)
-    # The last one cannot be set back by whoever replaces a file and keeps its size and time.
-    return {"size_bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "ctime_ns": status.st_ctime_ns}
+    return {"size_bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
 def read_range(uri: str, file: SourceFile, offset_bytes: int, size_bytes: int) -> bytes:

@@ -38,6 +38,12 @@ def roots_of(entry: SourceEntry) -> list[str]:
     return [root for root in dict.fromkeys((home, entry.options.get("root", home))) if not is_remote(root)]
 
 
+def state_of_source(uri: str) -> dict[str, int]:
+    """Returns `state_of` a source, and of a local file the time that nobody can set back who replaces its content."""
+    state = state_of(uri)
+    return {**state, "ctime_ns": os.stat(uri).st_ctime_ns} if state and not is_remote(uri) else state
+
+
 def file_state(state: Mapping[str, int]) -> dict[str, int]:
     """Returns what of a source's state is true of its own file, and not of the files that it names."""
     return {name: value for name, value in state.items() if name not in ("newest_ns", "names")}
@@ -79,7 +85,7 @@ class SourceWatch:
             if number not in self._listed:
                 source.require_planned(entry.fingerprint, entry.state)
                 self._listed.add(number)
-        elif not is_same_state(entry.state, now := state_of(entry.uri)):
+        elif not is_same_state(entry.state, now := state_of_source(entry.uri)):
             raise MismatchError(
                 f"{entry.uri} changed since it was planned ({_shown(file_state(entry.state))} then, {_shown(now)} "
                 f"now): {_CHANGED}"

@@ -29,7 +29,7 @@ ASKED: dict[str, list[tuple[type, dict[str, Any]]]] = {
     "distill": [(DistillConfig, {"cache": Path("/c"), "out": Path("/o")})],
 }
 ARGUMENTS = {"evaluate": ["run"]}
-NOT_ASKED_BY_PLAN = {"max_bad_fraction", "index_device"}
+NOT_ASKED_BY_PLAN = {"max_bad_fraction", "index_device", "retry_bad", "allow_useless_sources"}
 
 # The flags of released versions, in the order that people know. New ones may stand between them.
 RELEASED = {

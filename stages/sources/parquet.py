@@ -15,7 +15,7 @@ from stages.files.parquet_file import ParquetTable, damage_in_words, is_text, ke
 from stages.images.formats import is_misnamed
 from stages.sources.base import MAX_PAYLOAD_BYTES, RawSample, ScannedSource
 from stages.sources.entries import TABLE_OPTIONS, resolve_root
-from stages.sources.image_files import read_image_file, require_root, root_of
+from stages.sources.image_files import planned_now, read_image_file, require_root, root_of
 
 _BATCH_ROWS = {"image": 64, "text": 8192}
 
@@ -38,7 +38,7 @@ class ParquetSource:
     extensions: ClassVar[tuple[str, ...]] = (".parquet",)
     option_names: ClassVar[tuple[str, ...]] = TABLE_OPTIONS
 
-    def __init__(self, uri: str, modality: Modality, options: dict[str, str], *, fingerprint: str = "") -> None:
+    def __init__(self, uri: str, modality: Modality, options: dict[str, str]) -> None:
         self.uri = uri
         self.modality = modality
         self.options = options
@@ -68,6 +68,7 @@ class ParquetSource:
         """
         if self.root is not None and (self._has_paths or "root" in self.options):
             require_root(self.root)
+        state: dict[str, int] = {}
         with opened_table(self.uri) as table:
             digest = hashlib.sha256(f"{table.size_bytes}\n".encode() + table.footer)
             num_samples, key_hashes = 0, np.zeros(0, dtype=np.uint64)
@@ -75,10 +76,12 @@ class ParquetSource:
                 self._require_columns(table)
                 num_samples = self._samples_of_groups(table)[-1][1]
                 key_hashes = self._scan_keys(table, num_samples) if self._key_column else key_hashes
+                state = planned_now() if self._may_have_files(table) else state
         digest.update(f"\n{self._column}\n{self._key_column}".encode())
         if self._has_paths:
             digest.update(b"\npaths")
-        return ScannedSource(digest.hexdigest(), num_samples, np.arange(num_samples, dtype=np.int64), key_hashes)
+        offsets = np.arange(num_samples, dtype=np.int64)
+        return ScannedSource(digest.hexdigest(), num_samples, offsets, key_hashes, state=state)
 
     def read(self, first_sample: int, num_samples: int, offset_bytes: int = 0) -> Iterator[RawSample]:
         """Yields samples; `offset_bytes` is their number and says nothing new. `MismatchError` when there are fewer."""
@@ -125,6 +128,11 @@ class ParquetSource:
 
     def _is_of_lists(self, table: ParquetTable) -> bool:
         return bool(pa.types.is_list(table.schema.field(self._column).type))
+
+    def _may_have_files(self, table: ParquetTable) -> bool:
+        kind = table.schema.field(self._column).type
+        has_paths = pa.types.is_struct(kind) and _path_field(kind) is not None
+        return self._has_paths or (self.modality == "image" and has_paths)
 
     def _samples_of_groups(self, table: ParquetTable) -> list[tuple[int, int]]:
         """Returns the number of the first sample of every row group, and the one behind its last."""
@@ -205,7 +213,7 @@ class ParquetSource:
             return RawSample(key, None, number, 0, "src-no-image", "null")
         assert self.root is not None
         file = read_image_file(self.root, path)
-        return RawSample(key, file.payload, number, file.size_bytes, file.status, file.reason)
+        return RawSample(key, file.payload, number, file.size_bytes, file.status, file.reason, file.seen)
 
     def _scan_keys(self, table: ParquetTable, num_samples: int) -> np.ndarray:
         # Whose lists have keys, their lengths have to be known; everybody else's values are not read.

@@ -11,7 +11,9 @@ import pyarrow as pa
 from cache_schema.errors import DamagedError, MismatchError, RefusedError, UsageError
 from cache_schema.layout import Modality
 from stages.files.keys import first_repeated, hash_of_key
+from stages.files.opened import SourceFile, is_remote, planned_file
 from stages.files.parquet_file import ParquetTable, damage_in_words, is_text, key_text, opened_table, words_of
+from stages.files.parquet_pages import RowsAtRandom
 from stages.images.formats import is_misnamed
 from stages.sources.base import MAX_PAYLOAD_BYTES, RawSample, ScannedSource
 from stages.sources.entries import TABLE_OPTIONS, resolve_root
@@ -53,6 +55,7 @@ class ParquetSource:
         self._column = options.get(self._value_option, modality)
         self._key_column = options.get("key_column")
         self._columns = [self._column, *([self._key_column] if self._key_column else [])]
+        self._at_random: RowsAtRandom | None = None
         self._recent: tuple[int, pa.Array] | None = None
 
     def scan(self) -> ScannedSource:
@@ -99,9 +102,8 @@ class ParquetSource:
         sample = None
         cell = self._recent_cell(offset_bytes)
         if cell is None:
-            with opened_table(self.uri) as table:
-                self._require_columns(table)
-                cell = self._cell_of(table, offset_bytes)
+            with planned_file(self.uri) as file:
+                cell = self._cell_of(file, offset_bytes)
         if cell is not None:
             sample = self._sample(key, offset_bytes, cell)
         if sample is None or sample.payload is None or sample.size_bytes != size_bytes:
@@ -115,10 +117,21 @@ class ParquetSource:
             return None
         return self._recent[1][number - self._recent[0]]
 
-    def _cell_of(self, table: ParquetTable, number: int) -> pa.Scalar | None:
+    def _cell_of(self, file: SourceFile, number: int) -> pa.Scalar | None:
+        if self._at_random is None or self._at_random.size_bytes != file.size_bytes:
+            table = ParquetTable(self.uri, file)
+            self._require_columns(table)
+            self._at_random = RowsAtRandom(table, self._column, _fields_of(table.schema.field(self._column).type))
+        # Over the network, headers of pages would cost a request each.
+        if self._at_random.is_possible and not is_remote(self.uri):
+            if not 0 <= number < self._at_random.num_rows:
+                return None
+            self._recent = self._at_random.around(file, number)
+            return self._recent_cell(number)
+        table = ParquetTable(self.uri, file)
         if self._is_of_lists(table):
             return next((cell for _, cell, _ in self._cells_of_lists(table, number, number + 1)), None)
-        if number >= table.num_rows:
+        if not 0 <= number < table.num_rows:
             return None
         self._recent = table.rows_around(self._column, number, batch_rows=_BATCH_ROWS[self.modality])
         return self._recent_cell(number)
@@ -286,6 +299,13 @@ def _is_image(kind: pa.DataType) -> bool:
     # A name that stands twice has no index.
     index = kind.get_field_index("bytes")
     return index >= 0 and bool(pa.types.is_large_binary(kind.field(index).type))
+
+
+def _fields_of(kind: pa.DataType) -> list[str]:
+    """Returns the fields of an image's struct that say where its bytes are, none where it is no struct."""
+    if not pa.types.is_struct(kind):
+        return []
+    return ["bytes"] if _path_field(kind) is None else ["bytes", "path"]
 
 
 def _path_field(kind: pa.DataType) -> int | None:

@@ -153,8 +153,8 @@ class ParquetSource:
         size = _BATCH_ROWS[self.modality]
         for row, batch in table.batches(self._columns, first_row=first_sample, end_row=end_sample, batch_rows=size):
             values = batch.column(self._column)
-            for at in range(batch.num_rows):
-                yield row + at, values[at], self._key_of(batch, at, row + at)
+            for at, key in enumerate(self._keys_in(batch, row)):
+                yield row + at, values[at], key
 
     def _cells_of_lists(
         self, table: ParquetTable, first_sample: int, end_sample: int
@@ -169,29 +169,29 @@ class ParquetSource:
                 lengths = np.maximum(1, lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False))
                 first_numbers = number + np.cumsum(lengths) - lengths
                 number += int(lengths.sum())
-                low, high = np.searchsorted(first_numbers + lengths, first_sample, "right"), len(lists)
-                for at in range(int(low), high):
-                    key = self._key_of(batch, at, row + at)
+                keys = self._keys_in(batch, row)
+                for at in range(int(np.searchsorted(first_numbers + lengths, first_sample, "right")), len(lists)):
                     for element, cell in enumerate(_elements_of(lists[at])):
                         place = int(first_numbers[at]) + element
                         if place >= end_sample:
                             return
                         if place >= first_sample:
-                            yield place, cell, f"{key}#{element}" if element else key
+                            yield place, cell, f"{keys[at]}#{element}" if element else keys[at]
             if number != end:
                 raise DamagedError(
                     f"{self.uri}: the lists of rows {first_row:,} to {end_row - 1:,} hold {number:,} sentences up to "
                     f"there, its footer tells {end:,}: it is damaged; fetch it again"
                 )
 
-    def _key_of(self, batch: pa.RecordBatch, at: int, row: int) -> str:
+    def _keys_in(self, batch: pa.RecordBatch, first_row: int) -> list[str]:
         if self._key_column is None:
-            return str(row)
+            return [str(row) for row in range(first_row, first_row + batch.num_rows)]
         with damage_in_words(self.uri):
-            key = key_text(batch.column(self._key_column)[at].as_py())
-        if not key:
+            keys = [key_text(value) for value in batch.column(self._key_column).to_pylist()]
+        if "" in keys:
+            row = first_row + keys.index("")
             raise RefusedError(f"{self.uri}: row {row:,} has no key in column {self._key_column!r}: fill it in")
-        return key
+        return keys
 
     def _sample(self, key: str, number: int, cell: pa.Scalar) -> RawSample:
         if self.modality == "text":
@@ -239,8 +239,7 @@ class ParquetSource:
     def _keys(self, table: ParquetTable) -> Iterator[str]:
         assert self._key_column is not None
         for row, batch in table.batches([self._key_column], batch_rows=_BATCH_ROWS["text"]):
-            for at in range(batch.num_rows):
-                yield self._key_of(batch, at, row + at)
+            yield from self._keys_in(batch, row)
 
     def _require_columns(self, table: ParquetTable) -> None:
         kind = table.require(self._column, self._value_option)

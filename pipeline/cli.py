@@ -3,6 +3,7 @@
 0 done, 1 failed, 2 usage, 3 parts failed, 4 refused, 128 + signal when interrupted (DESIGN: `cache_schema.errors`).
 """
 
+import errno
 import importlib
 import os
 import sys
@@ -99,6 +100,9 @@ def run(args: list[str]) -> int:
         _show_trace(error, args)
         return error.exit_code
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            print_error(f"{os.strerror(error.errno)}: {str(error.filename)[:60]}...: name a shorter path")
+            return 2
         print_error(f"{error}: free or mend what it names, then run again")
         _show_trace(error, args)
         return 1

@@ -184,7 +184,7 @@ class Cache:
         return lru_cache(maxsize=64)(self.read_samples)
 
     def read_samples(self, modality: Modality, part: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """Returns some columns of a sample table and remembers nothing; checks and errors as `samples`."""
+        """Returns a sample table, or some columns with `row`, and remembers nothing; errors as `samples`."""
         stored = {
             array.record(part).files["samples"]
             for array in (self.array(modality, name) for name in self.arrays(modality))
@@ -195,7 +195,11 @@ class Cache:
             raise UnfinishedError(f"part {part} of the {modality}s in {self.path} is not committed: finish extract")
         if len(stored) > 1:
             raise DamagedError(f"the records of sample table {path} contradict each other: run `pipeline verify`")
-        return read_table(path, modality, columns, sha256=stored.pop())
+        table = read_table(path, modality, columns, sha256=stored.pop())
+        planned = self.plan(modality).part(part)
+        if not np.array_equal(table.column("row").to_numpy(), planned.first_row + np.arange(planned.num_rows)):
+            raise DamagedError(f"sample table {path} has other rows than the plan: run `pipeline verify`")
+        return table
 
 
 class CachedArray:
@@ -304,15 +308,11 @@ class CachedArray:
     def committed_rows(self, part: int) -> CommittedRows:
         """Returns what was committed of the rows of `part`; errors as `record`, `samples` and `row_hashes`."""
         table = self.cache.read_samples(self.modality, part, COLUMNS)
-        where = f"part {part} of {self}"
-        return CommittedRows.of(where, table, self.record(part), self.row_hashes(part), self.plan.part(part))
+        return CommittedRows(f"part {part} of {self}", table, self.record(part), self.row_hashes(part))
 
     @cached_property
     def features(self) -> FeatureReader:
-        """Returns the reader of this array's features, for the parts committed by now.
-
-        It checks of every part that it opens what `verify` checks of it, but for the SHA-256 of the shard.
-        """
+        """Returns the reader of the parts committed by now, which checks what `verify` does but the shard's SHA-256."""
         return self._reader_of(self.records(), checks=lambda part: self.committed_rows(part).require)
 
     def unchecked_features(self, part: int) -> FeatureReader:

@@ -13,7 +13,6 @@ import pyarrow as pa
 
 from cache_schema.errors import DamagedError
 from cache_schema.features import NORM_TOLERANCE
-from cache_schema.plan import Part
 from cache_schema.records import HASH_BYTES, Record, row_hash
 from cache_schema.samples import OK
 
@@ -51,13 +50,6 @@ class CommittedRows:
     table: pa.Table
     record: Record
     hashes: bytes
-
-    @classmethod
-    def of(cls, where: str, table: pa.Table, record: Record, hashes: bytes, planned: Part) -> "CommittedRows":
-        """Returns the rows of a part; raises `DamagedError` when `table` has other rows than were planned."""
-        if not np.array_equal(table.column("row").to_numpy(), planned.first_row + np.arange(planned.num_rows)):
-            raise DamagedError(f"the sample table of {where} has other rows than the plan: {VERIFY}")
-        return cls(where, table, record, hashes)
 
     def require(self, first: int, features_BD: np.ndarray) -> None:
         """Raises `DamagedError` unless `features_BD` are what was committed of the rows from offset `first` on.

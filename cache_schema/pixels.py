@@ -17,7 +17,7 @@ import pyarrow as pa
 from cache_schema import atomic
 from cache_schema.errors import DamagedError
 from cache_schema.file_state import state_of_file
-from cache_schema.json_file import Json, fingerprint_of, read_sealed, seal
+from cache_schema.json_file import Json, fingerprint_of, read_sealed, seal, typed
 from cache_schema.layout import Layout
 from cache_schema.mapped import mapped_file, parsed_by_arrow
 from cache_schema.samples import DIGEST_BYTES
@@ -93,7 +93,7 @@ def read_pixels_recipe(layout: Layout) -> PixelsRecipe | None:
         return None
     value = read_sealed(path)
     try:
-        return PixelsRecipe(**value)
+        return typed(PixelsRecipe, value)
     except TypeError as error:
         raise DamagedError(f"{path} does not describe pixels ({error}): restore it from a copy") from error
 
@@ -172,7 +172,7 @@ def read_pixels_record(layout: Layout, part: int) -> PixelsRecord:
     """Returns the record of the pixels of `part`; raises `DamagedError` when it is missing or damaged."""
     path = layout.pixels_record(part)
     try:
-        record = PixelsRecord(**read_sealed(path))
+        record = typed(PixelsRecord, read_sealed(path))
     except TypeError as error:
         raise DamagedError(f"{path} is not a record of pixels ({error}): {VERIFY}") from error
     if record.part != part:

@@ -85,9 +85,9 @@ def read_members(
     extended: dict[str, str] = {}
     while True:
         header = file.read_at(position, BLOCK_BYTES)
-        if position == 0:
-            _refuse_compressed(uri, header)
         if len(header) < BLOCK_BYTES:
+            if position == 0:
+                _refuse_compressed(uri, header)
             raise _cut(uri, position, file_bytes, "has no end mark" if not header else "ends inside a header")
         if header == bytes(BLOCK_BYTES):
             _check_end(uri, file, position, file_bytes)
@@ -107,7 +107,9 @@ def read_members(
             continue
         if kind == _SPARSE or "GNU.sparse.major" in extended or "GNU.sparse.map" in extended:
             raise RefusedError(f"{uri}: sparse member at offset {position:,} is not supported: tar it plainly")
-        if "size" in extended and extended["size"].isdecimal():
+        if extended.get("size"):
+            if not (extended["size"].isascii() and extended["size"].isdecimal()):
+                raise _unreadable_size(uri, position)
             size = int(extended["size"])
         name = extended.get("path") or _name_of(header)
         if kind not in _REGULAR:
@@ -152,15 +154,22 @@ def _checked_size(uri: str, header: bytes, position: int) -> int:
         valid = False
     if not valid:
         if position == 0:
+            # Asked only now: a name may begin like a compressed file.
+            _refuse_compressed(uri, header)
             raise DamagedError(f"{uri} is not a tar (no header at offset 0): name its kind, as in text:PATH")
         raise DamagedError(f"{uri}: no valid header at offset {position:,}: it is damaged; fetch it again")
     field = header[124:136]
     if field[0] & 0x80:
         return int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big") if field[0] == 0x80 else 1 << 62
-    try:
-        return int(field.strip(b" \x00") or b"0", 8)
-    except ValueError:
-        raise DamagedError(f"{uri}: unreadable size at offset {position:,}: it is damaged; fetch it again") from None
+    digits = field.strip(b" \x00")
+    # `int` would also take a sign, and a size below zero leads back to where the reader was.
+    if digits.strip(b"01234567"):
+        raise _unreadable_size(uri, position)
+    return int(digits or b"0", 8)
+
+
+def _unreadable_size(uri: str, position: int) -> DamagedError:
+    return DamagedError(f"{uri}: unreadable size at offset {position:,}: it is damaged; fetch it again")
 
 
 def _refuse_compressed(uri: str, head: bytes) -> None:

@@ -8,8 +8,6 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from array import array
-from binascii import Error as NotBase64
-from binascii import a2b_base64
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, ClassVar, cast
@@ -21,6 +19,7 @@ from cache_schema.layout import Modality
 from stages.files.compressed import content_of
 from stages.files.keys import first_repeated, hash_of_key
 from stages.files.lines import MAX_LINE_BYTES, SIGNATURE, read_ahead
+from stages.files.strict_base64 import decoded_base64
 from stages.sources.base import RawSample, ScannedSource
 from stages.sources.image_files import read_image_file, require_root, root_of
 
@@ -172,18 +171,11 @@ class EntrySource(ABC):
         if self.root is not None:
             file = read_image_file(self.root, value)
             return file.payload, file.size_bytes, file.status, file.reason
-        try:
-            if is_image:
-                payload = a2b_base64(value.strip().encode("ascii"), strict_mode=True)
-            else:
-                payload = value.encode("utf-8")
-        except (NotBase64, UnicodeEncodeError):
-            return (
-                None,
-                0,
-                *(("src-encoding", "not base64") if is_image else ("text-encoding", "half a surrogate pair")),
-            )
-        return payload, len(payload), "ok", ""
+        if is_image:
+            payload, broken = decoded_base64(value.strip().encode("ascii", "replace")), ("src-encoding", "not base64")
+        else:
+            payload, broken = _utf8(value), ("text-encoding", "half a surrogate pair")
+        return (None, 0, *broken) if payload is None else (payload, len(payload), "ok", "")
 
     def _key_text(self, key: object, entry: Entry) -> str:
         if isinstance(key, bool) or not isinstance(key, str | int) or key == "":
@@ -268,6 +260,13 @@ def without_signature(data: bytes, offset_bytes: int) -> tuple[bytes, int]:
     if offset_bytes == 0 and data.startswith(SIGNATURE):
         return data[len(SIGNATURE) :], len(SIGNATURE)
     return data, offset_bytes
+
+
+def _utf8(text: str) -> bytes | None:
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError:
+        return None
 
 
 def resolve_root(uri: str, modality: Modality, options: dict[str, str]) -> str | None:

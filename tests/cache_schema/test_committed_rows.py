@@ -66,7 +66,8 @@ def test_files_of_two_parts_exchanged_under_resealed_records_are_refused_by_read
     cache: Cache, kind: str
 ) -> None:
     exchange(cache.array("image"), kind)
-    with pytest.raises(DamagedError, match="part 0 of image array"):
+    said = "sample table .* has other rows" if kind == "samples" else "part 0 of image array"
+    with pytest.raises(DamagedError, match=said):
         read_all(cache)
     assert verify_cache(cache.path)
 
@@ -78,7 +79,7 @@ def test_a_sample_table_of_other_rows_under_a_resealed_record_is_refused(cache: 
     pq.write_table(pa.concat_tables([table, table]).slice(0, num_rows), path)
     files = {**read_sealed(record)["files"], "samples": hashlib.sha256(path.read_bytes()).hexdigest()}
     reseal(record, files=files)
-    with pytest.raises(DamagedError, match=r"the sample table of part 1 of image array .* other rows than the plan"):
+    with pytest.raises(DamagedError, match=r"sample table .*00001.parquet has other rows than the plan"):
         read_all(cache)
     assert verify_cache(cache.path)
 

@@ -156,9 +156,16 @@ def test_a_compressed_tar_is_refused_by_the_name_of_its_compression(name: str, c
         members_of(path)
 
 
-def test_only_the_beginning_of_the_file_tells_a_compression(tmp_path: Path) -> None:
-    path = written(tmp_path / "a.tar", header_of("a", 3), padded(b"BZh"), header_of("BZh9.txt"), END)
-    assert [m.name for m in members_of(path)] == ["a", "BZh9.txt"]
+def test_a_name_that_begins_like_a_compressed_file_is_a_name(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.tar", header_of("BZh1.jpg"), header_of("a", 3), padded(b"BZh"), header_of("BZh9"), END)
+    assert [m.name for m in members_of(path)] == ["BZh1.jpg", "a", "BZh9"]
+
+
+@pytest.mark.parametrize("record", [b"12 size=-60\n", b"13 size=6e2x\n", "13 size=٦٠\n".encode()])
+def test_a_size_in_a_pax_header_that_is_no_number_is_refused(record: bytes, tmp_path: Path) -> None:
+    path = written(tmp_path / "a.tar", header_of("pax", len(record), b"x") + padded(record), header_of("a"), END)
+    with pytest.raises(DamagedError, match=r"unreadable size at offset 1,024"):
+        members_of(path)
 
 
 def sparse_tars() -> Iterator[tuple[str, list[bytes]]]:
@@ -192,8 +199,9 @@ def test_a_size_that_no_file_can_have_is_refused(size_field: bytes, tmp_path: Pa
         members_of(path)
 
 
-def test_a_size_that_is_no_number_is_refused_with_its_place(tmp_path: Path) -> None:
-    path = written(tmp_path / "a.tar", header_of("a"), header_of("b", size_field=b"0000000000x\x00"), END)
+@pytest.mark.parametrize("size_field", [b"0000000000x\x00", b"-0000001000\x00", b"+000000010 \x00", b"0_000000010\x00"])
+def test_a_size_that_is_no_number_is_refused_with_its_place(size_field: bytes, tmp_path: Path) -> None:
+    path = written(tmp_path / "a.tar", header_of("a"), header_of("b", size_field=size_field), END)
     with pytest.raises(DamagedError, match=r"unreadable size at offset 512: it is damaged; fetch it again"):
         members_of(path)
 

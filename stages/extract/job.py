@@ -29,6 +29,7 @@ from stages.extract.grow_plan import grown_plan
 from stages.extract.part import ArrayOutput, PixelsOutput
 from stages.extract.wanted import DECODING, WantedArray, wanted_arrays, wanted_pixels
 from stages.extract.worker import PartWorker, WorkerSettings
+from stages.files.apart import require_outside_sources
 from stages.images.preprocess import Preprocess
 from stages.images.views import ORIGINALS, pictures_of, rule_of
 from stages.parts.job import PartsJob
@@ -154,10 +155,13 @@ def grown_plans(config: ExtractConfig, cache: Cache, progress: Progress | None) 
     uris: dict[Modality, Sequence[str]] = {"image": config.images, "text": config.texts}
     plans = {}
     for modality in MODALITIES:
-        plan = grown_plan(cache.plan(modality), uris[modality], progress=progress)
+        before = cache.plan(modality)
+        plan = grown_plan(before, uris[modality], progress=progress)
         if plan.num_parts:
             plans[modality] = plan
             require_pictures(plan, config.cache)
+            new = plan.sources[len(before.sources) :]
+            require_outside_sources(config.cache, "--cache", [source.uri for source in new])
     if not plans:
         raise UsageError("nothing to extract: give --images, --texts or both")
     return plans

@@ -248,7 +248,7 @@ class CachedArray:
         if part >= self.plan.num_parts:
             raise DamagedError(f"{path} records a part that the plan does not have: restore the plan from a copy")
         planned = self.plan.part(part)
-        if record.num_rows != planned.num_rows or record.part_fingerprint != self.plan.part_fingerprint(planned):
+        if not self.plan.is_of_part(planned, record.num_rows, record.part_fingerprint):
             raise DamagedError(
                 f"{path} accounts for other rows than the plan ({record.num_rows} against {planned.num_rows}): "
                 "run `pipeline verify` to see all damage"

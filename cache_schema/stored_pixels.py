@@ -37,10 +37,7 @@ class StoredPixels:
         """Returns the record of a committed part, checked against recipe and plan; raises `DamagedError`."""
         record = read_pixels_record(self.cache.layout, part)
         planned = self.plan.part(part) if part < self.plan.num_parts else None
-        if planned is None or (record.num_rows, record.part_fingerprint) != (
-            planned.num_rows,
-            self.plan.part_fingerprint(planned),
-        ):
+        if planned is None or not self.plan.is_of_part(planned, record.num_rows, record.part_fingerprint):
             raise DamagedError(f"{self.cache.layout.pixels_record(part)} is of other rows than the plan: {VERIFY}")
         if record.fingerprint != self.recipe.fingerprint:
             raise MismatchError(

@@ -16,7 +16,7 @@ import numpy as np
 from cache_schema.atomic import Fence
 from cache_schema.commit import commit_part
 from cache_schema.errors import MismatchError
-from cache_schema.layout import Modality
+from cache_schema.layout import Layout, Modality
 from cache_schema.pixels import PixelRow, commit_pixels
 from cache_schema.plan import SourceEntry
 from cache_schema.samples import Sample
@@ -29,6 +29,7 @@ from stages.images.preprocess import Preprocess, normalise
 from stages.parts.pending import PartReport, PartTask
 from stages.parts.worker import PartsWorker, StageClock
 from stages.prefetch import prefetched
+from stages.sources.watch import SeenRoots
 from stages.teachers.arithmetic import Arithmetic, may_share_an_array
 from stages.teachers.described import arithmetic_of, loaded_teacher
 from stages.teachers.probes import check_probes, probes_from_bytes
@@ -50,6 +51,8 @@ class WorkerSettings:
         outputs: of each modality the arrays with a pending part, view 0 first. Where there are none at all, no teacher
             is needed.
         sources: the plan's sources of each modality.
+        layout: of the cache.
+        begun: the folders that the sources lie in, at the start of the run.
         pixels: the stored pixels, where some are pending.
         preprocess: the preprocessing of the teacher, for images.
         allow_mixed_numerics: parts may be computed on another kind of arithmetic than those already there; recorded.
@@ -66,6 +69,8 @@ class WorkerSettings:
     versions: Mapping[str, str]
     outputs: Mapping[Modality, tuple[ArrayOutput, ...]]
     sources: Mapping[Modality, tuple[SourceEntry, ...]]
+    layout: Layout
+    begun: SeenRoots | None = None
     pixels: PixelsOutput | None = None
     preprocess: Preprocess | None = None
     allow_mixed_numerics: bool = False
@@ -104,6 +109,8 @@ class PartWorker(PartsWorker):
         self._reader = PartReader(
             settings.sources,
             settings.preprocess,
+            begun=settings.begun,
+            layout=settings.layout,
             num_views=len(settings.outputs.get("image", ())),
             decode_workers=settings.decode_workers,
             limits=settings.limits,

@@ -121,7 +121,8 @@ class ParquetTable:
         Only for columns whose type has one leaf, such as lists of sentences.
         """
         leaves = [self.metadata.schema.column(at).path for at in range(self.metadata.num_columns)]
-        leaf = next(at for at, path in enumerate(leaves) if path.startswith(f"{column}."))
+        # Old writers repeat the column itself.
+        leaf = next(at for at, path in enumerate(leaves) if path == column or path.startswith(f"{column}."))
         groups = (self.metadata.row_group(group) for group in range(self.metadata.num_row_groups))
         return [group.column(leaf).num_values for group in groups]
 

@@ -38,7 +38,7 @@ class DimeFmSource:
     extensions: ClassVar[tuple[str, ...]] = ()
     option_names: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, uri: str, modality: Modality, options: dict[str, str], *, fingerprint: str = "") -> None:
+    def __init__(self, uri: str, modality: Modality, options: dict[str, str]) -> None:
         self.uri = uri
         self.modality = modality
         self.options = options

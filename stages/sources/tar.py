@@ -59,7 +59,7 @@ class TarSource:
     extensions: ClassVar[tuple[str, ...]] = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
     option_names: ClassVar[tuple[str, ...]] = ("images", "ext", "json_key")
 
-    def __init__(self, uri: str, modality: Modality, options: dict[str, str], *, fingerprint: str = "") -> None:
+    def __init__(self, uri: str, modality: Modality, options: dict[str, str]) -> None:
         self.uri = uri
         self.modality = modality
         self.options = options

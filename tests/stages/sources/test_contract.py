@@ -199,7 +199,7 @@ def test_read_one_returns_the_same_payload_from_a_source_opened_afresh(
 ) -> None:
     source, _ = example
     scan = source.scan()
-    fresh = open_source(source.uri, source.kind, source.modality, source.options, fingerprint=scan.fingerprint)
+    fresh = open_source(source.uri, source.kind, source.modality, source.options)
     for sample in reversed(list(source.read(0, NUM_SAMPLES, scan.offset_bytes(0)))):
         assert fresh.read_one(sample.key, sample.offset_bytes, sample.size_bytes) == sample.payload
     first = next(iter(fresh.read(0, 1, scan.offset_bytes(0))))

@@ -26,7 +26,7 @@ from stages.files.class_names import read_entries
 from stages.files.keys import first_repeated, hash_of_key
 from stages.files.opened import SourceFile, planned_file, read_range
 from stages.files.tar_members import Member, TarSample, read_members, samples_in
-from stages.sources.tar import images_of
+from stages.sources.tar_rows import images_of
 
 CLASSES_NAME = "classnames.txt"
 TEMPLATES_NAME = "zeroshot_classification_templates.txt"

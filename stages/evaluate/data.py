@@ -90,6 +90,8 @@ class EvaluationSet:
         sentences = []
         if empty := [shard.name for shard, pairs in self._pairs.items() if not pairs]:
             sentences.append(f"{_counted(empty)} of the tars of {self.path} hold no picture and were skipped")
+        if beyond := sorted({tar.name for tar in (self.path / "test").glob("*.tar")} - {s.name for s in self.shards}):
+            sentences.append(f"{_counted(beyond)} in {self.path / 'test'} are not read: nshards.txt tells fewer tars")
         if nameless := [str(label) for label, name in enumerate(self.class_names) if not name]:
             sentences.append(
                 f"labels {_counted(nameless)} of {self.path / CLASSES_NAME} have no name: their lines are empty"

@@ -195,7 +195,7 @@ def _entries_of(path: Path, name: str) -> list[str]:
 def _pairs_of(shard: Path) -> list[_Pair]:
     ignored: Counter[str] = Counter()
     with planned_file(str(shard)) as file:
-        samples = list(samples_in(read_members(str(shard), file, 0, ignored), ignored))
+        samples = list(samples_in(read_members(str(shard), file, 0, ignored, with_links=True), ignored))
     repeated = first_repeated(np.fromiter((hash_of_key(sample.key) for sample in samples), np.uint64, len(samples)))
     if repeated is not None:
         first, second = (samples[at] for at in repeated)
@@ -216,6 +216,11 @@ def _pair_of(shard: Path, sample: TarSample) -> _Pair | None:
             f"key {sample.key!r} in {shard} has {len(images)} pictures ({', '.join(image.name for image in images)}): "
             "a label belongs to one; write the tar again with a key for each"
         )
+    for member in (*images, *([label] if label else [])):
+        if member.link:
+            raise RefusedError(
+                f"{member.name!r} in {shard} is only a {member.link}: write the tar again with the file itself"
+            )
     if images and label is None:
         raise DamagedError(f"picture {images[0].name!r} in {shard} has no label: add {sample.key}.cls beside it")
     if label is not None and not images:

@@ -75,8 +75,8 @@ class ImageRule:
         return self._is_image(split_name(name)[1])
 
     def rows_of(self, sample: TarSample, read: ReadMember, scan: Scan) -> list[Row]:
-        images = [member for extension, member in sample.members if self._is_image(extension)]
-        used = images if self.every else ([image for image in images if not image.link] or images)[:1]
+        every = [member for extension, member in sample.members if self._is_image(extension)]
+        used = every if self.every else images_of(sample)[:1]
         for extension, member in sample.members:
             if member not in used:
                 _count(scan.ignored, _ignored_image(extension, member))
@@ -175,8 +175,12 @@ def text_rule(options: dict[str, str]) -> TextRule:
 
 
 def images_of(sample: TarSample) -> list[Member]:
-    """Returns the members that are images by their whole extension; the first is what the sample stands for."""
-    return [member for extension, member in sample.members if extension in IMAGE_EXTENSIONS]
+    """Returns the members that are images by their whole extension; the first is what the sample stands for.
+
+    Links are among them only where there is nothing else.
+    """
+    images = [member for extension, member in sample.members if extension in IMAGE_EXTENSIONS]
+    return [image for image in images if not image.link] or images
 
 
 def dotted_texts(ignored: Counter[str]) -> list[str]:

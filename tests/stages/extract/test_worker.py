@@ -85,7 +85,7 @@ def test_workers_of_one_run_need_not_be_of_one_kind_when_that_is_allowed(config:
 def test_a_look_at_some_rows_commits_nothing(config: ExtractConfig) -> None:
     with open_job(config) as job, job.make_worker() as worker:
         before = sorted(config.cache.rglob("*"))
-        assert worker(replace(job.tasks[0], may_kill=True, only=range(3, 9))).num_rows == 0
+        worker(replace(job.tasks[0], may_kill=True, only=range(3, 9)))
         assert sorted(config.cache.rglob("*")) == before
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from cache_schema.errors import EnvironmentProblem, LockedError, PipelineError
+from cache_schema.errors import EnvironmentProblem, LockedError, PipelineError, UsageError
 from cache_schema.json_file import Json, parse_json, readable_json
 
 PARTIAL_SUFFIX = ".partial"
@@ -207,6 +207,8 @@ _REMEDIES = {
 
 
 def _environment_problem(path: Path, error: OSError, num_bytes: int | None) -> PipelineError:
+    if error.errno == errno.ENAMETOOLONG:
+        return UsageError(f"cannot write {str(path)[:60]}... ({len(str(path)):,} characters): name a shorter path")
     amount = f" ({num_bytes:,} bytes)" if num_bytes is not None else ""
     remedy = _REMEDIES.get(error.errno or 0, "check the disk and run again to resume")
     return EnvironmentProblem(f"cannot write {path}{amount}: {error.strerror or error}: {remedy}")

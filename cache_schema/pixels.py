@@ -21,6 +21,7 @@ from cache_schema.json_file import Json, fingerprint_of, read_sealed, seal, type
 from cache_schema.layout import Layout
 from cache_schema.mapped import mapped_file, parsed_by_arrow
 from cache_schema.samples import DIGEST_BYTES
+from cache_schema.sha256 import sha256_of_file
 
 BATCH_ROWS = 1024
 SCHEMA = pa.schema(
@@ -204,6 +205,11 @@ class PixelsOfPart:
             or self._file.num_record_batches != num_batches
         ):
             raise DamagedError(f"pixels {path} are not those that were committed: {VERIFY}")
+
+    def require_committed(self) -> None:
+        """Reads the whole file; raises `DamagedError` when its SHA-256 is not that of the record."""
+        if sha256_of_file(self.path) != self._record.sha256:
+            raise DamagedError(f"pixels {self.path} are not the pixels that were committed: {VERIFY}")
 
     def row(self, offset: int) -> PixelRow:
         """Returns one row; raises `DamagedError` when its JPEG is not what was stored."""

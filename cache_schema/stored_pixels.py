@@ -10,7 +10,6 @@ from cache_schema.pixels import VERIFY, PixelsOfPart, PixelsRecipe, PixelsRecord
 from cache_schema.plan import Part, Plan
 from cache_schema.records import committed_parts
 from cache_schema.samples import OK
-from cache_schema.sha256 import sha256_of_file
 
 
 class StoredPixels:
@@ -65,12 +64,17 @@ class StoredPixels:
     def jpeg(self, row: int, digest: bytes) -> bytes:
         """Returns the JPEG of an ok image row, made from the original with that `digest`.
 
+        The first row of a part that is asked for costs a read of its whole file.
+
         Raises:
             DamagedError: it is missing, not what was stored, or made from other bytes.
         """
         part, offset = divmod(row, self.cache.part_rows)
         if part not in self._parts:
-            self._parts[part] = PixelsOfPart(self.cache.layout.pixels(part), self.record(part))
+            stored = PixelsOfPart(self.cache.layout.pixels(part), self.record(part))
+            # A picture cannot be told from another of the same original by its row alone.
+            stored.require_committed()
+            self._parts[part] = stored
         return self._parts[part].picture(offset, digest)
 
 
@@ -108,9 +112,7 @@ def verify_pixels(cache: Cache, note: Callable[[Path, str, int | None], None]) -
 def _problems_of_part(pixels: StoredPixels, part: int) -> Iterator[str]:
     record, path = pixels.record(part), pixels.cache.layout.pixels(part)
     stored = PixelsOfPart(path, record)
-    if sha256_of_file(path) != record.sha256:
-        yield "are not the pixels that were committed"
-        return
+    stored.require_committed()
     rows = [stored.row(offset) for offset in range(record.num_rows)]
     if sum(row.jpeg is not None for row in rows) != record.num_pictures:
         yield f"do not hold the {record.num_pictures} pictures of their record"

@@ -26,7 +26,7 @@ from stages.files.class_names import read_entries
 from stages.files.keys import first_repeated, hash_of_key
 from stages.files.opened import SourceFile, planned_file, read_range
 from stages.files.tar_members import Member, TarSample, read_members, samples_in
-from stages.sources.tar import images_of
+from stages.sources.tar_rows import images_of
 
 CLASSES_NAME = "classnames.txt"
 TEMPLATES_NAME = "zeroshot_classification_templates.txt"
@@ -90,6 +90,8 @@ class EvaluationSet:
         sentences = []
         if empty := [shard.name for shard, pairs in self._pairs.items() if not pairs]:
             sentences.append(f"{_counted(empty)} of the tars of {self.path} hold no picture and were skipped")
+        if beyond := sorted({tar.name for tar in (self.path / "test").glob("*.tar")} - {s.name for s in self.shards}):
+            sentences.append(f"{_counted(beyond)} in {self.path / 'test'} are not read: nshards.txt tells fewer tars")
         if nameless := [str(label) for label, name in enumerate(self.class_names) if not name]:
             sentences.append(
                 f"labels {_counted(nameless)} of {self.path / CLASSES_NAME} have no name: their lines are empty"
@@ -193,7 +195,7 @@ def _entries_of(path: Path, name: str) -> list[str]:
 def _pairs_of(shard: Path) -> list[_Pair]:
     ignored: Counter[str] = Counter()
     with planned_file(str(shard)) as file:
-        samples = list(samples_in(read_members(str(shard), file, 0, ignored), ignored))
+        samples = list(samples_in(read_members(str(shard), file, 0, ignored, with_links=True), ignored))
     repeated = first_repeated(np.fromiter((hash_of_key(sample.key) for sample in samples), np.uint64, len(samples)))
     if repeated is not None:
         first, second = (samples[at] for at in repeated)
@@ -214,6 +216,11 @@ def _pair_of(shard: Path, sample: TarSample) -> _Pair | None:
             f"key {sample.key!r} in {shard} has {len(images)} pictures ({', '.join(image.name for image in images)}): "
             "a label belongs to one; write the tar again with a key for each"
         )
+    for member in (*images, *([label] if label else [])):
+        if member.link:
+            raise RefusedError(
+                f"{member.name!r} in {shard} is only a {member.link}: write the tar again with the file itself"
+            )
     if images and label is None:
         raise DamagedError(f"picture {images[0].name!r} in {shard} has no label: add {sample.key}.cls beside it")
     if label is not None and not images:

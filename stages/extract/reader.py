@@ -134,6 +134,7 @@ class PartReader:
         """
         samples = committed_samples(layout, "image", part.number)
         pixels = PixelsOfPart(layout.pixels(part.number), read_pixels_record(layout, part.number))
+        pixels.require_committed()
 
         def payloads() -> Iterator[tuple[bytes, Wanted]]:
             for offset, sample in enumerate(samples):

@@ -10,6 +10,7 @@ from cache_schema.progress import Progress
 from stages.extract.config import ExtractConfig
 from stages.extract.grow_plan import grown_plan, looked_again
 from stages.extract.source_rows import CommittedRows
+from stages.files.apart import require_outside_sources
 from stages.parts.job import NamedSources
 from stages.parts.pending import PartTask
 from stages.sources.feature_rows import require_pictures
@@ -23,7 +24,7 @@ def grown_plans(
     Where nothing is named, everything is.
 
     Raises:
-        UsageError: there is nothing.
+        UsageError: there is nothing, or the cache would lie inside a folder that is read.
         RefusedError, MismatchError, EnvironmentProblem: as `grown_by`.
     """
     uris: dict[Modality, Sequence[str]] = {"image": config.images, "text": config.texts}
@@ -40,6 +41,8 @@ def grown_plans(
         if plan.num_parts:
             require_pictures(plan, config.cache)
             _require_no_import(cache, before, plan)
+            new = {source.uri for source in plan.sources} - {source.uri for source in before.sources}
+            require_outside_sources(config.cache, "--cache", sorted(new))
             plans[modality] = plan, named
     if not plans:
         raise UsageError("nothing to extract: give --images, --texts or both")

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from cache_schema.errors import DamagedError, RefusedError
 from stages.files.opened import SourceFile, planned_file, read_range
 
-_MAGIC = b"PAR1"
+_MAGIC, _ENCRYPTED = b"PAR1", b"PARE"
 # In place of names that pyarrow acts upon, of their lengths, so that whatever holds them stays whole.
 _SCHEMA, _HIDDEN_SCHEMA = b"ARROW:schema", b"hidden-types"
 _EXTENSION, _HIDDEN_EXTENSION = b"ARROW:extension:name", b"hidden-extension-tag"
@@ -121,7 +121,8 @@ class ParquetTable:
         Only for columns whose type has one leaf, such as lists of sentences.
         """
         leaves = [self.metadata.schema.column(at).path for at in range(self.metadata.num_columns)]
-        leaf = next(at for at, path in enumerate(leaves) if path.startswith(f"{column}."))
+        # Old writers repeat the column itself.
+        leaf = next(at for at, path in enumerate(leaves) if path == column or path.startswith(f"{column}."))
         groups = (self.metadata.row_group(group) for group in range(self.metadata.num_row_groups))
         return [group.column(leaf).num_values for group in groups]
 
@@ -196,7 +197,8 @@ def opened_table(uri: str) -> Iterator[ParquetTable]:
     """Opens the Parquet file at `uri` for reading.
 
     Raises:
-        DamagedError: it is empty, no Parquet file, cut, or its footer cannot be read. Otherwise as `planned_file`.
+        DamagedError: it is empty, no Parquet file, cut, or its footer cannot be read.
+        RefusedError: it is encrypted. Otherwise as `planned_file`.
     """
     with planned_file(uri) as file:
         yield ParquetTable(uri, file)
@@ -235,9 +237,11 @@ def key_text(value: Any) -> str:
 def _footer_of(uri: str, file: SourceFile) -> bytes:
     if file.size_bytes == 0:
         raise DamagedError(f"{uri} is empty (0 bytes), not a Parquet file: fetch it again, or leave it out")
+    tail = file.read_at(max(0, file.size_bytes - 8), 8)
+    if _ENCRYPTED in (file.read_at(0, 4), tail[4:]):
+        raise RefusedError(f"{uri} is an encrypted Parquet file: write it again without encryption")
     if file.read_at(0, 4) != _MAGIC:
         raise DamagedError(f"{uri} is not a Parquet file (no PAR1 at offset 0): name its kind, as in text:PATH")
-    tail = file.read_at(max(0, file.size_bytes - 8), 8)
     footer_bytes = int.from_bytes(tail[:4], "little")
     if tail[4:] != _MAGIC or footer_bytes + 12 > file.size_bytes:
         raise DamagedError(f"{uri} has no footer at its end, at {file.size_bytes:,} bytes: it is cut; fetch it again")

@@ -20,11 +20,12 @@ from cache_schema.publication import publish_metadata, publish_plan, publish_rec
 from cache_schema.recipe import IMPORTED, Recipe, array_name, differences
 from stages.extract.wanted_sources import sources_of_tasks
 from stages.feature_files import open_features
+from stages.files.apart import require_outside_sources
 from stages.imported.config import DEFAULT_LOGIT_SCALE, ImportConfig
 from stages.imported.plan import JoinedPlan, joined_plan
 from stages.imported.worker import ImportSettings, KnownFeatures, PartImporter
 from stages.parts.job import PartsJob
-from stages.parts.lock import locked_cache
+from stages.parts.lock import is_on_disk, locked_cache
 from stages.parts.pending import pending_tasks
 from stages.search.index import build_missing_indexes
 from stages.sources.watch import seen_roots
@@ -132,6 +133,9 @@ def _ask(config: ImportConfig, cache: Cache, progress: Progress | None) -> dict[
         joined = joined_plan(config, cache, modality, then[modality], progress=progress)
         if joined is None:
             continue
+        if not is_on_disk(cache):
+            read = [*joined.files, *(source.uri for source in joined.plan.sources)]
+            require_outside_sources(config.cache, "--cache", read)
         recipe = Recipe(
             modality=modality,
             teacher=teacher,

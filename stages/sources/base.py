@@ -50,7 +50,7 @@ class ScannedSource:
 
     Attributes:
         fingerprint: hex SHA-256 that changes when samples are added, removed, renamed or resized.
-        num_samples: rows that the source will take.
+        num_samples: rows that the source will take; 0 of an empty shard, which is whole and has nothing in it.
         offsets: int64, one per sample: where `read` can start with that sample. Not where its payload is.
         key_hashes: uint64, one per sample (`hash_of_key`); empty where keys are only positions in the file, which
             cannot repeat inside it and mean nothing across files.

@@ -11,7 +11,9 @@ import pyarrow as pa
 from cache_schema.errors import DamagedError, MismatchError, RefusedError, UsageError
 from cache_schema.layout import Modality
 from stages.files.keys import first_repeated, hash_of_key
+from stages.files.opened import SourceFile, is_remote, planned_file
 from stages.files.parquet_file import ParquetTable, damage_in_words, is_text, key_text, opened_table, words_of
+from stages.files.parquet_pages import RowsAtRandom
 from stages.images.formats import is_misnamed
 from stages.sources.base import MAX_PAYLOAD_BYTES, RawSample, ScannedSource
 from stages.sources.entries import TABLE_OPTIONS, resolve_root
@@ -53,6 +55,7 @@ class ParquetSource:
         self._column = options.get(self._value_option, modality)
         self._key_column = options.get("key_column")
         self._columns = [self._column, *([self._key_column] if self._key_column else [])]
+        self._at_random: RowsAtRandom | None = None
         self._recent: tuple[int, pa.Array] | None = None
 
     def scan(self) -> ScannedSource:
@@ -102,9 +105,8 @@ class ParquetSource:
         sample = None
         cell = self._recent_cell(offset_bytes)
         if cell is None:
-            with opened_table(self.uri) as table:
-                self._require_columns(table)
-                cell = self._cell_of(table, offset_bytes)
+            with planned_file(self.uri) as file:
+                cell = self._cell_of(file, offset_bytes)
         if cell is not None:
             sample = self._sample(key, offset_bytes, cell)
         if sample is None or sample.payload is None or sample.size_bytes != size_bytes:
@@ -118,10 +120,21 @@ class ParquetSource:
             return None
         return self._recent[1][number - self._recent[0]]
 
-    def _cell_of(self, table: ParquetTable, number: int) -> pa.Scalar | None:
+    def _cell_of(self, file: SourceFile, number: int) -> pa.Scalar | None:
+        if self._at_random is None or self._at_random.size_bytes != file.size_bytes:
+            table = ParquetTable(self.uri, file)
+            self._require_columns(table)
+            self._at_random = RowsAtRandom(table, self._column, _fields_of(table.schema.field(self._column).type))
+        # Over the network, headers of pages would cost a request each.
+        if self._at_random.is_possible and not is_remote(self.uri):
+            if not 0 <= number < self._at_random.num_rows:
+                return None
+            self._recent = self._at_random.around(file, number)
+            return self._recent_cell(number)
+        table = ParquetTable(self.uri, file)
         if self._is_of_lists(table):
             return next((cell for _, cell, _ in self._cells_of_lists(table, number, number + 1)), None)
-        if number >= table.num_rows:
+        if not 0 <= number < table.num_rows:
             return None
         self._recent = table.rows_around(self._column, number, batch_rows=_BATCH_ROWS[self.modality])
         return self._recent_cell(number)
@@ -148,8 +161,8 @@ class ParquetSource:
         size = _BATCH_ROWS[self.modality]
         for row, batch in table.batches(self._columns, first_row=first_sample, end_row=end_sample, batch_rows=size):
             values = batch.column(self._column)
-            for at in range(batch.num_rows):
-                yield row + at, values[at], self._key_of(batch, at, row + at)
+            for at, key in enumerate(self._keys_in(batch, row)):
+                yield row + at, values[at], key
 
     def _cells_of_lists(
         self, table: ParquetTable, first_sample: int, end_sample: int
@@ -164,29 +177,29 @@ class ParquetSource:
                 lengths = np.maximum(1, lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False))
                 first_numbers = number + np.cumsum(lengths) - lengths
                 number += int(lengths.sum())
-                low, high = np.searchsorted(first_numbers + lengths, first_sample, "right"), len(lists)
-                for at in range(int(low), high):
-                    key = self._key_of(batch, at, row + at)
+                keys = self._keys_in(batch, row)
+                for at in range(int(np.searchsorted(first_numbers + lengths, first_sample, "right")), len(lists)):
                     for element, cell in enumerate(_elements_of(lists[at])):
                         place = int(first_numbers[at]) + element
                         if place >= end_sample:
                             return
                         if place >= first_sample:
-                            yield place, cell, f"{key}#{element}" if element else key
+                            yield place, cell, f"{keys[at]}#{element}" if element else keys[at]
             if number != end:
                 raise DamagedError(
                     f"{self.uri}: the lists of rows {first_row:,} to {end_row - 1:,} hold {number:,} sentences up to "
                     f"there, its footer tells {end:,}: it is damaged; fetch it again"
                 )
 
-    def _key_of(self, batch: pa.RecordBatch, at: int, row: int) -> str:
+    def _keys_in(self, batch: pa.RecordBatch, first_row: int) -> list[str]:
         if self._key_column is None:
-            return str(row)
+            return [str(row) for row in range(first_row, first_row + batch.num_rows)]
         with damage_in_words(self.uri):
-            key = key_text(batch.column(self._key_column)[at].as_py())
-        if not key:
+            keys = [key_text(value) for value in batch.column(self._key_column).to_pylist()]
+        if "" in keys:
+            row = first_row + keys.index("")
             raise RefusedError(f"{self.uri}: row {row:,} has no key in column {self._key_column!r}: fill it in")
-        return key
+        return keys
 
     def _sample(self, key: str, number: int, cell: pa.Scalar) -> RawSample:
         if self.modality == "text":
@@ -234,8 +247,7 @@ class ParquetSource:
     def _keys(self, table: ParquetTable) -> Iterator[str]:
         assert self._key_column is not None
         for row, batch in table.batches([self._key_column], batch_rows=_BATCH_ROWS["text"]):
-            for at in range(batch.num_rows):
-                yield self._key_of(batch, at, row + at)
+            yield from self._keys_in(batch, row)
 
     def _require_columns(self, table: ParquetTable) -> None:
         kind = table.require(self._column, self._value_option)
@@ -294,6 +306,13 @@ def _is_image(kind: pa.DataType) -> bool:
     # A name that stands twice has no index.
     index = kind.get_field_index("bytes")
     return index >= 0 and bool(pa.types.is_large_binary(kind.field(index).type))
+
+
+def _fields_of(kind: pa.DataType) -> list[str]:
+    """Returns the fields of an image's struct that say where its bytes are, none where it is no struct."""
+    if not pa.types.is_struct(kind):
+        return []
+    return ["bytes"] if _path_field(kind) is None else ["bytes", "path"]
 
 
 def _path_field(kind: pa.DataType) -> int | None:

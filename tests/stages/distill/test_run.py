@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 from cache_schema import lock
 from cache_schema.cache import Cache
 from cache_schema.errors import (
+    DamagedError,
     DivergedError,
     LockedError,
     MismatchError,
@@ -27,8 +29,9 @@ from stages.distill.run import TrainingStopped, distill
 from stages.runs.folder import RunFolder
 from stages.students import load_image_tower
 from tests.corpora import tiny_cache
-from tests.corpora.by_hand import write_neighbours
+from tests.corpora.by_hand import scored, write_neighbours
 from tests.corpora.extracts import extracted_cache
+from tests.corpora.resealed import exchange
 from tests.corpora.runs import distill_config, stop_after
 from tests.corpora.small_corpus import small_cache, write_sources
 from tests.corpora.stub_teacher import stub
@@ -225,8 +228,9 @@ def test_micro_batches_change_memory_and_not_the_loss(config):
 def _mine(cache, name, *, images="image", texts="text"):
     """Mines by hand: the neighbours of image row i are sentence rows 3i+2, 3i+1, 3i."""
     rows = np.arange(cache.plan(images).num_rows)
-    ids = np.minimum(rows[:, None] * 3 + [2, 1, 0], 79)
-    write_neighbours(cache, name, ids, np.tile([0.3, 0.2, 0.1], (len(rows), 1)), images=images, texts=texts)
+    ids = np.minimum(rows[:, None] * 3 + [2, 1, 0], cache.plan(texts).row_end - 1)
+    found = scored(cache.array(images), cache.array(texts), ids)
+    write_neighbours(cache, name, *found, images=images, texts=texts)
 
 
 def test_mined_negatives_are_part_of_what_was_asked_and_change_the_sentences(cache, config):
@@ -348,3 +352,14 @@ def test_vit_b_32_trains_two_steps_towards_a_teacher_768_wide(tmp_path):
     )
     assert result["num_parameters"] == 88_045_824  # 12 layers 768 wide, 224 px in patches of 32
     assert np.isfinite(result["loss"])
+
+
+@pytest.mark.parametrize(("modality", "kind"), [("image", "shard"), ("image", "samples"), ("text", "rows")])
+def test_a_record_sealed_anew_over_exchanged_files_is_refused_before_the_first_step(
+    cache, config, tmp_path, modality, kind
+):
+    copy = Cache.open(shutil.copytree(cache.path, tmp_path / "resealed"))
+    exchange(copy.array(modality), kind)
+    with pytest.raises(DamagedError, match="run `pipeline verify`"):
+        distill(replace(config, cache=copy.path))
+    assert not RunFolder(config.out).metrics.exists() and not (config.out / "model").exists()

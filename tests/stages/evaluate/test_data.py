@@ -1,5 +1,7 @@
 """Labelled pictures in the CLIP_benchmark layout: read as they are, refused where they lie."""
 
+import io
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -74,6 +76,22 @@ def test_a_doubled_brace_in_a_template_is_a_brace(data):
 def test_a_key_without_exactly_one_picture_and_one_label_is_refused_from_the_headers(data, members, error, message):
     write_tar(data / "test" / "0.tar", members)
     with pytest.raises(error, match=message):
+        open_evaluation_set(data).count_pictures()
+
+
+@pytest.mark.parametrize("linked", [{"b.png", "b.cls"}, {"b.png"}, {"b.cls"}])
+@pytest.mark.parametrize(("kind", "word"), [(tarfile.LNKTYPE, "hard link"), (tarfile.SYMTYPE, "symbolic link")])
+def test_a_picture_or_label_that_is_only_a_link_is_refused(data, linked, kind, word):
+    """As tar writes a file of which it has seen another name."""
+    with tarfile.open(data / "test" / "0.tar", "w") as tar:
+        for name, payload in (("a.png", _png()), ("a.cls", b"0"), ("b.png", _png()), ("b.cls", b"0")):
+            info = tarfile.TarInfo(name)
+            if name in linked:
+                info.type, info.linkname = kind, name.replace("b", "a")
+                payload = b""
+            info.size = len(payload)
+            tar.addfile(info, io.BytesIO(payload))
+    with pytest.raises(RefusedError, match=rf"'b\.(png|cls)' in .*0\.tar is only a {word}"):
         open_evaluation_set(data).count_pictures()
 
 

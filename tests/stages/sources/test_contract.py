@@ -137,7 +137,7 @@ EXAMPLES: dict[str, tuple[Callable[[Path, int], Path], str, str, Modality]] = {
     "jsonl of images": (write_json_images, "images.ndjson", "", "image"),
     "tar": (write_images_tar, "images.tar", "", "image"),
     "tar of all images": (write_all_images_tar, "all.tar", "?images=all", "image"),
-    "tar of texts": (write_texts_tar, "texts.tar", "", "text"),
+    "tar of texts": (write_texts_tar, "texts.tar", "?ext=*.txt,json", "text"),
     "text": (write_text, "lines.txt", "", "text"),
     "text compressed": (write_text, "lines.txt.zst", "", "text"),
     "parquet": (write_image_table, "images.parquet", "", "image"),

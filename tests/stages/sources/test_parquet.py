@@ -339,3 +339,43 @@ def test_a_key_that_is_empty_is_refused(path: Path) -> None:
     pq.write_table(pa.table({"text": ["a", "b"], "id": ["x", ""]}), path)
     with pytest.raises(RefusedError, match=r"row 1 has no key"):
         source_of(path, "text", key_column="id").scan()
+
+
+def test_any_row_is_read_alone_whatever_kind_of_column_it_is_in(path: Path) -> None:
+    (path.parent / "a.jpg").write_bytes(IMAGES[0])
+    images = [{"bytes": IMAGES[number % 5], "path": "a.png"} for number in range(40)]
+    images[7], images[8] = {"bytes": None, "path": "a.jpg"}, None
+    sentences = [f"sentence {number}" for number in range(40)]
+    columns = {
+        "image": pa.array(images),
+        "text": pa.array(sentences),
+        "path": ["a.jpg"] * 40,
+        "lists": [[sentence, "again"] for sentence in sentences],
+    }
+    pq.write_table(pa.table(columns), path, row_group_size=13, data_page_size=100, write_batch_size=2)
+    for source in (
+        source_of(path),
+        source_of(path, path_column="path"),
+        source_of(path, "text"),
+        source_of(path, "text", column="lists"),
+    ):
+        samples = samples_of(source)
+        assert len(samples) in (40, 80)
+        for sample in (*samples[::-3], *samples):
+            if sample.payload is not None:
+                assert source.read_one(sample.key, sample.offset_bytes, sample.size_bytes) == sample.payload
+            else:
+                with pytest.raises(MismatchError, match="is not the planned one"):
+                    source.read_one(sample.key, sample.offset_bytes, 1)
+        with pytest.raises(MismatchError, match="is not the planned one"):
+            source.read_one("80", 80, 1)
+
+
+def test_a_file_that_shrinks_between_two_rows_is_read_anew(path: Path) -> None:
+    pq.write_table(pa.table({"image": IMAGES}), path, row_group_size=1)
+    source = source_of(path)
+    assert source.read_one("0", 0, len(IMAGES[0])) == IMAGES[0]
+    pq.write_table(pa.table({"image": IMAGES[:2]}), path, row_group_size=1)
+    assert source.read_one("1", 1, len(IMAGES[1])) == IMAGES[1]
+    with pytest.raises(MismatchError, match="is not the planned one"):
+        source.read_one("3", 3, len(IMAGES[3]))

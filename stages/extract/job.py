@@ -150,7 +150,9 @@ def ask(
         arrays = wanted_arrays(cache, config, {modality: described.recipes[modality] for modality in plans}, pixels)
     for modality, plan in plans.items():
         names = [array.name for array in arrays if array.modality == modality]
-        plans[modality] = looked_again(plan, pending_sources(cache, plan, names), CommittedRows(cache, modality))
+        tries_again = config.retry_bad is not None
+        numbers = range(len(cache.plan(modality).sources)) if tries_again else pending_sources(cache, plan, names)
+        plans[modality] = looked_again(plan, numbers, CommittedRows(cache, modality), tries_again=tries_again)
     return Asked(
         specification,
         plans,

@@ -153,6 +153,8 @@ class PartWorker(PartsWorker):
             RefusedError: a source is damaged or no longer what was planned, or the lock was lost.
             EnvironmentProblem: the cache cannot be written.
         """
+        if task.may_kill:
+            self._reader.decode_apart()
         if task.fatal:
             task = self._still_pending(task)
         outputs = self._settings.outputs.get(task.modality, ())

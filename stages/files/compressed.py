@@ -22,6 +22,7 @@ COMPRESSIONS = {".gz": (b"\x1f\x8b", "gzip"), ".zst": (b"\x28\xb5\x2f\xfd", "zst
 _SKIPPABLE = b"\x2a\x4d\x18"
 _BUFFER_BYTES = 1 << 20
 _MAX_KEPT = 4
+_TAIL_BYTES = 64
 
 _Place = tuple[str, tuple[tuple[str, int], ...]]
 _kept: dict[_Place, tuple[contextlib.ExitStack, BinaryIO]] = {}
@@ -108,6 +109,12 @@ def _decompressed(uri: str, stack: contextlib.ExitStack) -> BinaryIO:
         if not head:
             raise DamagedError(f"{uri} is empty (0 bytes), not compressed with {name}: fetch it again, or leave it out")
         raise DamagedError(f"{uri} is not compressed with {name}, as its name says: rename it, or fetch it again")
+    tail = planned.read_at(max(0, planned.size_bytes - _TAIL_BYTES), _TAIL_BYTES)
+    if len(tail) == _TAIL_BYTES and not any(tail):
+        raise DamagedError(
+            f"{uri} ends in zero bytes, which {name} does not write: a part of it is missing; fetch it again, or cut "
+            "the zeros off"
+        )
     stream = stack.enter_context(planned.stream())
     inner: Any
     if name == "gzip":

@@ -94,6 +94,14 @@ def test_what_goes_on_after_its_end_is_refused(garbage: bytes, path: Path) -> No
         TextSource(str(path), "text", {}).scan()
 
 
+@pytest.mark.parametrize("num_zeros", [64, 5000])
+def test_a_preallocated_download_that_was_cut_between_two_members_is_refused(num_zeros: int, path: Path) -> None:
+    # Python's gzip takes zeros behind a member for padding.
+    path.write_bytes(compressed(CONTENT, path.suffix) + bytes(num_zeros))
+    with pytest.raises(DamagedError, match=r"ends in zero bytes, which (gzip|zstd) does not write: .*fetch it again"):
+        TextSource(str(path), "text", {}).scan()
+
+
 def test_a_flipped_bit_is_refused(path: Path) -> None:
     whole = bytearray(compressed(CONTENT, ".gz"))
     whole[len(whole) // 2] ^= 4

@@ -1,6 +1,7 @@
 """A file at its final name is whole or absent, and every refusal of the system becomes one clear error."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -84,6 +85,14 @@ def test_a_name_that_no_file_system_takes_is_a_usage_error(tmp_path: Path) -> No
             atomic.make_folder(path)
         with pytest.raises(UsageError, match=r"^cannot write .*: name a shorter path$"):
             atomic.publish_bytes(tmp_path / ("n" * 300), b"")
+
+
+def test_what_is_written_unsynced_replaces_a_longer_value_and_is_json(tmp_path: Path) -> None:
+    for value in ({"part": 123456, "modality": "image"}, {"part": 1}):
+        atomic.write_unsynced(tmp_path / "note", value)
+        assert json.loads((tmp_path / "note").read_text()) == value
+    with pytest.raises(EnvironmentProblem, match="cannot write"):
+        atomic.write_unsynced(tmp_path / "gone" / "note", {"part": 1})
 
 
 def test_a_log_is_cut_back_to_whole_lines(tmp_path: Path) -> None:

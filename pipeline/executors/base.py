@@ -3,7 +3,7 @@
 An executor knows nothing of features. A worker commits its own results to disk and returns a small report; what
 travels is `make_worker`, tasks and reports, and all of them can be pickled. A task that fails comes back as a
 `Failure` and the others go on. What makes further work pointless (the lock is lost, the disk is full, the worker cannot
-be made) ends the run at once, as the exception it is.
+be made or has gone wrong) ends the run at once, as the exception it is.
 """
 
 import traceback
@@ -12,13 +12,13 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from cache_schema.errors import EnvironmentProblem, LockedError, PipelineError
+from cache_schema.errors import DriftedError, EnvironmentProblem, LockedError, PipelineError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 # With these the next task would fail in the same way, or would do harm.
-STOPS_THE_RUN = (LockedError, EnvironmentProblem)
+STOPS_THE_RUN = (LockedError, EnvironmentProblem, DriftedError)
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def attempt(worker: Callable[[Task], Result], task: Task) -> Outcome[Task, Resul
     """Returns what `worker` makes of `task`, or its failure. This is the boundary where any error becomes a value.
 
     Raises:
-        LockedError, EnvironmentProblem: the run must stop.
+        LockedError, EnvironmentProblem, DriftedError: the run must stop.
     """
     try:
         return Outcome(task, worker(task))

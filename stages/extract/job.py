@@ -27,6 +27,7 @@ from stages.extract.config import ExtractConfig
 from stages.extract.disk import PendingWork, disk_estimate, most_picture_bytes, pending_work, require_free_disk
 from stages.extract.grow_plan import grown_plan
 from stages.extract.part import ArrayOutput, PixelsOutput
+from stages.extract.probed import check_described
 from stages.extract.wanted import DECODING, WantedArray, wanted_arrays, wanted_pixels
 from stages.extract.worker import PartWorker, WorkerSettings
 from stages.images.preprocess import Preprocess
@@ -138,6 +139,7 @@ def ask(
     if arrays is None:
         described = described or _describe(specification, config, describe_on)
         arrays = wanted_arrays(cache, config, {modality: described.recipes[modality] for modality in plans}, pixels)
+        check_described(cache, arrays, described.probes)
     return Asked(
         specification,
         plans,
@@ -259,6 +261,10 @@ def _settings(
         fence=fence,
         outputs={
             modality: tuple(_output_of(array) for array in of_modality if (modality, array.name) in pending)
+            for modality, of_modality in arrays.items()
+        },
+        probes={
+            modality: tuple(cache.layout.probes(modality, array.name) for array in of_modality)
             for modality, of_modality in arrays.items()
         },
         versions=package_versions(),

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from cache_schema.errors import EnvironmentProblem, LockedError, PipelineError
+from cache_schema.errors import EnvironmentProblem, LockedError, PipelineError, UsageError
 from cache_schema.json_file import Json, parse_json, readable_json
 
 PARTIAL_SUFFIX = ".partial"
@@ -31,14 +31,20 @@ class Fence:
     def check(self) -> None:
         """Raises `LockedError` when the lock file no longer carries this fence's token."""
         try:
-            held = parse_json(self.lock_path.read_bytes(), self.lock_path)["token"]
+            holder = parse_json(self.lock_path.read_bytes(), self.lock_path)
         except FileNotFoundError:
-            held = None
-        if held != self.token:
-            raise LockedError(
-                f"{self.lock_path} is no longer held by this process (another one took over while it was silent): "
-                "nothing more is written here; run again once the other one is done"
-            )
+            holder = None
+        if not isinstance(holder, dict) or holder.get("token") != self.token:
+            raise lock_lost(self.lock_path)
+
+
+def lock_lost(lock_path: Path) -> LockedError:
+    """Returns the error for a process whose lock is no longer at `lock_path`, or is another one's by now."""
+    now = "another process took over while it was silent" if lock_path.exists() else "it is gone: another one is done"
+    return LockedError(
+        f"the lock was lost: {lock_path} is no longer held by this process ({now}): "
+        "nothing more is written here; run again once nobody else writes"
+    )
 
 
 def publish_bytes(path: Path, data: bytes | memoryview, *, fence: Fence | None = None) -> None:
@@ -105,6 +111,16 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
         for folder in reversed(missing):
             _fsync(folder.parent)
+
+
+def write_unsynced(path: Path, value: Json) -> None:
+    """Writes `value` as JSON over the file `path`, cheaply: after a power cut it may be missing or torn.
+
+    Raises:
+        EnvironmentProblem: the system refused to write.
+    """
+    with failures_named(path):
+        path.write_bytes(readable_json(value))
 
 
 def append_line(path: Path, line: str) -> None:
@@ -191,6 +207,8 @@ _REMEDIES = {
 
 
 def _environment_problem(path: Path, error: OSError, num_bytes: int | None) -> PipelineError:
+    if error.errno == errno.ENAMETOOLONG:
+        return UsageError(f"cannot write {str(path)[:60]}... ({len(str(path)):,} characters): name a shorter path")
     amount = f" ({num_bytes:,} bytes)" if num_bytes is not None else ""
     remedy = _REMEDIES.get(error.errno or 0, "check the disk and run again to resume")
     return EnvironmentProblem(f"cannot write {path}{amount}: {error.strerror or error}: {remedy}")

@@ -1,6 +1,6 @@
 """An open feature cache: which arrays it has, what is done, and its features, texts and samples."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from cache_schema import atomic
+from cache_schema.committed_rows import COLUMNS, CommittedRows, outcome_of
 from cache_schema.errors import DamagedError, MismatchError, RefusedError, UnfinishedError, UsageError, unknown_name
 from cache_schema.features import FeatureReader, feature_format
 from cache_schema.json_file import Json, read_sealed, seal
@@ -16,11 +17,12 @@ from cache_schema.layout import MODALITIES, Layout, Modality, record_path, row_h
 from cache_schema.lock import WriterLock
 from cache_schema.plan import Part, Plan, read_plan
 from cache_schema.read_once import ReadOnce
+from cache_schema.reading import read_file
 from cache_schema.recipe import Recipe
 from cache_schema.records import HASH_BYTES, Record, committed_parts, logical_digest, read_record
 from cache_schema.samples import ImageLocation, read_table
-from cache_schema.sha256 import sha256_of, sha256_of_file
-from cache_schema.shards import check_part_rows
+from cache_schema.sha256 import sha256_of
+from cache_schema.shards import RowCheck, check_part_rows
 
 FORMAT = 1
 
@@ -179,9 +181,10 @@ class Cache:
 
     @cached_property
     def _tables(self):  # type: ignore[no-untyped-def]
-        return lru_cache(maxsize=64)(self._read_samples)
+        return lru_cache(maxsize=64)(self.read_samples)
 
-    def _read_samples(self, modality: Modality, part: int) -> pa.Table:
+    def read_samples(self, modality: Modality, part: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """Returns a sample table, or some columns with `row`, and remembers nothing; errors as `samples`."""
         stored = {
             array.record(part).files["samples"]
             for array in (self.array(modality, name) for name in self.arrays(modality))
@@ -190,9 +193,13 @@ class Cache:
         path = self.layout.samples(modality, part)
         if not stored:
             raise UnfinishedError(f"part {part} of the {modality}s in {self.path} is not committed: finish extract")
-        if {sha256_of_file(path)} != stored:
-            raise DamagedError(f"sample table {path} is not the one that was committed: run `pipeline verify`")
-        return read_table(path, modality)
+        if len(stored) > 1:
+            raise DamagedError(f"the records of sample table {path} contradict each other: run `pipeline verify`")
+        table = read_table(path, modality, columns, sha256=stored.pop())
+        planned = self.plan(modality).part(part)
+        if not np.array_equal(table.column("row").to_numpy(), planned.first_row + np.arange(planned.num_rows)):
+            raise DamagedError(f"sample table {path} has other rows than the plan: run `pipeline verify`")
+        return table
 
 
 class CachedArray:
@@ -202,6 +209,8 @@ class CachedArray:
         self.cache = cache
         self.modality = modality
         self.name = name
+        self._records: dict[int, Record] = {}
+        self._records_folder = cache.layout.records(modality, name)
         path = cache.layout.recipe(modality, name)
         self.recipe = Recipe.from_json(read_sealed(path), path)
 
@@ -216,14 +225,6 @@ class CachedArray:
     def committed(self) -> frozenset[int]:
         """Numbers of the parts that have a record."""
         return frozenset(committed_parts(self._records_folder))
-
-    @cached_property
-    def _records_folder(self) -> Path:
-        return self.cache.layout.records(self.modality, self.name)
-
-    @cached_property
-    def _records(self) -> dict[int, Record]:
-        return {}
 
     def record(self, part: int) -> Record:
         """Returns the record of a committed part, checked against recipe and plan.
@@ -247,7 +248,7 @@ class CachedArray:
         if part >= self.plan.num_parts:
             raise DamagedError(f"{path} records a part that the plan does not have: restore the plan from a copy")
         planned = self.plan.part(part)
-        if record.num_rows != planned.num_rows or record.part_fingerprint != self.plan.part_fingerprint(planned):
+        if not self.plan.is_of_part(planned, record.num_rows, record.part_fingerprint):
             raise DamagedError(
                 f"{path} accounts for other rows than the plan ({record.num_rows} against {planned.num_rows}): "
                 "run `pipeline verify` to see all damage"
@@ -302,36 +303,36 @@ class CachedArray:
 
     def outcome(self, part: int) -> list[tuple[int, str, str, str]]:
         """Returns (row, key, status, reason) of every row of a committed part, as this array sees it."""
-        table = self.cache.samples(self.modality, part)
-        exceptions = {e.offset: e for e in self.record(part).exceptions}
-        rows = zip(*(table.column(name).to_pylist() for name in ("row", "key", "status", "reason")), strict=True)
-        return [
-            (row, key, exceptions[i].status, exceptions[i].reason) if i in exceptions else (row, key, status, reason)
-            for i, (row, key, status, reason) in enumerate(rows)
-        ]
+        return outcome_of(self.cache.samples(self.modality, part), self.record(part))
+
+    def committed_rows(self, part: int) -> CommittedRows:
+        """Returns what was committed of the rows of `part`; errors as `record`, `samples` and `row_hashes`."""
+        table = self.cache.read_samples(self.modality, part, COLUMNS)
+        return CommittedRows(f"part {part} of {self}", table, self.record(part), self.row_hashes(part))
 
     @cached_property
     def features(self) -> FeatureReader:
-        """Returns the reader of this array's features, for the parts committed by now."""
-        return self.reader_of(self.records())
+        """Returns the reader of the parts committed by now, which checks what `verify` does but the shard's SHA-256."""
+        return self._reader_of(self.records(), checks=lambda part: self.committed_rows(part).require)
 
-    def reader_of(self, records: Sequence[Record]) -> FeatureReader:
-        """Returns a reader of the parts that `records` stand for."""
+    def unchecked_features(self, part: int) -> FeatureReader:
+        """Returns a reader of one part that judges rows by the checksums of its record alone."""
+        return self._reader_of([self.record(part)], checks=None)
+
+    def _reader_of(self, records: Sequence[Record], *, checks: Callable[[int], RowCheck] | None) -> FeatureReader:
         return FeatureReader(
             self.cache.layout.feature_array(self.modality, self.name),
             feature_format(self.cache.part_rows, self.recipe.dim),
             num_rows=self.plan.row_end,
             commits={record.part: record.chunk_crc32c for record in records},
+            checks=checks,
         )
 
     def row_hashes(self, part: int) -> bytes:
         """Returns 16 bytes per row of a committed part; raises `DamagedError` when they are not what was committed."""
         path = row_hashes_path(self._records_folder, part)
         record = self.record(part)
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            data = b""
+        data = read_file(path) or b""
         if len(data) != HASH_BYTES * record.num_rows or sha256_of(data) != record.files["rows"]:
             raise DamagedError(f"row hashes {path} are not those that were committed: run `pipeline verify`")
         return data

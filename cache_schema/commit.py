@@ -10,13 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from cache_schema import atomic, shards
-from cache_schema.errors import DamagedError, MismatchError, UnfinishedError
+from cache_schema.errors import UnfinishedError
 from cache_schema.json_file import seal
 from cache_schema.layout import Layout, Modality
 from cache_schema.records import Record, RowException, read_record, row_hash
 from cache_schema.samples import OK, Sample, encode_table, read_table, table_of
-from cache_schema.sha256 import sha256_of, sha256_of_file
+from cache_schema.sha256 import sha256_of
 from cache_schema.view_checks import VIEW_CHECK_BYTES
+from cache_schema.withdrawn import compare_samples, note_of, require_same_rows, require_same_samples
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ def commit_part(
         fence: the fence of the cache's lock; checked before every rename.
 
     Raises:
-        MismatchError: another array of this cache saw other bytes for one of the samples.
+        MismatchError: another array of this cache saw other bytes for one of the samples, or this one did before the
+            part was withdrawn.
         EnvironmentProblem, LockedError: as `atomic.publish_bytes`.
     """
     # What this array says of a row: its own exception, or what the sample says. Both have a status and a reason.
@@ -71,13 +73,19 @@ def commit_part(
     assert np.array_equal(np.flatnonzero(~np.isfinite(features_BD).all(axis=1)), np.array(bad, np.int64))
 
     layout, modality = target.layout, target.modality
-    shard = target.row_format.encode_shard(features_BD)
-    shards.publish_shard(layout.feature_array(modality, target.array), part, shard, fence=fence)
-    table_sha256 = _publish_samples(target, part, samples, fence)
     hashes = b"".join(
         row_hash(sample.key, row.status, row.reason, sample.digest, feature if row.status == OK else b"")
         for sample, row, feature in zip(samples, outcome, _bytes_of_rows(features_BD), strict=True)
     )
+    other = _record_of_part(layout, modality, part, besides=target.array)
+    if other is not None:
+        compare_samples(layout.samples(modality, part), modality, samples, "another array of this cache")
+    note = note_of(layout, modality, target.array, part, part_fingerprint)
+    if note is not None and other is None and not require_same_samples(note, layout, modality, part, samples):
+        require_same_rows(note, layout, modality, target.array, part, hashes, numerics)
+    shard = target.row_format.encode_shard(features_BD)
+    shards.publish_shard(layout.feature_array(modality, target.array), part, shard, fence=fence)
+    table_sha256 = other.files["samples"] if other is not None else _publish_samples(target, part, samples, fence)
     hashes_path = layout.row_hashes(modality, target.array, part)
     atomic.make_folder(hashes_path.parent)
     atomic.publish_bytes(hashes_path, hashes, fence=fence)
@@ -100,28 +108,18 @@ def commit_part(
         allow_mixed_numerics=allow_mixed_numerics,
     )
     atomic.publish_json(layout.record(modality, target.array, part), seal(record.to_json()), fence=fence)
+    if (done := layout.withdrawn(modality, target.array, part)).exists():
+        atomic.remove_file(done)
     return record
 
 
 def _publish_samples(target: ArrayTarget, part: int, samples: Sequence[Sample], fence: atomic.Fence | None) -> str:
-    """Publishes the sample table unless another array already did; then checks against it. Returns its SHA-256."""
+    """Publishes the sample table, which no other array did yet, and returns its SHA-256."""
     path = target.layout.samples(target.modality, part)
-    other = _record_of_part(target.layout, target.modality, part, besides=target.array)
-    if other is None:
-        data = encode_table(table_of(samples, target.modality))
-        atomic.make_folder(path.parent)
-        atomic.publish_bytes(path, data, fence=fence)
-        return sha256_of(data)
-    table = read_table(path, target.modality, ["key", "digest", "status"])
-    stored = zip(*(table.column(name).to_pylist() for name in ("key", "digest", "status")), strict=True)
-    for sample, (key, digest, status) in zip(samples, stored, strict=True):
-        if (sample.key, sample.digest, sample.status) != (key, digest, status):
-            seen = f"{_short(sample.digest)} ({sample.status})"
-            raise MismatchError(
-                f"{target.modality} {sample.key!r} (row {sample.row}) is not what another array of this cache saw: "
-                f"digest {_short(digest)} ({status}) then, {seen} now: restore the source, or extract into a new cache"
-            )
-    return other.files["samples"]
+    data = encode_table(table_of(samples, target.modality))
+    atomic.make_folder(path.parent)
+    atomic.publish_bytes(path, data, fence=fence)
+    return sha256_of(data)
 
 
 def committed_samples(layout: Layout, modality: Modality, part: int) -> list[Sample]:
@@ -135,9 +133,7 @@ def committed_samples(layout: Layout, modality: Modality, part: int) -> list[Sam
     path = layout.samples(modality, part)
     if record is None:
         raise UnfinishedError(f"part {part} of the {modality}s in {layout.root} is not committed: finish extract")
-    if sha256_of_file(path) != record.files["samples"]:
-        raise DamagedError(f"sample table {path} is not the one that was committed: run `pipeline verify`")
-    return [Sample(**row) for row in read_table(path, modality).to_pylist()]
+    return [Sample(**row) for row in read_table(path, modality, sha256=record.files["samples"]).to_pylist()]
 
 
 def _record_of_part(layout: Layout, modality: Modality, part: int, besides: str | None = None) -> Record | None:
@@ -151,7 +147,3 @@ def _record_of_part(layout: Layout, modality: Modality, part: int, besides: str 
 def _bytes_of_rows(features_BD: np.ndarray) -> Iterator[bytes]:
     data, width = features_BD.tobytes(), features_BD.shape[1] * features_BD.itemsize
     return (data[start : start + width] for start in range(0, len(data), width))
-
-
-def _short(digest: bytes | None) -> str:
-    return digest.hex()[:12] if digest else "none"

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cache_schema.errors import RefusedError
+from cache_schema.errors import RefusedError, UsageError
 from cache_schema.shards import RowFormat, RowReader
 
 NORM_TOLERANCE = 1e-3
@@ -21,11 +21,22 @@ class FeatureReader(RowReader):
     """Reads the features of one array: `gather` and `read_part` give float16 rows, NaN where a sample is bad."""
 
     def gather_unit(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the given rows as float32 of norm 1 to float32 rounding, shape (len(rows), dim); errors as `gather`.
+        """Returns the given rows as float32 of norm 1 to float32 rounding, shape (len(rows), dim).
 
-        All rows must have a feature.
+        Raises:
+            UsageError: a row has no feature.
+            PipelineError: as `gather`.
         """
-        return unit_rows(self.gather(rows))
+        return unit_rows(present(self.gather(rows), rows))
+
+
+def present(features_BD: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Returns `features_BD`, those of `rows`; raises `UsageError` where one is not finite or zero: its row has none."""
+    norms = np.linalg.norm(features_BD.astype(np.float32), axis=1)
+    absent = ~np.isfinite(norms) | (norms == 0)
+    if absent.any():
+        raise UsageError(f"row {np.asarray(rows)[absent][0]} has no feature: ask for ok rows only")
+    return features_BD
 
 
 def unit_rows(features_BD: np.ndarray) -> np.ndarray:

@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from cache_schema.reading import failures_told_from_absence
+
 
 class FileState(NamedTuple):
     """Equal for as long as a file stays the same."""
@@ -14,9 +16,8 @@ class FileState(NamedTuple):
 
 
 def state_of_file(path: Path) -> FileState | None:
-    """Returns the state of the file at `path`, None where it is gone or may not be asked."""
-    try:
+    """Returns the state of the file at `path`, None where it is gone; raises `EnvironmentProblem` as `cannot_read`."""
+    with failures_told_from_absence(path):
         status = os.stat(path)
-    except OSError:
-        return None
-    return FileState(status.st_ino, status.st_size, status.st_mtime_ns)
+        return FileState(status.st_ino, status.st_size, status.st_mtime_ns)
+    return None

@@ -9,10 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cache_schema import atomic
-from cache_schema.binding import Binding
 from cache_schema.cache import Cache, CachedArray
-from cache_schema.errors import DamagedError, MismatchError, PipelineError, UsageError
-from cache_schema.json_file import Json, read_sealed, seal
+from cache_schema.errors import DamagedError, MismatchError, RefusedError, UsageError
+from cache_schema.json_file import Json, read_sealed, seal, typed
 from cache_schema.layout import Modality
 from cache_schema.sha256 import sha256_of_file
 
@@ -60,9 +59,9 @@ def publish_index_info(sidecar: Path, info: IndexInfo, *, fence: atomic.Fence | 
 def read_index_info(sidecar: Path) -> IndexInfo:
     """Returns what `sidecar` says; raises `DamagedError` when it is damaged or describes no index."""
     try:
-        return IndexInfo(**read_sealed(sidecar))
+        return typed(IndexInfo, read_sealed(sidecar))
     except TypeError as error:
-        raise DamagedError(f"{sidecar} does not describe an index: {REBUILD}") from error
+        raise DamagedError(f"{sidecar} does not describe an index ({error}): {REBUILD}") from error
 
 
 def require_current_index(array: CachedArray, name: str) -> IndexInfo:
@@ -70,6 +69,7 @@ def require_current_index(array: CachedArray, name: str) -> IndexInfo:
 
     Raises:
         UsageError: there is none.
+        UnfinishedError: the array lacks parts.
         MismatchError: it was built from other features.
         DamagedError: it is not the file that was built.
     """
@@ -77,15 +77,26 @@ def require_current_index(array: CachedArray, name: str) -> IndexInfo:
     path, sidecar = (place(array.modality, array.name, name) for place in (layout.index, layout.index_sidecar))
     if not sidecar.exists():
         raise UsageError(f"{array} has no index: {REBUILD}")
+    array.require_complete()
     info = read_index_info(sidecar)
-    now = Binding.of(array)
-    if (info.fingerprint, info.digest) != (now.fingerprint, now.digest):
-        raise MismatchError(
-            f"index {path} was built from features {info.digest[:12]}, {array} holds {now.digest[:12]}: {REBUILD}"
-        )
+    _require_of(array, info, path)
     if sha256_of_file(path) != info.sha256:
         raise DamagedError(f"index {path} is missing or not the file that was built: delete it and {REBUILD}")
     return info
+
+
+def _require_of(array: CachedArray, info: IndexInfo, path: Path) -> None:
+    """Raises `MismatchError` unless the index at `path` was built from what `array` holds now; shows both."""
+    fingerprint, digest = array.recipe.fingerprint, array.digest()
+    if (info.fingerprint, info.digest) != (fingerprint, digest):
+        raise MismatchError(
+            f"index {path} was built from features {info.digest[:12]} (recipe {info.fingerprint[:12]}), {array} holds "
+            f"{digest[:12]} (recipe {fingerprint[:12]}): {REBUILD}"
+        )
+    said = (info.modality, info.array, info.num_rows, info.dim)
+    has = (array.modality, array.name, array.num_ok, array.recipe.dim)
+    if said != has:
+        raise MismatchError(f"index {path} is said to be of {said}, {array} is {has} (rows, width): {REBUILD}")
 
 
 def describe_indexes(cache: Cache, modalities: Iterable[Modality] | None = None) -> list[dict[str, Json]]:
@@ -96,14 +107,14 @@ def describe_indexes(cache: Cache, modalities: Iterable[Modality] | None = None)
     found = []
     for modality in cache.modalities if modalities is None else modalities:
         for sidecar in cache.layout.index_sidecars(modality):
-            value: dict[str, Json] = {}
+            info, state = None, "current"
             try:
-                value = read_sealed(sidecar)
-                current = cache.array(modality, value.get("array")).digest() == value.get("digest")
-                state = "current" if current else "stale: run `pipeline extract` again"
-            except PipelineError as error:
-                value, state = {}, str(error)
-            shown = {key: value.get(key) for key in ("array", "kind", "num_rows", "recall_at_10")}
+                info = _info_of(cache, modality, sidecar)
+            except MismatchError:
+                info, state = read_index_info(sidecar), "stale: run `pipeline extract` again"
+            except (RefusedError, UsageError) as error:
+                state = str(error)
+            shown = {name: getattr(info, name, None) for name in ("array", "kind", "num_rows", "recall_at_10")}
             found.append({"modality": modality, "index": sidecar.stem, "state": state, **shown})
     return found
 
@@ -113,13 +124,19 @@ def verify_indexes(cache: Cache, report: Callable[[Path, str, str], None]) -> No
     remedy = "run `pipeline extract` again to build it anew"
     for modality in cache.modalities:
         for sidecar in cache.layout.index_sidecars(modality):
+            index = sidecar.with_suffix(".faiss")
             try:
-                value = read_sealed(sidecar)
-                index = sidecar.with_suffix(".faiss")
-                if sha256_of_file(index) != value.get("sha256"):
+                if sha256_of_file(index) != read_index_info(sidecar).sha256:
                     report(index, "is missing or not the index that was built", remedy)
-                array = cache.array(modality, value.get("array"))
-                if value.get("digest") != array.digest():
-                    report(index, f"was built for other features of {array}", remedy)
-            except PipelineError as error:
+                _info_of(cache, modality, sidecar)
+            except MismatchError as error:
+                report(index, str(error), remedy)
+            except (RefusedError, UsageError) as error:
                 report(sidecar, str(error), remedy)
+
+
+def _info_of(cache: Cache, modality: Modality, sidecar: Path) -> IndexInfo:
+    """Returns what `sidecar` says; raises `MismatchError` where its array has other features now."""
+    info = read_index_info(sidecar)
+    _require_of(cache.array(modality, info.array), info, sidecar.with_suffix(".faiss"))
+    return info

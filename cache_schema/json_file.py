@@ -1,11 +1,16 @@
 """Strict JSON: one canonical spelling going out, nothing ambiguous coming in."""
 
 import json
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
 from cache_schema.errors import DamagedError
+from cache_schema.reading import read_file
 from cache_schema.sha256 import sha256_of
+
+Made = TypeVar("Made")
 
 Json = Any
 """A value that JSON can hold: None, bool, int, float, str, and lists and string-keyed dicts of them."""
@@ -45,11 +50,11 @@ def read_json(path: Path) -> Json:
 
     Raises:
         DamagedError: the file is missing or is not strict JSON.
+        EnvironmentProblem: it cannot be read now.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise DamagedError(f"{path} is missing: restore it from a copy, or extract into a new cache") from error
+    data = read_file(path)
+    if data is None:
+        raise DamagedError(f"{path} is missing: restore it from a copy, or extract into a new cache")
     return parse_json(data, path)
 
 
@@ -74,6 +79,28 @@ def read_sealed(path: Path) -> dict[str, Json]:
             "or extract into a new cache"
         )
     return value
+
+
+def typed(kind: type[Made], value: Mapping[str, Json]) -> Made:
+    """Returns the dataclass `kind` with these fields.
+
+    Raises:
+        TypeError: a field lacks, is none of `kind`, or is no int, float, str or bool where `kind` says that it is one.
+    """
+    made = kind(**value)
+    plain: dict[str, tuple[type, ...]] = _plain_fields(kind)  # type: ignore[arg-type]
+    for name, types in plain.items():
+        found = getattr(made, name)
+        # True is an int in Python, and no number in JSON.
+        if not isinstance(found, types) or (isinstance(found, bool) and bool not in types):
+            raise TypeError(f"{name} is {found!r}, which is no {types[0].__name__}")
+    return made
+
+
+@cache
+def _plain_fields(kind: type) -> dict[str, tuple[type, ...]]:
+    accepted: dict[type, tuple[type, ...]] = {int: (int,), float: (float, int), str: (str,), bool: (bool,)}
+    return {name: accepted[hint] for name, hint in get_type_hints(kind).items() if hint in accepted}
 
 
 def _refuse_constant(name: str) -> Json:

@@ -40,6 +40,11 @@ class Layout:
     def lock_json(self) -> Path:
         return self.root / "lock.json"
 
+    @property
+    def under_way_json(self) -> Path:
+        """The part that the process which holds the lock works on, where it works itself."""
+        return self.root / "under_way.json"
+
     def modality(self, modality: Modality) -> Path:
         return self.root / modality
 
@@ -51,6 +56,7 @@ class Layout:
             "pixels/*.arrow",
             "arrays/*/records/*.rows",
             "arrays/*/records/*.views",
+            "arrays/*/records/*.withdrawn",
         )
         return {path for pattern in patterns for path in self.modality(modality).glob(pattern)}
 
@@ -108,6 +114,10 @@ class Layout:
     def view_checks(self, modality: Modality, array: str, part: int) -> Path:
         """4 bytes per planned row of the part, beside the record of a view that is a crop."""
         return self.records(modality, array) / f"{part:05d}.views"
+
+    def withdrawn(self, modality: Modality, array: str, part: int) -> Path:
+        """The note on a part whose record was taken back."""
+        return self.records(modality, array) / f"{part:05d}.withdrawn"
 
     def indexes(self, modality: Modality) -> Path:
         return self.root / modality / "indexes"

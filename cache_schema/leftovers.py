@@ -43,6 +43,11 @@ def _named(cache: Cache, modality: Modality) -> set[Path]:
             named.add(layout.samples(modality, part))
             named.add(layout.row_hashes(modality, name, part))
             named.add(layout.view_checks(modality, name, part))
+        for path in layout.records(modality, name).glob("*.withdrawn"):
+            part = int(path.stem)
+            if not layout.record(modality, name, part).exists():
+                # What a part that is made again is compared with.
+                named |= {path, layout.samples(modality, part), layout.row_hashes(modality, name, part)}
     if modality == "image":
         named |= {layout.pixels(part) for part in committed_parts(layout.all_pixels)}
     return named

@@ -15,9 +15,10 @@ import numpy as np
 from cache_schema import atomic, shards
 from cache_schema.binding import Binding
 from cache_schema.cache import Cache
-from cache_schema.errors import DamagedError, MismatchError, PipelineError, UnfinishedError, UsageError, unknown_name
+from cache_schema.errors import DamagedError, MismatchError, RefusedError, UnfinishedError, UsageError, unknown_name
 from cache_schema.json_file import Json, fingerprint_of, read_sealed, seal
 from cache_schema.layout import Layout, check_name, metadata_path, shard_path
+from cache_schema.mined_rows import MinedRows
 from cache_schema.recipe import differences
 from cache_schema.records import committed_parts
 from cache_schema.sha256 import sha256_of, sha256_of_file
@@ -69,7 +70,9 @@ def _recipe_at(path: Path) -> NeighboursRecipe:
     value = read_sealed(path)
     try:
         ends = Binding.from_json(value["from"]), Binding.from_json(value["to"])
-        return NeighboursRecipe(*ends, int(value["k"]), value["index"], tuple(value.get("earlier", ())))
+        if type(value["k"]) is not int or value["k"] < 1:
+            raise ValueError(f"k is {value['k']!r}")
+        return NeighboursRecipe(*ends, value["k"], value["index"], tuple(value.get("earlier", ())))
     except (KeyError, TypeError, ValueError) as error:
         raise DamagedError(
             f"{path} is not a recipe of neighbours ({error}): mine them again under a new name"
@@ -153,8 +156,9 @@ class NeighboursReader:
         self.recipe = _recipe_at(cache.layout.neighbours_recipe(name))
         self._from = cache.array(self.recipe.from_.modality, self.recipe.from_.array)
         self._to = cache.array(self.recipe.to.modality, self.recipe.to.array)
-        for bound, array in ((self.recipe.from_, self._from), (self.recipe.to, self._to)):
-            bound.require_whole(array, f"neighbours {name!r}", "mine again under a new name")
+        what, remedy = f"neighbours {name!r}", "mine again under a new name"
+        self.recipe.from_.require_whole(self._from, what, remedy)
+        self._num_parts_of_to = self.recipe.to.require_whole(self._to, what, remedy)
         missing = self._from.committed - self._records.keys()
         if missing:
             raise UnfinishedError(
@@ -172,21 +176,18 @@ class NeighboursReader:
 
         Raises:
             UsageError: a row has no feature and so no neighbours.
-            DamagedError: a neighbour is no row of the array that was mined.
+            DamagedError: a neighbour is no row with a feature, or the two are not as near as was stored.
         """
         ids = self._reader("ids").gather(rows)
         if (ids < 0).any():
             row = np.asarray(rows)[(ids < 0).any(axis=1)][0]
             raise UsageError(f"row {row} has no feature, so no neighbours: ask for ok rows only")
-        if ids.size and ids.max() >= self._to.plan.row_end:
-            raise DamagedError(
-                f"neighbours in {self._cache.layout.neighbours(self._name)} name row {ids.max()} of {self._to}, which "
-                f"ends at row {self._to.plan.row_end - 1}: mine them again under a new name"
-            )
         return ids
 
     def scores(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the cosines that belong to `ids`, float16 of shape (len(rows), k), descending."""
+        """Returns the cosines that belong to `ids`, float16 of shape (len(rows), k), descending; NaN for bad rows."""
+        # Whoever reads ids checks both.
+        self._reader("ids").gather(rows)
         return self._reader("scores").gather(rows)
 
     @cached_property
@@ -202,9 +203,22 @@ class NeighboursReader:
                 row_format,
                 num_rows=self._from.plan.row_end,
                 commits={part: tuple(record["chunk_crc32c"][array]) for part, record in self._records.items()},
+                checks=self._check_of if array == "ids" else None,
             )
             for array, row_format in formats.items()
         }
+
+    def _check_of(self, part: int) -> shards.RowCheck:
+        where = f"neighbours in {self._cache.layout.neighbours(self._name)}"
+        return MinedRows(where, part, self._from, self._to, self._can_be_found, self._reader("scores")).require
+
+    @cached_property
+    def _can_be_found(self) -> np.ndarray:
+        """Whether a row of the array that was mined had a feature then, by row number."""
+        rows = self._to.ok_rows()
+        found = np.zeros(self._to.plan.row_end, bool)
+        found[rows[rows < self._num_parts_of_to * self._cache.part_rows]] = True
+        return found
 
     def _reader(self, array: ArrayName) -> shards.RowReader:
         return self._readers[array]
@@ -223,7 +237,7 @@ def describe_neighbours(cache: Cache) -> list[dict[str, Json]]:
             recipe = NeighboursReader(cache, name).recipe
             ends = {side: f"{end.modality}/{end.array}" for side, end in (("from", recipe.from_), ("to", recipe.to))}
             found.append({"name": name, **ends, "k": recipe.k, "state": "current"})
-        except PipelineError as error:
+        except (RefusedError, UsageError) as error:
             found.append({"name": name, "from": None, "to": None, "k": None, "state": str(error)})
     return found
 
@@ -237,14 +251,20 @@ def verify_neighbours(cache: Cache, report: Callable[[Path, str, str], None]) ->
             continue  # Interrupted before anything was mined.
         try:
             reader = NeighboursReader(cache, name)
-        except PipelineError as error:
+        except (RefusedError, UsageError) as error:
             report(layout.neighbours(name), str(error), remedy)
             continue
         for part, record in reader._records.items():
-            for array, sha256 in record["files"].items():
-                path = shard_path(layout.neighbours_array(name, array), part)
-                if sha256_of_file(path) != sha256:
-                    report(path, "is missing or not the shard that was committed", remedy)
+            paths = {array: shard_path(layout.neighbours_array(name, array), part) for array in _DTYPES}
+            damaged = [path for array, path in paths.items() if sha256_of_file(path) != record["files"][array]]
+            for path in damaged:
+                report(path, "is missing or not the shard that was committed", remedy)
+            if damaged:
+                continue
+            try:
+                reader.scores(np.array([part * cache.part_rows]))
+            except RefusedError as error:
+                report(layout.neighbours_record(name, part), str(error), remedy)
         expected = {layout.neighbours_group(name): shards.GROUP_METADATA}
         for array, row_format in _formats(cache.part_rows, reader.k).items():
             expected[layout.neighbours_array(name, array)] = row_format.array_metadata(reader._from.plan.row_end)
@@ -279,11 +299,14 @@ def _records_of(layout: Layout, name: str, recipe: NeighboursRecipe) -> dict[int
 
 def _record_at(path: Path, part: int, fingerprints: set[str]) -> dict[str, Json]:
     record = read_sealed(path)
-    if (
-        record.get("part") != part
-        or record.get("recipe") not in fingerprints
-        or set(record.get("files", {})) != set(_DTYPES)
-    ):
+    files, crcs = record.get("files"), record.get("chunk_crc32c")
+    whole = (
+        isinstance(files, dict)
+        and isinstance(crcs, dict)
+        and files.keys() == crcs.keys() == _DTYPES.keys()
+        and all(isinstance(of_chunks, list) for of_chunks in crcs.values())
+    )
+    if not whole or record.get("part") != part or record.get("recipe") not in fingerprints:
         raise DamagedError(
             f"{path} is not the record of part {part} of these neighbours: mine them again under a new name"
         )

@@ -17,9 +17,11 @@ import pyarrow as pa
 from cache_schema import atomic
 from cache_schema.errors import DamagedError
 from cache_schema.file_state import state_of_file
-from cache_schema.json_file import Json, fingerprint_of, read_sealed, seal
+from cache_schema.json_file import Json, fingerprint_of, read_sealed, seal, typed
 from cache_schema.layout import Layout
+from cache_schema.mapped import mapped_file, parsed_by_arrow
 from cache_schema.samples import DIGEST_BYTES
+from cache_schema.sha256 import sha256_of_file
 
 BATCH_ROWS = 1024
 SCHEMA = pa.schema(
@@ -92,7 +94,7 @@ def read_pixels_recipe(layout: Layout) -> PixelsRecipe | None:
         return None
     value = read_sealed(path)
     try:
-        return PixelsRecipe(**value)
+        return typed(PixelsRecipe, value)
     except TypeError as error:
         raise DamagedError(f"{path} does not describe pixels ({error}): restore it from a copy") from error
 
@@ -171,7 +173,7 @@ def read_pixels_record(layout: Layout, part: int) -> PixelsRecord:
     """Returns the record of the pixels of `part`; raises `DamagedError` when it is missing or damaged."""
     path = layout.pixels_record(part)
     try:
-        record = PixelsRecord(**read_sealed(path))
+        record = typed(PixelsRecord, read_sealed(path))
     except TypeError as error:
         raise DamagedError(f"{path} is not a record of pixels ({error}): {VERIFY}") from error
     if record.part != part:
@@ -184,17 +186,17 @@ class PixelsOfPart:
 
     Raises:
         DamagedError: the file is missing, cut or not Arrow.
+        EnvironmentProblem: it cannot be mapped now.
     """
 
     def __init__(self, path: Path, record: PixelsRecord) -> None:
         self.path = path
         self._record = record
         self._batches: dict[int, pa.RecordBatch] = {}
-        try:
-            self._state = state_of_file(path)
-            self._file = pa.ipc.open_file(pa.memory_map(str(path)))
-        except (OSError, pa.ArrowException) as error:
-            raise DamagedError(f"pixels {path} are missing or damaged: {VERIFY}") from error
+        self._state = state_of_file(path)
+        mapped = mapped_file(path)
+        with parsed_by_arrow(path, f"pixels {path} are missing or damaged: {VERIFY}"):
+            self._file = pa.ipc.open_file(mapped or pa.py_buffer(b""))
         num_batches = -(-record.num_rows // BATCH_ROWS)
         if (
             self._state is None
@@ -203,6 +205,11 @@ class PixelsOfPart:
             or self._file.num_record_batches != num_batches
         ):
             raise DamagedError(f"pixels {path} are not those that were committed: {VERIFY}")
+
+    def require_committed(self) -> None:
+        """Reads the whole file; raises `DamagedError` when its SHA-256 is not that of the record."""
+        if sha256_of_file(self.path) != self._record.sha256:
+            raise DamagedError(f"pixels {self.path} are not the pixels that were committed: {VERIFY}")
 
     def row(self, offset: int) -> PixelRow:
         """Returns one row; raises `DamagedError` when its JPEG is not what was stored."""
@@ -232,14 +239,11 @@ class PixelsOfPart:
 
     def _batch(self, number: int) -> pa.RecordBatch:
         if number not in self._batches:
-            try:
+            with parsed_by_arrow(self.path, f"rows of pixels {self.path} are damaged: {VERIFY}"):
                 batch = self._file.get_batch(number)
                 # A damaged offset would otherwise be followed out of the map.
                 batch.validate(full=True)
-                whole = batch.num_rows == min(BATCH_ROWS, self._record.num_rows - number * BATCH_ROWS)
-            except (OSError, pa.ArrowException) as error:
-                raise DamagedError(f"rows of pixels {self.path} are damaged: {VERIFY}") from error
-            if not whole:
+            if batch.num_rows != min(BATCH_ROWS, self._record.num_rows - number * BATCH_ROWS):
                 raise DamagedError(f"pixels {self.path} have other rows than their record says: {VERIFY}")
             self._batches[number] = batch
         return self._batches[number]

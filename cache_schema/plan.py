@@ -9,10 +9,14 @@ from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
+
 from cache_schema import atomic
 from cache_schema.errors import DamagedError
 from cache_schema.json_file import Json, fingerprint_of, read_sealed, seal
 from cache_schema.layout import Modality
+
+Offsets = Mapping[int, int] | Sequence[int] | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,11 @@ class SourceEntry:
         fingerprint: SHA-256 over the names, places and sizes of its samples.
         num_samples: in the source.
         options: the options of its kind, such as the column of a Parquet file.
-        state: size and modification time of a source that is one file: while these last, it need not be scanned again.
+        state: size and times of a source that is one file: while these last, it need not be scanned again; and of
+            files behind it the newest time.
+        ignored: how many members or files of each extension are not part of any sample.
+        replaced_by: place of the source that holds what this one came to hold after it was planned. The rows that are
+            still planned from this one are gone.
     """
 
     uri: str
@@ -34,6 +42,16 @@ class SourceEntry:
     num_samples: int
     options: Mapping[str, str] = field(default_factory=dict)
     state: Mapping[str, int] = field(default_factory=dict)
+    ignored: Mapping[str, int] = field(default_factory=dict)
+    replaced_by: int | None = None
+
+    def to_json(self) -> dict[str, Json]:
+        """Returns the fields; those of later versions only where they say something."""
+        value = asdict(self)
+        for name in ("ignored", "replaced_by"):
+            if value[name] in ({}, None):
+                del value[name]
+        return value
 
 
 @dataclass(frozen=True)
@@ -48,11 +66,20 @@ class Span:
 
 @dataclass(frozen=True)
 class Part:
-    """Consecutive rows that are read, encoded, committed and, if need be, repeated as one."""
+    """Consecutive rows that are read, encoded, committed and, if need be, repeated as one.
+
+    Attributes:
+        number: its place in the plan.
+        first_row: of it.
+        spans: the samples of its rows, in order.
+        before: fingerprints of the part as it was planned before, whose records still hold: the same rows, found again
+            in a source that changed elsewhere.
+    """
 
     number: int
     first_row: int
     spans: tuple[Span, ...]
+    before: tuple[str, ...] = ()
 
     @property
     def num_rows(self) -> int:
@@ -104,26 +131,34 @@ class Plan:
         last = self.segments[-1].parts[-1]
         return last.first_row + last.num_rows
 
-    def extended(self, sources: Sequence[SourceEntry], offsets: Sequence[Mapping[int, int]]) -> "Plan":
-        """Returns this plan with one more segment that holds all samples of `sources`, in their order.
+    def extended(
+        self,
+        sources: Sequence[SourceEntry],
+        offsets: Sequence[Offsets],
+        runs: Sequence[Sequence[tuple[int, int]]] | None = None,
+    ) -> "Plan":
+        """Returns this plan with one more segment that holds the samples of `sources`, in their order.
 
         Args:
-            sources: new ones, each with at least one sample.
-            offsets: for each source, sample number -> byte offset, at least for the samples `part_starts` names.
+            sources: new ones.
+            offsets: for each source, sample number -> byte offset, at least for the samples with which a span starts.
+            runs: for each source, (first sample, samples) of those that are planned; None plans all.
         """
         parts: list[Part] = []
         spans: list[Span] = []
         room = self.part_rows
         number = self.num_parts
-        for source, (entry, offset_of) in enumerate(zip(sources, offsets, strict=True), start=len(self.sources)):
-            done = 0
-            while done < entry.num_samples:
-                take = min(room, entry.num_samples - done)
-                spans.append(Span(source, done, take, offset_of[done]))
-                done, room = done + take, room - take
-                if room == 0:
-                    parts.append(Part(number + len(parts), (number + len(parts)) * self.part_rows, tuple(spans)))
-                    spans, room = [], self.part_rows
+        runs = runs if runs is not None else [[(0, entry.num_samples)] for entry in sources]
+        for source, (of_source, offset_of) in enumerate(zip(runs, offsets, strict=True), start=len(self.sources)):
+            for done, num_samples in of_source:
+                end = done + num_samples
+                while done < end:
+                    take = min(room, end - done)
+                    spans.append(Span(source, done, take, int(offset_of[done])))
+                    done, room = done + take, room - take
+                    if room == 0:
+                        parts.append(Part(number + len(parts), (number + len(parts)) * self.part_rows, tuple(spans)))
+                        spans, room = [], self.part_rows
         if spans:
             parts.append(Part(number + len(parts), (number + len(parts)) * self.part_rows, tuple(spans)))
         segments = (*self.segments, Segment(tuple(parts))) if parts else self.segments
@@ -144,6 +179,10 @@ class Plan:
         ]
         return fingerprint_of({"part": part.number, "first_row": part.first_row, "spans": spans})
 
+    def is_of_part(self, part: Part, num_rows: int, part_fingerprint: str) -> bool:
+        """Returns whether a record of that many rows and that fingerprint is one of `part`."""
+        return num_rows == part.num_rows and part_fingerprint in (self.part_fingerprint(part), *part.before)
+
 
 def part_starts(num_samples: Sequence[int], part_rows: int) -> list[list[int]]:
     """Returns, for sources of that many samples, the sample numbers at which a part's span will start in each."""
@@ -159,10 +198,18 @@ def part_starts(num_samples: Sequence[int], part_rows: int) -> list[list[int]]:
 def write_plan(path: Path, plan: Plan, *, fence: atomic.Fence | None = None) -> None:
     """Publishes `plan` at `path`."""
     segments = [
-        [[part.number, part.first_row, [list(_span_values(span)) for span in part.spans]] for part in segment.parts]
+        [
+            [
+                part.number,
+                part.first_row,
+                [list(_span_values(span)) for span in part.spans],
+                *([list(part.before)] if part.before else []),
+            ]
+            for part in segment.parts
+        ]
         for segment in plan.segments
     ]
-    sources = [asdict(source) for source in plan.sources]
+    sources = [source.to_json() for source in plan.sources]
     value = {"modality": plan.modality, "part_rows": plan.part_rows, "sources": sources, "segments": segments}
     atomic.publish_json(path, seal(value), fence=fence)
 
@@ -194,7 +241,12 @@ def _span_values(span: Span) -> tuple[int, int, int, int]:
 
 def _plan_of(value: dict[str, Json]) -> Plan:
     segments = tuple(
-        Segment(tuple(Part(number, row, tuple(Span(*span) for span in spans)) for number, row, spans in segment))
+        Segment(
+            tuple(
+                Part(number, row, tuple(Span(*span) for span in spans), *map(tuple, before))
+                for number, row, spans, *before in segment
+            )
+        )
         for segment in value["segments"]
     )
     sources = tuple(SourceEntry(**source) for source in value["sources"])

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from cache_schema.errors import DamagedError
-from cache_schema.json_file import Json, read_sealed
+from cache_schema.json_file import Json, read_sealed, typed
 
 HASH_BYTES = 16
 _RECORD_NAME = re.compile(r"\d{5,}\.json")
@@ -71,20 +71,32 @@ class Record:
 def record_of(value: Mapping[str, Json], where: object) -> Record:
     """Returns the record with that JSON form; raises `DamagedError` when it is not one or does not add up."""
     try:
-        record = Record(
-            **{
-                **value,
-                "bad": tuple(value["bad"]),
-                "exceptions": tuple(RowException(*e) for e in value["exceptions"]),
-                "chunk_crc32c": tuple(value["chunk_crc32c"]),
-            }
-        )
-        in_range = all(0 <= offset < record.num_rows for offset in record.bad)
-    except (KeyError, TypeError) as error:
+        parts = {
+            "bad": _whole_numbers("bad", value["bad"]),
+            "exceptions": tuple(_exception_of(*e) for e in value["exceptions"]),
+            "files": {name: str(sha256) for name, sha256 in value["files"].items()},
+            "chunk_crc32c": _whole_numbers("chunk_crc32c", value["chunk_crc32c"]),
+        }
+        record = typed(Record, {**value, **parts})
+    except (KeyError, TypeError, AttributeError) as error:
         raise DamagedError(f"{where} is not a record ({error}): run `pipeline verify` to see all damage") from error
-    if not in_range or list(record.bad) != sorted(set(record.bad)):
-        raise DamagedError(f"{where} names bad rows outside its part: run `pipeline verify` to see all damage")
+    if missing := [name for name in ("shard", "samples", "rows") if name not in record.files]:
+        raise DamagedError(f"{where} names no file of {', '.join(missing)}: run `pipeline verify` to see all damage")
+    for what, offsets in (("bad rows", record.bad), ("exceptions", [e.offset for e in record.exceptions])):
+        if not all(0 <= offset < record.num_rows for offset in offsets) or list(offsets) != sorted(set(offsets)):
+            raise DamagedError(f"{where} names {what} outside its part: run `pipeline verify` to see all damage")
     return record
+
+
+def _exception_of(offset: Json, status: Json, reason: Json) -> RowException:
+    return typed(RowException, {"offset": offset, "status": status, "reason": reason})
+
+
+def _whole_numbers(name: str, values: Iterable[Json]) -> tuple[int, ...]:
+    found = tuple(values)
+    if not all(type(number) is int for number in found):
+        raise TypeError(f"{name} is not a list of whole numbers")
+    return found
 
 
 def read_record(path: Path) -> Record:

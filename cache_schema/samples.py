@@ -11,24 +11,32 @@ import pyarrow.parquet as pq
 
 from cache_schema.errors import DamagedError
 from cache_schema.layout import Modality
+from cache_schema.mapped import mapped_file, parsed_by_arrow
+from cache_schema.sha256 import sha256_of
 
 OK = "ok"
 DIGEST_BYTES = 16
 
 _SHARED = [
     pa.field("row", pa.int64(), nullable=False),
-    pa.field("key", pa.string(), nullable=False),
+    pa.field("key", pa.large_string(), nullable=False),
     pa.field("source", pa.int32(), nullable=False),
     pa.field("offset_bytes", pa.int64(), nullable=False),
     pa.field("size_bytes", pa.int64(), nullable=False),
     pa.field("digest", pa.binary(DIGEST_BYTES)),
-    pa.field("status", pa.string(), nullable=False),
-    pa.field("reason", pa.string(), nullable=False),
+    pa.field("status", pa.large_string(), nullable=False),
+    pa.field("reason", pa.large_string(), nullable=False),
 ]
 SCHEMAS: dict[Modality, pa.Schema] = {
     "image": pa.schema([*_SHARED, pa.field("width", pa.int32()), pa.field("height", pa.int32())]),
-    "text": pa.schema([*_SHARED, pa.field("text", pa.string())]),
+    "text": pa.schema([*_SHARED, pa.field("text", pa.large_string())]),
 }
+"""The columns of a sample table in memory. Letters are `large_string`, whose arrays have no limit of 2 GiB.
+
+On disk a table says `string` as long as every column is below that limit, and `large_string` beyond.
+"""
+
+_MOST_BYTES_OF_STRINGS = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -91,25 +99,45 @@ def table_of(samples: Sequence[Sample], modality: Modality) -> pa.Table:
     return pa.table({name: [getattr(s, name) for s in samples] for name in schema.names}, schema=schema)
 
 
-def encode_table(table: pa.Table) -> bytes:
-    """Returns the Parquet file of a sample table. Equal tables give equal bytes under one pyarrow version."""
+def encode_table(table: pa.Table, *, most_bytes_of_strings: int = _MOST_BYTES_OF_STRINGS) -> bytes:
+    """Returns the Parquet file of a sample table. Equal tables give equal bytes under one pyarrow version.
+
+    Args:
+        table: as `table_of` gives it.
+        most_bytes_of_strings: a column of more letters, and with it all of them, is written as `large_string`.
+    """
+    # Records keep the SHA-256 of a table: one that always could be written keeps the bytes that it always had.
+    if all(column.nbytes <= most_bytes_of_strings for column in table.columns):
+        table = table.cast(_with_short_strings(table.schema))
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     return buffer.getvalue()
 
 
-def read_table(path: Path, modality: Modality, columns: Sequence[str] | None = None) -> pa.Table:
-    """Returns the sample table at `path`, or some of its columns.
+def read_table(
+    path: Path, modality: Modality, columns: Sequence[str] | None = None, *, sha256: str | None = None
+) -> pa.Table:
+    """Returns the sample table at `path`, or some of its columns; `sha256` is what the file was committed with.
 
     Raises:
-        DamagedError: the file is missing, unreadable, or has another schema.
+        DamagedError: the file is missing, damaged, not the one that was committed, or has another schema.
+        EnvironmentProblem: it cannot be read now.
     """
     schema = SCHEMAS[modality]
-    try:
-        table = pq.read_table(path, columns=list(columns) if columns else None, partitioning=None)
-    except (OSError, pa.ArrowException) as error:
-        raise DamagedError(f"sample table {path} is missing or damaged: run `pipeline verify` to see all") from error
+    data = mapped_file(path)
+    if sha256 is not None and (data is None or sha256_of(memoryview(data)) != sha256):
+        raise DamagedError(f"sample table {path} is not the one that was committed: run `pipeline verify`")
+    with parsed_by_arrow(path, f"sample table {path} is missing or damaged: run `pipeline verify` to see all"):
+        table = pq.read_table(pa.BufferReader(data or b""), columns=list(columns) if columns else None)
     expected = pa.schema([schema.field(name) for name in columns]) if columns else schema
-    if not table.schema.equals(expected):
+    if table.schema.equals(expected):
+        return table
+    if not table.schema.equals(_with_short_strings(expected)):
         raise DamagedError(f"sample table {path} has columns {table.schema.names}, expected {expected.names}")
-    return table
+    return table.cast(expected)
+
+
+def _with_short_strings(schema: pa.Schema) -> pa.Schema:
+    return pa.schema(
+        [field.with_type(pa.string()) if pa.types.is_large_string(field.type) else field for field in schema]
+    )

@@ -17,10 +17,12 @@ import pyarrow.parquet as pq
 from cache_schema import atomic
 from cache_schema.binding import Binding
 from cache_schema.cache import Cache
-from cache_schema.errors import DamagedError, MismatchError, PipelineError, unknown_name
+from cache_schema.errors import DamagedError, MismatchError, RefusedError, UsageError, unknown_name
 from cache_schema.json_file import Json, read_sealed, seal
 from cache_schema.layout import Modality, check_name
+from cache_schema.mapped import parsed_by_arrow
 from cache_schema.plan import Plan
+from cache_schema.reading import read_file
 from cache_schema.recipe import differences
 from cache_schema.sha256 import sha256_of
 
@@ -118,7 +120,7 @@ def describe_selections(cache: Cache) -> list[dict[str, Json]]:
             binding, method = selection.binding, selection.method.get("name")
             of = {"array": f"{binding.modality}/{binding.array}", "rows": len(selection.rows), "method": method}
             found.append({"name": name, **of, "state": "current"})
-        except PipelineError as error:
+        except (RefusedError, UsageError) as error:
             found.append({"name": name, "array": None, "rows": None, "method": None, "state": str(error)})
     return found
 
@@ -128,7 +130,7 @@ def verify_selections(cache: Cache, report: Callable[[Path, str, str], None]) ->
     for name in cache.layout.selection_names():
         try:
             read_selection(cache, name)
-        except PipelineError as error:
+        except (RefusedError, UsageError) as error:
             report(cache.layout.selection(name), str(error), _REMEDY)
 
 
@@ -141,7 +143,7 @@ def _selection_at(cache: Cache, name: str) -> Selection:
         num_rows, sha256 = int(value["num_rows"]), str(value["sha256"])
     except (KeyError, TypeError, ValueError) as error:
         raise DamagedError(f"{sidecar} does not describe a selection ({error}): {_REMEDY}") from error
-    data = path.read_bytes() if path.exists() else b""
+    data = read_file(path) or b""
     if sha256_of(data) != sha256:
         raise DamagedError(f"{path} is missing or not the file that was published: {_REMEDY}")
     rows = _rows_of(data, path)
@@ -183,10 +185,8 @@ def _encoded(rows: np.ndarray) -> bytes:
 
 
 def _rows_of(data: bytes, where: Path) -> np.ndarray:
-    try:
+    with parsed_by_arrow(where, f"{where} is not Parquet: {_REMEDY}"):
         table = pq.read_table(pa.BufferReader(data))
-    except (OSError, pa.ArrowException) as error:
-        raise DamagedError(f"{where} is not Parquet: {_REMEDY}") from error
     if not table.schema.equals(_SCHEMA):
         raise DamagedError(f"{where} has columns {table.schema.names}, expected one int64 column row: {_REMEDY}")
     return table.column("row").to_numpy()

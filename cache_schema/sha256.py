@@ -3,6 +3,8 @@
 import hashlib
 from pathlib import Path
 
+from cache_schema.reading import failures_told_from_absence
+
 
 def sha256_of(data: bytes | memoryview) -> str:
     """Returns the SHA-256 of `data`."""
@@ -10,9 +12,7 @@ def sha256_of(data: bytes | memoryview) -> str:
 
 
 def sha256_of_file(path: Path) -> str | None:
-    """Returns the SHA-256 of the file at `path`, None where there is none; raises `OSError` when it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        return None
+    """Returns the SHA-256 of the file at `path`, None where there is none; raises as `read_file`."""
+    with failures_told_from_absence(path), open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+    return None

@@ -6,8 +6,7 @@ reading go around zarr-python only for speed: any Zarr v3 reader sees the same r
 """
 
 import json
-import resource
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +16,11 @@ import google_crc32c
 import numpy as np
 
 from cache_schema import atomic
-from cache_schema.errors import DamagedError, EnvironmentProblem, UnfinishedError, UsageError
+from cache_schema.errors import DamagedError, UnfinishedError, UsageError
 from cache_schema.file_state import state_of_file
 from cache_schema.json_file import readable_json
 from cache_schema.layout import metadata_path, shard_path
+from cache_schema.mapped import mapped_file
 
 MAX_CHUNK_ROWS = 1024
 _CRC_BYTES = 4
@@ -147,30 +147,45 @@ def publish_shard(folder: Path, part: int, shard: EncodedShard, *, fence: atomic
     atomic.publish_bytes(path, shard.data, fence=fence)
 
 
+RowCheck = Callable[[int, np.ndarray], None]
+"""Called with the offset in a part and the rows of one chunk; raises `DamagedError` where they are not the right ones.
+
+The last chunk of a short part goes on with fill.
+"""
+
+
 class RowReader:
     """Reads rows of one array through a memory map of its shards.
 
-    Guarantees: `gather` and `read_part` return exactly what zarr-python returns for the same rows. Every chunk's crc32c
-    is checked against the bytes and against the part's record the first time it is touched; a shard that is missing,
-    cut, foreign or changed while open is an error, never fill.
+    Guarantees: `gather` and `read_part` return exactly what zarr-python returns for the same rows. A part is checked
+    once, the first time that one of its rows is read: every chunk's crc32c against the bytes and against the record,
+    then its rows by `checks`. A shard that is missing, cut, foreign or changed while open is an error, never fill.
 
     Args:
         folder: the folder of the Zarr array.
         row_format: the format of its shards.
         num_rows: planned rows, the length of the array.
         commits: for every committed part, the chunk crc32c's that its record keeps.
+        checks: returns for a part the function that judges its rows by more than checksums, called once with every
+            chunk; None trusts the record.
     """
 
     def __init__(
-        self, folder: Path, row_format: RowFormat, *, num_rows: int, commits: Mapping[int, tuple[int, ...]]
+        self,
+        folder: Path,
+        row_format: RowFormat,
+        *,
+        num_rows: int,
+        commits: Mapping[int, tuple[int, ...]],
+        checks: Callable[[int], RowCheck] | None = None,
     ) -> None:
         self.folder = folder
         self.row_format = row_format
         self.shape = (num_rows, row_format.width)
         self.dtype = np.dtype(row_format.dtype)
         self._commits = commits
+        self._checks = checks
         self._shards: dict[int, _MappedShard] = {}
-        allow_open_files(len(commits) + 256)
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
         """Returns the given rows, shape (len(rows), width), in the order asked; rows may repeat.
@@ -205,8 +220,10 @@ class RowReader:
                 raise UnfinishedError(
                     f"part {part} of {self.folder} is not committed: run `pipeline extract` again to finish the cache"
                 )
-            path = shard_path(self.folder, part)
-            shard = self._shards[part] = _MappedShard(path, self.row_format, self._commits[part])
+            shard = _MappedShard(shard_path(self.folder, part), self.row_format, self._commits[part])
+            if self._checks is not None:
+                shard.require(self._checks(part))
+            self._shards[part] = shard
         shard.check_unchanged()
         return shard
 
@@ -215,10 +232,10 @@ class _MappedShard:
     def __init__(self, path: Path, row_format: RowFormat, chunk_crc32c: tuple[int, ...]) -> None:
         self.path = path
         self.row_format = row_format
-        try:
-            self._bytes = np.memmap(path, np.uint8, mode="r")
-        except (OSError, ValueError) as error:
-            raise DamagedError(f"shard {path} is missing or empty: run `pipeline verify` to see all damage") from error
+        mapped = mapped_file(path)
+        if mapped is None:
+            raise DamagedError(f"shard {path} is missing: run `pipeline verify` to see all damage")
+        self._bytes = np.frombuffer(mapped, np.uint8)
         if len(self._bytes) != row_format.shard_bytes:
             raise DamagedError(
                 f"shard {path} has {len(self._bytes):,} bytes instead of {row_format.shard_bytes:,}: "
@@ -226,8 +243,13 @@ class _MappedShard:
             )
         self._state = state_of_file(path)
         self._offsets = _read_index(self._bytes, row_format, path)
-        self._expected = chunk_crc32c
-        self._checked = np.zeros(row_format.num_chunks, bool)
+        if len(chunk_crc32c) != row_format.num_chunks:
+            raise DamagedError(
+                f"the record of shard {path} has checksums of {len(chunk_crc32c)} chunks instead of "
+                f"{row_format.num_chunks}: run `pipeline verify` to see all damage"
+            )
+        for chunk, expected in enumerate(chunk_crc32c):
+            self._check_chunk(chunk, expected)
 
     @cached_property
     def _rows(self) -> tuple[np.ndarray, np.ndarray]:
@@ -245,22 +267,24 @@ class _MappedShard:
 
     def take(self, offsets: np.ndarray) -> np.ndarray:
         chunk_of, row_of = np.divmod(offsets, self.row_format.chunk_rows)
-        if not self._checked.all():
-            for chunk in np.unique(chunk_of[~self._checked[chunk_of]]):
-                self._check_chunk(int(chunk))
         chunks, slots = self._rows
         return chunks[slots[chunk_of], row_of]
 
-    def _check_chunk(self, chunk: int) -> None:
+    def require(self, check: RowCheck) -> None:
+        """Calls `check` with every chunk."""
+        chunks, slots = self._rows
+        for chunk, slot in enumerate(slots):
+            check(chunk * self.row_format.chunk_rows, chunks[slot])
+
+    def _check_chunk(self, chunk: int, expected: int) -> None:
         offset = int(self._offsets[chunk])
         data = self._bytes[offset : offset + self.row_format.chunk_bytes]
         actual = google_crc32c.value(data)
-        if actual != _stored_crc(self._bytes, offset, self.row_format) or actual != self._expected[chunk]:
+        if actual != _stored_crc(self._bytes, offset, self.row_format) or actual != expected:
             raise DamagedError(
-                f"chunk {chunk} of shard {self.path} has crc32c {actual:08x}, its record says "
-                f"{self._expected[chunk]:08x}: run `pipeline verify` to see all damage"
+                f"chunk {chunk} of shard {self.path} has crc32c {actual:08x}, its record says {expected:08x}: "
+                "run `pipeline verify` to see all damage"
             )
-        self._checked[chunk] = True
 
     def check_unchanged(self) -> None:
         if state_of_file(self.path) != self._state:
@@ -286,17 +310,3 @@ def _read_index(data: np.ndarray, row_format: RowFormat, where: object) -> np.nd
 def _stored_crc(data: Any, offset: int, row_format: RowFormat) -> int:
     start = offset + row_format.chunk_bytes
     return int.from_bytes(bytes(data[start : start + _CRC_BYTES]), "little")
-
-
-def allow_open_files(num_files: int) -> None:
-    """Lets this process have that many files open; raises `EnvironmentProblem` where the system does not."""
-    # Python keeps one descriptor open per memory map (before 3.13 there is no way not to).
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft >= num_files or soft == resource.RLIM_INFINITY:
-        return
-    if hard != resource.RLIM_INFINITY and hard < num_files:
-        raise EnvironmentProblem(
-            f"this cache needs {num_files:,} open files, this process may have {hard:,}: "
-            "raise `ulimit -n` and run again"
-        )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (num_files, hard))

@@ -5,13 +5,11 @@ from functools import cached_property
 from pathlib import Path
 
 from cache_schema.cache import Cache
-from cache_schema.errors import DamagedError, MismatchError, PipelineError, UnfinishedError
+from cache_schema.errors import DamagedError, MismatchError, RefusedError, UnfinishedError, UsageError
 from cache_schema.pixels import VERIFY, PixelsOfPart, PixelsRecipe, PixelsRecord, read_pixels_recipe, read_pixels_record
 from cache_schema.plan import Part, Plan
 from cache_schema.records import committed_parts
 from cache_schema.samples import OK
-from cache_schema.sha256 import sha256_of_file
-from cache_schema.shards import allow_open_files
 
 
 class StoredPixels:
@@ -38,10 +36,7 @@ class StoredPixels:
         """Returns the record of a committed part, checked against recipe and plan; raises `DamagedError`."""
         record = read_pixels_record(self.cache.layout, part)
         planned = self.plan.part(part) if part < self.plan.num_parts else None
-        if planned is None or (record.num_rows, record.part_fingerprint) != (
-            planned.num_rows,
-            self.plan.part_fingerprint(planned),
-        ):
+        if planned is None or not self.plan.is_of_part(planned, record.num_rows, record.part_fingerprint):
             raise DamagedError(f"{self.cache.layout.pixels_record(part)} is of other rows than the plan: {VERIFY}")
         if record.fingerprint != self.recipe.fingerprint:
             raise MismatchError(
@@ -69,13 +64,17 @@ class StoredPixels:
     def jpeg(self, row: int, digest: bytes) -> bytes:
         """Returns the JPEG of an ok image row, made from the original with that `digest`.
 
+        The first row of a part that is asked for costs a read of its whole file.
+
         Raises:
             DamagedError: it is missing, not what was stored, or made from other bytes.
         """
         part, offset = divmod(row, self.cache.part_rows)
         if part not in self._parts:
-            allow_open_files(2 * len(self.committed) + 256)
-            self._parts[part] = PixelsOfPart(self.cache.layout.pixels(part), self.record(part))
+            stored = PixelsOfPart(self.cache.layout.pixels(part), self.record(part))
+            # A picture cannot be told from another of the same original by its row alone.
+            stored.require_committed()
+            self._parts[part] = stored
         return self._parts[part].picture(offset, digest)
 
 
@@ -94,7 +93,7 @@ def verify_pixels(cache: Cache, note: Callable[[Path, str, int | None], None]) -
     layout = cache.layout
     try:
         pixels = stored_pixels(cache)
-    except PipelineError as error:
+    except (RefusedError, UsageError) as error:
         note(layout.pixels_json, str(error), None)
         return
     parts = committed_parts(layout.all_pixels)
@@ -106,16 +105,14 @@ def verify_pixels(cache: Cache, note: Callable[[Path, str, int | None], None]) -
         try:
             for what in _problems_of_part(pixels, part):
                 note(layout.pixels(part), what, part)
-        except PipelineError as error:
+        except (RefusedError, UsageError) as error:
             note(layout.pixels(part), str(error), part)
 
 
 def _problems_of_part(pixels: StoredPixels, part: int) -> Iterator[str]:
     record, path = pixels.record(part), pixels.cache.layout.pixels(part)
     stored = PixelsOfPart(path, record)
-    if sha256_of_file(path) != record.sha256:
-        yield "are not the pixels that were committed"
-        return
+    stored.require_committed()
     rows = [stored.row(offset) for offset in range(record.num_rows)]
     if sum(row.jpeg is not None for row in rows) != record.num_pictures:
         yield f"do not hold the {record.num_pictures} pictures of their record"

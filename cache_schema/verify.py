@@ -5,19 +5,16 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-
 from cache_schema.cache import Cache, CachedArray
-from cache_schema.errors import PipelineError, RefusedError
-from cache_schema.features import NORM_TOLERANCE, feature_format
+from cache_schema.errors import RefusedError, UsageError
+from cache_schema.features import feature_format
 from cache_schema.indexes import verify_indexes
 from cache_schema.json_file import Json
 from cache_schema.layout import MODALITIES, Layout, Modality, metadata_path, shard_path
 from cache_schema.neighbours import verify_neighbours
 from cache_schema.plan import Part
 from cache_schema.progress import Progress
-from cache_schema.records import logical_digest, row_hash
-from cache_schema.samples import OK
+from cache_schema.records import logical_digest
 from cache_schema.selections import verify_selections
 from cache_schema.sha256 import sha256_of_file
 from cache_schema.shards import GROUP_METADATA
@@ -134,35 +131,16 @@ def _verify_part(array: CachedArray, part: Part, found: list[Problem]) -> bytes:
     shard = shard_path(layout.feature_array(modality, array.name), part.number)
     if sha256_of_file(shard) != record.files["shard"]:
         raise RefusedError(f"shard {shard} is missing or not the one that was committed")
-    features = array.reader_of([record]).read_part(part.number)[: part.num_rows]
-    table = array.cache.samples(modality, part.number)
-    rows = table.column("row").to_numpy()
-    if not np.array_equal(rows, part.first_row + np.arange(part.num_rows)):
-        raise RefusedError(f"sample table {layout.samples(modality, part.number)} has other rows than the plan")
-    outcome = array.outcome(part.number)
-    has_feature = np.isfinite(features).all(axis=1)
-    is_ok = np.array([status == OK for _, _, status, _ in outcome])
-    recorded = np.ones(part.num_rows, bool)
-    recorded[list(record.bad)] = False
-    for row in np.flatnonzero((has_feature != is_ok) | (is_ok != recorded)):
-        _, key, status, _ = outcome[row]
-        what = f"row {rows[row]} ({key!r}) has status {status}, {'a' if has_feature[row] else 'no'} feature"
-        found.append(
-            Problem(str(shard), what + f", and its record says {'ok' if recorded[row] else 'bad'}", REEXTRACT, at)
-        )
-    norms = np.linalg.norm(features[has_feature].astype(np.float32), axis=1)
-    for row in rows[has_feature][np.abs(norms - 1) > NORM_TOLERANCE]:
-        found.append(Problem(str(shard), f"the feature of row {row} does not have norm 1", REEXTRACT, at))
-    digests = table.column("digest").to_pylist()
-    hashes = b"".join(
-        row_hash(key, status, reason, digest, feature.tobytes() if status == OK else b"")
-        for (_, key, status, reason), digest, feature in zip(outcome, digests, features, strict=True)
-    )
+    features = array.unchecked_features(part.number).read_part(part.number)[: part.num_rows]
+    committed = array.committed_rows(part.number)
+    for what in committed.problems(0, features):
+        found.append(Problem(str(shard), what, REEXTRACT, at))
+    hashes = committed.hashes_of(0, features)
     if array.recipe.view:
         path = layout.view_checks(modality, array.name, part.number)
         with _problems_of(found, path, REEXTRACT, at):
             read_checks(path, record)
-    if hashes != array.row_hashes(part.number):
+    if hashes != committed.hashes:
         where = layout.row_hashes(modality, array.name, part.number)
         found.append(Problem(str(where), "does not hold the hashes of the part's rows", REEXTRACT, at))
     return hashes
@@ -183,5 +161,5 @@ def _headless(layout: Layout) -> Iterator[Problem]:
 def _problems_of(found: list[Problem], where: Path, remedy: str, part: PartOfArray | None = None) -> Iterator[None]:
     try:
         yield
-    except PipelineError as error:
+    except (RefusedError, UsageError) as error:
         found.append(Problem(str(where), str(error), remedy, part))

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from cache_schema.errors import DamagedError
+from cache_schema.reading import read_file
 from cache_schema.records import Record
 from cache_schema.sha256 import sha256_of
 
@@ -17,7 +18,7 @@ def read_checks(path: Path, record: Record) -> np.ndarray:
     Raises:
         DamagedError: they are missing, or not those that `record` was committed with.
     """
-    data = path.read_bytes() if path.exists() else b""
+    data = read_file(path) or b""
     whole = len(data) == VIEW_CHECK_BYTES * record.num_rows
     if not whole or sha256_of(data) != record.files.get("views"):
         raise DamagedError(f"view checks {path} are not those that were committed: run `pipeline verify`")

@@ -3,6 +3,7 @@
 0 done, 1 failed, 2 usage, 3 parts failed, 4 refused, 128 + signal when interrupted (DESIGN: `cache_schema.errors`).
 """
 
+import errno
 import importlib
 import os
 import sys
@@ -15,10 +16,10 @@ import click
 from click.core import ParameterSource
 
 from cache_schema.errors import PipelineError, nearest, unknown_name
-from pipeline import signals
+from pipeline import signals, streams
 from pipeline.commands import COMMANDS, module_of
 from pipeline.options.layers import DEBUG_VARIABLE, key_of, variable_of
-from pipeline.output import OutputClosed, print_error, print_note, printable
+from pipeline.output import print_error, print_note, printable
 
 # These keep what they did so far and go on from there.
 RESUMABLE = ("extract", "import", "mine", "distill", "demo")
@@ -51,7 +52,9 @@ class LazyGroup(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
     def main(self, args: Sequence[str] | None = None, *_: Any, **__: Any) -> NoReturn:
-        sys.exit(run(sys.argv[1:] if args is None else list(args)))
+        code = run(sys.argv[1:] if args is None else list(args))
+        # Whoever left before the end of our results does not have them all.
+        sys.exit(code or int(streams.reader_left()))
 
 
 @click.group(
@@ -97,10 +100,18 @@ def run(args: list[str]) -> int:
         _show_trace(error, args)
         return error.exit_code
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            print_error(f"{os.strerror(error.errno)}: {str(error.filename)[:60]}...: name a shorter path")
+            return 2
         print_error(f"{error}: free or mend what it names, then run again")
         _show_trace(error, args)
         return 1
-    except OutputClosed:
+    except SystemExit as error:
+        # Nothing of ours does that: a 0 would say that all went well.
+        print_error(
+            f"a teacher or a library called sys.exit({error.code!r}): raise an error there that says what is wrong"
+        )
+        _show_trace(error, args)
         return 1
     except KeyboardInterrupt as interrupt:
         said = "" if isinstance(interrupt, signals.Interrupted) else str(interrupt)
@@ -159,9 +170,7 @@ def _on_bug(kind: type[BaseException], error: BaseException, trace: TracebackTyp
 
 def main() -> NoReturn:
     """Entry point of the `pipeline` program."""
+    streams.keep_streams()
     sys.excepthook = _on_bug
     signals.install()
-    for stream in (sys.stdout, sys.stderr):
-        # A file name that the locale cannot write is no reason to fail.
-        getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
     cli.main()

@@ -1,7 +1,6 @@
 """Prints for commands: results on stdout, for people or as one JSON object; everything else on stderr."""
 
 import json
-import os
 import sys
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,10 +11,6 @@ from typing import Any, TextIO
 # marks, which make a line look like another one. Cs: halves of a surrogate pair, which no encoding can write. Zl, Zp:
 # line breaks.
 _NOT_PRINTED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-
-
-class OutputClosed(Exception):
-    """Whoever read our stdout went away, as `head` does."""
 
 
 def printable(text: str) -> str:
@@ -52,9 +47,6 @@ def print_result(result: Mapping[str, Any], *, as_json: bool, lines: Sequence[st
         as_json: print `result` instead of `lines`.
         lines: the same for people.
         next_step: a command to run now; the last line.
-
-    Raises:
-        OutputClosed: nobody reads stdout any more.
     """
     if as_json:
         whole = {**result, "next": next_step} if next_step else result
@@ -81,13 +73,7 @@ def print_error(text: str) -> None:
 
 
 def _write(line: str) -> None:
-    stream = _results or sys.stdout
-    try:
-        print(line, file=stream, flush=True)
-    except BrokenPipeError as error:
-        # Else the interpreter flushes again at exit, fails again and says so.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-        raise OutputClosed from error
+    print(line, file=_results or sys.stdout, flush=True)
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[str]:

@@ -2,18 +2,21 @@
 
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cache_schema.errors import EnvironmentProblem, LockedError
 from cache_schema.progress import Progress
 from pipeline.executors.base import Executor
+from pipeline.part_queue import PartQueue
 from stages.parts.failed import FailedPart
 
 if TYPE_CHECKING:
     from stages.parts.job import PartsJob
+    from stages.parts.worker import PartsWorker
 
 NOTHING_PENDING = "nothing was pending: the cache has all of it"
 
@@ -38,6 +41,9 @@ class RanParts:
 def run_parts(job: "PartsJob[Any]", executor: Executor, progress: Progress, *, elsewhere: bool = False) -> RanParts:
     """Runs the pending parts of `job` and returns their outcome: each is committed, or failed while the others went on.
 
+    A part at which a worker died is done again by workers that may die, until the rows to blame are found
+    (`stages.parts.fatal_rows`). Where the worker is this process, the next run does that.
+
     Args:
         job: whose cache is locked.
         executor: runs the workers.
@@ -46,6 +52,7 @@ def run_parts(job: "PartsJob[Any]", executor: Executor, progress: Progress, *, e
 
     Raises:
         TooManyBadRows: more rows are bad than the job allows.
+        LockedError: another run took the lock, wherever that was noticed.
         PipelineError: as `Executor.map`.
     """
     ran = RanParts(len(job.tasks))
@@ -56,19 +63,44 @@ def run_parts(job: "PartsJob[Any]", executor: Executor, progress: Progress, *, e
     def show(rows_of_part: int) -> None:
         progress(done + ran.num_rows + rows_of_part, total, "rows", bottleneck(ran.seconds))
 
-    make_worker = job.make_worker if elsewhere else partial(job.make_worker, progress=show)
-    for outcome in executor.map(make_worker, job.tasks):
-        task, report = outcome.task, outcome.value
-        if report is None:
-            assert outcome.error is not None
-            error = outcome.error
-            ran.failed.append(FailedPart(task.modality, task.part.number, str(error), error.exit_code))
-            continue
-        ran.seconds.update(report.seconds)
-        ran.num_rows += report.num_rows
-        show(0)
-        job.count_bad(report.modality, report.num_bad)
+    fence = job.settings.fence
+    queue = PartQueue(job, is_here=not elsewhere)
+    make_worker = job.make_worker if elsewhere else _ShownHere(job.make_worker, show)
+    try:
+        for outcome in filter(None, map(queue.settled, executor.map(make_worker, queue))):
+            task, report = outcome.task, outcome.value
+            if report is None:
+                assert outcome.error is not None
+                error = outcome.error
+                ran.failed.append(FailedPart(task.modality, task.part.number, str(error), error.exit_code))
+                continue
+            ran.seconds.update(report.seconds)
+            ran.num_rows += report.num_rows
+            show(0)
+            job.count_bad(report.modality, report.num_bad)
+    except LockedError as error:
+        fence.check()
+        raise EnvironmentProblem(
+            f"{error}; but this process holds the lock, so the worker sees a copy of the cache: mount the same file "
+            "system at the same path on all nodes"
+        ) from error
+    finally:
+        queue.close()
     return ran
+
+
+class _ShownHere:
+    """Makes a worker that shows its progress; the one that a copy of this makes in another process shows none."""
+
+    def __init__(self, make_worker: Callable[..., "PartsWorker"], show: Callable[[int], None]) -> None:
+        self._make_worker = make_worker
+        self._show = show
+
+    def __call__(self) -> "PartsWorker":
+        return self._make_worker(progress=self._show)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial, (self._make_worker,)
 
 
 def bottleneck(seconds: Mapping[str, float]) -> str:

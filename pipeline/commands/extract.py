@@ -1,6 +1,7 @@
 """`pipeline extract`: encode images and sentences with a teacher, once."""
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,12 +18,17 @@ from pipeline.options.shared import help_all_option, shared_options
 from pipeline.output import print_note, print_result
 from pipeline.parts import NOTHING_PENDING, RanParts, bottleneck, next_step, rate, run_parts
 from pipeline.progress import open_progress
+from pipeline.source_lines import source_lines, sources_of
+from pipeline.unfinished import job_of, unfinished_teachers
 from stages.extract.config import ExtractConfig
 from stages.parts.failed import parts_failed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cache_schema.cache import CachedArray
     from stages.extract.job import ExtractJob
+    from stages.parts.useless import UselessSource
 
 ARRAY_COLUMNS = ("modality", "array", "rows", "ok", "bad", "pending", "dim", "bytes", "fingerprint", "digest")
 ADD = {"image": "extract --images", "text": "extract --texts"}
@@ -45,7 +51,7 @@ def command(executor: ExecutorConfig, as_json: bool, quiet: bool, **settings: An
     config = ExtractConfig(**settings)
     runner = get_executor(executor)
     with open_progress("extract", quiet=quiet) as progress:
-        result, ran = _extract(config, runner, progress, elsewhere=executor.name == "ray")
+        result, ran, useless = _extract(config, runner, progress, elsewhere=executor.name == "ray")
     arrays = list(result["arrays"].values())
     print_result(
         result,
@@ -55,16 +61,21 @@ def command(executor: ExecutorConfig, as_json: bool, quiet: bool, **settings: An
     )
     if ran.failed:
         raise parts_failed(ran.failed, ran.num_parts)
+    if useless and not config.allow_useless_sources:
+        from stages.parts.useless import useless_refused
+
+        raise useless_refused(useless)
 
 
 def _extract(
     config: ExtractConfig, runner: Executor, progress: Progress, *, elsewhere: bool
-) -> tuple[dict[str, Any], RanParts]:
-    """Runs the pending parts and finishes the job; returns what to print and what came of the parts.
+) -> "tuple[dict[str, Any], RanParts, Sequence[UselessSource]]":
+    """Runs the pending parts and finishes the job; returns what to print, what came of the parts, and useless sources.
 
     Workers that run `elsewhere` need no GPU here, and cannot show their progress within a part.
     """
     from stages.extract.job import open_job
+    from stages.parts.useless import useless_sources
 
     start = time.monotonic()
     with open_job(config, describe_on="cpu" if elsewhere else None, progress=progress) as job:
@@ -72,7 +83,25 @@ def _extract(
             print_note(remark)
         ran = run_parts(job, runner, progress, elsewhere=elsewhere)
         arrays = job.finish(progress=progress)
-        return _result(job, arrays, ran, start), ran
+        useless = useless_sources(job)
+        result = {**_result(job, arrays, ran, start), "sources": sources_of(job, useless)}
+    if config.accept_new or config.retry_bad is not None:
+        _finish_other_teachers(config, runner, progress, ran)
+    return result, ran, useless
+
+
+def _finish_other_teachers(config: ExtractConfig, runner: Executor, progress: Progress, ran: RanParts) -> None:
+    """Commits again, in the arrays of other teachers, the parts whose rows were taken back for all."""
+    from cache_schema.cache import Cache
+
+    others = replace(config, images=(), texts=(), accept_new=False, retry_bad=None)
+    for recipe in unfinished_teachers(Cache.open(config.cache)):
+        if recipe.specification != config.teacher:
+            with job_of(others, recipe, progress) as job:
+                more = run_parts(job, runner, progress)
+                job.finish(progress=progress)
+            ran.num_parts += more.num_parts
+            ran.failed += more.failed
 
 
 def _result(job: "ExtractJob", arrays: "list[CachedArray]", ran: RanParts, start: float) -> dict[str, Any]:
@@ -104,4 +133,4 @@ def _speed(result: dict[str, Any]) -> str:
 
 def _more_lines(result: dict[str, Any]) -> list[str]:
     stored = [] if result["pixels"] is None else [pixels_line(result["pixels"])]
-    return [*stored, *map(index_line, result["indexes"]), _speed(result)]
+    return [*stored, *map(index_line, result["indexes"]), *source_lines(result["sources"]), _speed(result)]

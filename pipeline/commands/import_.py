@@ -13,12 +13,16 @@ from pipeline.options.shared import shared_options
 from pipeline.output import print_note, print_result
 from pipeline.parts import NOTHING_PENDING, RanParts, next_step, rate, run_parts
 from pipeline.progress import open_progress
+from pipeline.source_lines import source_lines, sources_of
 from stages.imported.config import DEFAULT_LOGIT_SCALE, ImportConfig
 from stages.parts.failed import parts_failed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cache_schema.cache import CachedArray
     from stages.imported.job import ImportJob
+    from stages.parts.useless import UselessSource
 
 ARRAY_COLUMNS = ("modality", "array", "rows", "ok", "bad", "pending", "dim", "fingerprint", "digest")
 ADD = {"image": "import --image-features", "text": "import --text-features"}
@@ -41,7 +45,7 @@ def command(as_json: bool, quiet: bool, **settings: Any) -> None:
     """Read features that others already computed into a cache, without running a teacher."""
     config = ImportConfig(**settings)
     with open_progress("import", quiet=quiet) as progress:
-        result, ran = _import(config, progress)
+        result, ran, useless = _import(config, progress)
     arrays = list(result["arrays"].values())
     if result["assumed_logit_scale"]:
         print_note(
@@ -55,17 +59,23 @@ def command(as_json: bool, quiet: bool, **settings: Any) -> None:
     )
     if ran.failed:
         raise parts_failed(ran.failed, ran.num_parts)
+    if useless and not config.allow_useless_sources:
+        from stages.parts.useless import useless_refused
+
+        raise useless_refused(useless)
 
 
-def _import(config: ImportConfig, progress: Progress) -> tuple[dict[str, Any], RanParts]:
-    """Imports the pending parts and finishes the job; returns what to print and what came of the parts."""
+def _import(config: ImportConfig, progress: Progress) -> "tuple[dict[str, Any], RanParts, Sequence[UselessSource]]":
+    """Imports the pending parts and finishes the job; returns what to print, what came of them, and useless sources."""
     from stages.imported.job import open_import
+    from stages.parts.useless import useless_sources
 
     start = time.monotonic()
     with open_import(config, progress=progress) as job:
         ran = run_parts(job, SerialExecutor(), progress)
         arrays = job.finish(progress=progress)
-        return _result(job, arrays, ran, start), ran
+        useless = useless_sources(job)
+        return {**_result(job, arrays, ran, start), "sources": sources_of(job, useless)}, ran, useless
 
 
 def _result(job: "ImportJob", arrays: "list[CachedArray]", ran: RanParts, start: float) -> dict[str, Any]:
@@ -91,4 +101,5 @@ def _more_lines(result: dict[str, Any]) -> list[str]:
         for modality, number in result["unused_features"].items()
         if number
     ]
+    lines += source_lines(result["sources"])
     return [*lines, rate(result["imported_rows"], result["seconds"]) if result["num_parts"] else NOTHING_PENDING]

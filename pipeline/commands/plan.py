@@ -26,7 +26,7 @@ Example:
 Takes the options of `pipeline extract`. Nothing is written into the cache's folder."""
 )
 # Bad rows and the place where indexes are built change nothing of a plan.
-@settings_of(ExtractConfig, leave_out=("max_bad_fraction", "index_device"))
+@settings_of(ExtractConfig, leave_out=("max_bad_fraction", "index_device", "retry_bad", "allow_useless_sources"))
 @click.option(
     "--calibrate-seconds",
     type=Number(at_least=0, at_most=86_400),

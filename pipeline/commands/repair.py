@@ -1,9 +1,8 @@
 """`pipeline repair`: extract the damaged parts of a cache again, and no others."""
 
 import shlex
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,17 +15,14 @@ from pipeline.options.types import FilePath
 from pipeline.output import print_result
 from pipeline.parts import RanParts, run_parts
 from pipeline.progress import open_progress
+from pipeline.unfinished import job_of, unfinished_teachers
 from stages.extract.config import ExtractConfig
-from stages.imported.config import ImportConfig
 from stages.parts.failed import parts_failed
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from cache_schema.cache import Cache
     from cache_schema.recipe import Recipe
     from cache_schema.verify import PartOfArray
-    from stages.parts.job import PartsJob
 
 
 @click.command(
@@ -47,7 +43,7 @@ def command(cache: Path, batch_size: int, device: str, as_json: bool, quiet: boo
     with open_progress("repair", quiet=quiet) as progress:
         withdrawn = withdraw(Cache.open(cache), verify_cache(cache, progress=progress))
         config = ExtractConfig(cache=cache, batch_size=batch_size, device=device)
-        ran = [_run_again(config, recipe, progress) for recipe in _unfinished(Cache.open(cache))]
+        ran = [_run_again(config, recipe, progress) for recipe in unfinished_teachers(Cache.open(cache))]
         remaining = verify_cache(cache, progress=progress)
     failed = [part for of_teacher in ran for part in of_teacher.failed]
     repaired = [part for part in withdrawn if _is_committed(Cache.open(cache), part)]
@@ -71,38 +67,12 @@ def command(cache: Path, batch_size: int, device: str, as_json: bool, quiet: boo
         raise RefusedError(f"{len(remaining)} problems remain, first {problem.where}: {problem.what}: {problem.remedy}")
 
 
-def _unfinished(cache: "Cache") -> list["Recipe"]:
-    """Returns a recipe of every teacher, and precision, with a pending part; of any when only pixels are pending."""
-    from cache_schema.stored_pixels import stored_pixels
-
-    found: dict[tuple[str, str], Recipe] = {}
-    for modality in cache.modalities:
-        for array in (cache.array(modality, name) for name in cache.arrays(modality)):
-            if array.pending():
-                found[array.recipe.specification, array.recipe.precision] = array.recipe
-    stored = stored_pixels(cache)
-    if not found and stored is not None and stored.pending():
-        return [cache.array("image", cache.arrays("image")[0]).recipe]
-    return list(found.values())
-
-
 def _run_again(config: ExtractConfig, recipe: "Recipe", progress: Progress) -> RanParts:
     """Does again what is pending of the teacher of `recipe`."""
-    with _opened(config, recipe, progress) as job:
+    with job_of(config, recipe, progress) as job:
         ran = run_parts(job, SerialExecutor(), progress)
         job.finish(progress=progress)
     return ran
-
-
-def _opened(config: ExtractConfig, recipe: "Recipe", progress: Progress) -> "AbstractContextManager[PartsJob[Any]]":
-    """Returns the job of an extract, or of an import from the files that the cache remembers."""
-    if recipe.is_imported:
-        from stages.imported.job import open_import
-
-        return open_import(ImportConfig(cache=config.cache, teacher_name=recipe.teacher["name"]), progress=progress)
-    from stages.extract.job import open_job
-
-    return open_job(replace(config, teacher=recipe.specification, precision=recipe.precision), progress=progress)
 
 
 def _is_committed(cache: "Cache", part: "PartOfArray") -> bool:

@@ -20,6 +20,7 @@ from pipeline.demo.report import write_report
 from pipeline.demo.steps import DemoConfig, DemoFolder, Step, steps_of
 from pipeline.output import print_note
 from pipeline.progress import open_progress
+from stages.files.apart import require_outside_caches
 
 # A command that fails has printed its own message; the demo ends with the same exit code.
 _POLL_SECONDS = 0.05
@@ -41,12 +42,14 @@ def run_demo(out: Path, *, quiet: bool = False, config: DemoConfig | None = None
         JSON: see `pipeline.demo.report.write_report`.
 
     Raises:
+        UsageError: `out` is a cache, or inside one.
         MismatchError: `out` holds the data of another demo.
         PipelineError: a command failed; of the kind that ends the demo with the same exit code.
         EnvironmentProblem: a package of the demo is missing, or the disk is full.
     """
     config = config or DemoConfig()
     folder = DemoFolder(out)
+    require_outside_caches(folder.data.path, "--out")
     _say(f"the demo's pictures and sentences, in {folder.data.path}", quiet)
     done = {"data": _make_data(folder, config, quiet)}
     for steps in _together(steps_of(folder, config)):

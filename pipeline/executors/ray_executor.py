@@ -7,11 +7,10 @@ number of times. Results are small reports; anything large is on disk before an 
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
 from types import ModuleType
 
 from cache_schema.errors import EnvironmentProblem
-from pipeline.executors.base import Outcome, Result, Task
+from pipeline.executors.base import Outcome, Peeked, Result, Task
 from pipeline.executors.config import ExecutorConfig, WorkerRange
 from pipeline.executors.ray_cluster import connected, num_gpus_of, resources
 from pipeline.executors.ray_pool import Pool, PoolConfig
@@ -46,7 +45,7 @@ class RayExecutor:
             with connected(self._config.ray_address, num_cpus=num_cpus) as ray:
                 pool: Pool[Task, Result] = Pool(ray, make_worker, self._pool_config(ray))
                 try:
-                    yield from pool.run(chain([first], remaining))
+                    yield from pool.run(Peeked(first, remaining))
                 finally:
                     pool.close()
 

@@ -1,4 +1,4 @@
-"""The inside of a Ray actor: one worker, and beside it a watcher that answers while the worker computes."""
+"""The inside of a Ray actor: its own worker, and beside it a watcher that answers while the worker computes."""
 
 import os
 import socket
@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from cache_schema.errors import PipelineError
-from pipeline.executors.base import Outcome, attempt, pulse_of, start
+from pipeline.executors.base import Outcome, Stopped
+from pipeline.executors.config import LONGEST_SECONDS
+from pipeline.executors.own_worker import OwnWorker
 
 # The concurrency group in which `pulse` and `stacks` run, apart from the work.
 WATCH = "watch"
@@ -29,20 +31,6 @@ class Place:
         return f"node {self.host} (process {self.pid})"
 
 
-@dataclass(frozen=True)
-class Stopped:
-    """The answer of an actor that met an error with which its work, or the run, must end."""
-
-    error: PipelineError
-
-    @classmethod
-    def by(cls, error: PipelineError) -> "Stopped":
-        """Returns the answer for `error`, without the traceback and chain that need not survive pickling."""
-        copy = type(error)(str(error))
-        copy.add_note("".join(traceback.format_exception(error)))
-        return cls(copy)
-
-
 class Host:
     """The actor: holds one worker, made when it joins."""
 
@@ -52,7 +40,7 @@ class Host:
             os.chdir(working_folder)
         if sys.path[:1] != [working_folder]:
             sys.path.insert(0, working_folder)
-        self._worker: Callable[[Any], Any] | None = None
+        self._worker: OwnWorker[Any, Any] | None = None
         self._num_done = 0
 
     def place(self) -> Place:
@@ -63,17 +51,18 @@ class Host:
 
     def join(self, make_worker: Callable[[], Callable[[Any], Any]]) -> str | Stopped:
         """Makes the worker and returns its `kind`, which all workers of a run must share, or why it cannot be made."""
+        # The pool watches all of it, by its pulse.
+        self._worker = OwnWorker(make_worker, LONGEST_SECONDS)
         try:
-            self._worker = start(make_worker)
+            return self._worker.start()
         except PipelineError as error:
             return Stopped.by(error)
-        return str(getattr(self._worker, "kind", ""))
 
     def attempt(self, task: Any) -> Outcome[Any, Any] | Stopped:
         """Returns the outcome of `task`, or why the run must stop."""
         assert self._worker is not None
         try:
-            return attempt(self._worker, task)
+            return self._worker.attempt(task)
         except PipelineError as error:
             return Stopped.by(error)
         finally:
@@ -81,7 +70,7 @@ class Host:
 
     def pulse(self) -> tuple[int, int]:
         """Returns numbers that change as the worker makes progress."""
-        return self._num_done, pulse_of(self._worker)
+        return self._num_done, self._worker.pulse if self._worker is not None else 0
 
     def stacks(self) -> str:
         """Returns where every other thread of this process is."""
@@ -94,6 +83,5 @@ class Host:
 
     def close(self) -> None:
         """Closes the worker, when there is one that can be closed."""
-        close = getattr(self._worker, "close", None)
-        if close is not None:
-            close()
+        if self._worker is not None:
+            self._worker.close()

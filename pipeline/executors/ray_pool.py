@@ -14,11 +14,11 @@ from types import ModuleType
 from typing import Any, Generic
 
 from cache_schema.errors import EnvironmentProblem, LockedError, MismatchError, PipelineError, UsageError
-from pipeline.executors.base import Failure, Outcome, Result, Task
+from pipeline.executors.base import WORKER_DIED, Failure, Outcome, Result, Stopped, Task, may_kill
 from pipeline.executors.config import WorkerRange
 from pipeline.executors.ray_actor import Actor, Item
 from pipeline.executors.ray_cluster import HeadWatch, resources
-from pipeline.executors.ray_host import Place, Stopped
+from pipeline.executors.ray_host import Place
 from pipeline.executors.watchdog import Clock, stalled
 
 # One task computes, one waits, so that an actor is never idle between two.
@@ -109,9 +109,16 @@ class Pool(Generic[Task, Result]):
         self._actors.clear()
 
     def _refill(self, tasks: Iterator[Task]) -> int:
-        """Reads ahead as many tasks as there may be actors; returns how many tasks are not done yet."""
+        """Reads ahead as many tasks as there may be actors; returns how many tasks are not done yet.
+
+        One that may kill comes first: its answer says what is to be done with others of its kind.
+        """
         missing = self._workers.most - len(self._waiting)
-        self._waiting.extend(map(Item, islice(tasks, max(missing, 0))))
+        for item in map(Item, islice(tasks, max(missing, 0))):
+            if may_kill(item.task):
+                self._again.appendleft(item)
+            else:
+                self._waiting.append(item)
         return len(self._waiting) + len(self._again) + sum(len(actor.in_flight) for actor in self._actors)
 
     @property
@@ -260,13 +267,18 @@ class Pool(Generic[Task, Result]):
         self._config.notice(f"the worker on {actor.place or 'a node'} died, what it had is done again ({reason[:120]})")
         self._dismiss(actor)
         outcomes: list[Outcome[Task, Result]] = []
+        again: list[Item[Task]] = []
         for item in actor.in_flight.values():
             item.num_deaths += 1
             if item.num_deaths < ATTEMPTS_PER_TASK:
-                self._again.append(item)
+                again.append(item)
             else:
+                # These deaths are its own: with many such tasks there is still nothing wrong with the machines.
+                self._deaths_in_a_row = max(0, self._deaths_in_a_row - ATTEMPTS_PER_TASK)
                 message = f"the worker died {item.num_deaths} times at this task ({reason})"
-                outcomes.append(Outcome(item.task, error=Failure("WorkerDied", message)))
+                outcomes.append(Outcome(item.task, error=Failure(WORKER_DIED, message)))
+        # Before others that met a death, so that it is soon known who is a culprit.
+        self._again.extendleft(reversed(again))
         return outcomes
 
     def _look_after(self) -> list[Outcome[Task, Result]]:

@@ -36,8 +36,8 @@ class Clock:
         return self._seconds
 
 
-class _Stall(BaseException):
-    """Passes through whatever takes an error for that of one bad input."""
+class _Stall(KeyboardInterrupt):
+    """Passes, as Ctrl-C does, through whatever takes an error for that of one bad input."""
 
 
 def stalled(what: str, seconds: float) -> EnvironmentProblem:

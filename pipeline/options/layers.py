@@ -7,6 +7,8 @@ option is refused with the nearest one that is: a misspelt setting that does not
 
 import difflib
 import os
+import re
+import stat
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,6 +20,11 @@ from cache_schema.errors import EnvironmentProblem, UsageError, unknown_name
 
 PREFIX = "PIPELINE"
 DEBUG_VARIABLE = "PIPELINE_DEBUG"
+
+MOST_CONFIG_BYTES = 1 << 20
+MOST_SHOWN = 300
+
+_DEEP_KEY = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){1000}""")
 
 # Others use variables that begin like ours (Azure's PIPELINE_WORKSPACE, Kubernetes' PIPELINE_SERVICE_HOST), so one that
 # names no command is only refused when it nearly does.
@@ -36,16 +43,17 @@ def read_defaults(path: Path, command: str, options: Iterable[str], commands: It
         UsageError: not TOML, or a table or key that names no command or option.
         EnvironmentProblem: the file cannot be read.
     """
+    content = _content_of(path)
     try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise UsageError(f"--config {path} does not exist: name a TOML file") from None
-    except OSError as error:
-        raise EnvironmentProblem(f"--config {path} cannot be read ({error.strerror}): name a readable file") from None
-    try:
-        tables = tomllib.loads(content.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"--config {path} is not TOML: {error}") from None
+        text = content.decode("utf-8-sig")
+        # Python's reader takes hours for a key of a hundred thousand words.
+        if _DEEP_KEY.search(text):
+            raise RecursionError
+        tables = tomllib.loads(text)
+    except RecursionError:
+        raise UsageError(f"--config {path} nests tables too deep: write [command], and its settings below") from None
+    except ValueError as error:
+        raise UsageError(f"--config {path} is not TOML: {_in_short(error)}") from None
     for name, value in tables.items():
         if name not in commands:
             raise UsageError(f"--config {path}: {unknown_name('table', name, commands)}")
@@ -56,6 +64,29 @@ def read_defaults(path: Path, command: str, options: Iterable[str], commands: It
         if key not in options:
             raise UsageError(f"--config {path}, [{command}]: {unknown_name('setting', key, options)}")
     return settings
+
+
+def _content_of(path: Path) -> bytes:
+    """Returns the content of a regular file; others, which may never end or answer, are not opened."""
+    try:
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):
+            raise UsageError(f"--config {path} is no regular file: name a TOML file")
+        if about.st_size > MOST_CONFIG_BYTES:
+            raise UsageError(
+                f"--config {path} has {about.st_size:,} bytes, more than {MOST_CONFIG_BYTES:,}: name a TOML file with "
+                "settings of this program"
+            )
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(f"--config {path} does not exist: name a TOML file") from None
+    except OSError as error:
+        raise EnvironmentProblem(f"--config {path} cannot be read ({error.strerror}): name a readable file") from None
+
+
+def _in_short(error: ValueError) -> str:
+    said = " ".join(str(error).split())
+    return said if len(said) <= MOST_SHOWN else f"{said[:MOST_SHOWN]}..."
 
 
 def check_environment(
@@ -115,6 +146,9 @@ def _apply_config(ctx: click.Context, param: click.Parameter, value: Path | None
     check_environment(command, [*options, "config"], commands)
     if value is not None:
         settings = read_defaults(value, command, options, commands)
+        for key, given in settings.items():
+            if options[key].is_flag and not isinstance(given, bool | str):
+                raise UsageError(f"--config {value}, [{command}]: {key} is neither true nor false: write one of these")
         ctx.default_map = {
             options[key].name or key: _list_of(given) if options[key].multiple else given
             for key, given in settings.items()

@@ -1,6 +1,7 @@
 """The types of option values, each with the rule it enforces."""
 
 import math
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,10 @@ import click
 from cache_schema.errors import nearest
 from pipeline.executors.config import WorkerRange
 from stages.settings.declare import LARGEST_COUNT
+
+MOST_NAME_BYTES = 255
+# Linux takes 4,095; the rest is for the names inside a folder.
+MOST_PATH_BYTES = 3_700
 
 _DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 
@@ -127,12 +132,24 @@ class Text(click.ParamType):
 
 
 class FilePath(Text):
-    """A path, made absolute at once, so that a later change of the working directory does not matter."""
+    """A path, made absolute at once, so that a later change of the working directory does not matter.
+
+    One that no file system takes is refused, before anything is written along it.
+    """
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:  # type: ignore[override]
         if isinstance(value, Path):
             return value
-        return Path(super().convert(value, param, ctx)).expanduser().absolute()
+        path = Path(super().convert(value, param, ctx)).expanduser().absolute()
+        longest = max(len(os.fsencode(name)) for name in path.parts)
+        if len(os.fsencode(path)) > MOST_PATH_BYTES or longest > MOST_NAME_BYTES:
+            self.fail(
+                f"{_shown(value)} is too long: give a path of at most {MOST_PATH_BYTES:,} bytes, and "
+                f"{MOST_NAME_BYTES} in each name",
+                param,
+                ctx,
+            )
+        return path
 
 
 class NamedNumber(click.ParamType):

@@ -25,7 +25,7 @@ from stages.distill.payloads import Originals
 from stages.distill.pictures import Pictures, PicturesInMemory, PicturesStreamed
 from stages.export.model_folder import export_image_tower, export_pair
 from stages.prefetch import prefetched
-from stages.runs.checkpoint import newest_checkpoint, restore, save_checkpoint, tensors_of
+from stages.runs.checkpoint import newest_checkpoint, require_finite, restore, save_checkpoint, tensors_of
 from stages.runs.folder import RunFolder
 from stages.runs.record import RunRecord, write_record
 
@@ -270,6 +270,8 @@ class TrainingLoop:
         return {"weights_sha256": sha256, "has_text_tower": has_text_tower}
 
     def _end(self, metrics: dict[str, float], *, seconds: float) -> dict[str, Json]:
+        # A last step may overflow although its loss and gradient did not.
+        require_finite(self.job.student.state_dict(), f"the student that {self.folder.root} trained")
         exported = self._export()
         result: dict[str, Json] = {
             "run": str(self.folder.root),

@@ -27,9 +27,10 @@ from stages.distill.order import EpochSequence, Rows
 from stages.distill.payloads import SmallPictures, pixels_to_train_on
 from stages.distill.pictures import fit_in_memory
 from stages.distill.replay import Replay, views_of
+from stages.export.model_folder import load_trained
 from stages.settings.record import values_of
 from stages.sources.feature_rows import require_pictures
-from stages.students import Student, build_student, load_image_tower
+from stages.students import Student, build_student
 from stages.students.saved import read_weights_sha256
 
 _EPOCHS = 100
@@ -181,7 +182,7 @@ def _starting_student(config: DistillConfig, images: CachedArray, texts: CachedA
             f"--from {start} is a file; a pickled checkpoint may run code, so it is not opened: name the folder of a "
             "run, or of a student saved with stages.students.save_image_tower"
         )
-    trained = load_image_tower(start)
+    trained = load_trained(start)
     student = build_student(config.student or trained.specification, dim, seed=config.seed, quick_gelu=quick_gelu)
     _require_same_tower(student, trained, start)
     student.load_state_dict(trained.state_dict())

@@ -16,6 +16,7 @@ from stages.distill.config import DistillConfig
 from stages.distill.job import DistillJob
 from stages.distill.loop import TrainingLoop, TrainingStopped
 from stages.distill.resolve import open_job
+from stages.files.apart import require_outside_sources
 from stages.runs.folder import RunFolder, forget, open_folder
 from stages.runs.record import RunRecord, read_record, require_same, write_record
 
@@ -46,6 +47,7 @@ def distill(
 
     Raises:
         UsageError, UnfinishedError, MismatchError: see `open_job`.
+        UsageError: `out` lies inside a cache, or inside a folder that the cache was made from.
         RefusedError: `out` holds something else; nothing was touched.
         MismatchError: `out` is a run that was asked something else; shows the fields.
         LockedError: another process trains there.
@@ -56,6 +58,9 @@ def distill(
     say = notice or _ignore
     with _threads(config.num_threads):
         job = open_job(config)
+        if not RunFolder(config.out).run_json.exists():
+            plans = (job.images.plan, job.texts.plan)
+            require_outside_sources(config.out, "--out", [source.uri for plan in plans for source in plan.sources])
         folder = open_folder(config.out)
         with folder.lock() as lock:
             method, record = job.method, _begin(job, folder, lock.fence)

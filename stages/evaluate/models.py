@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from cache_schema.errors import MismatchError, UsageError
 from cache_schema.recipe import IMPORTED
 from stages.device import torch_device
-from stages.export.model_folder import require_probes
+from stages.export.model_folder import load_trained, require_probes
 from stages.export.open_clip import CONFIG_NAME
 from stages.images.preprocess import Preprocess
-from stages.students import load_image_tower
 from stages.students.encoder import StudentEncoder
 from stages.students.saved import find_image_tower, read_about
 from stages.teachers import TEACHERS, Teacher, load_teacher, load_text_tower
@@ -75,7 +74,7 @@ def load_model(name: str, *, device: str, teacher: str | None = None) -> Evaluat
         whole = load_teacher(f"open_clip:local-dir:{path.absolute()}", device=device)
         return EvaluatedModel(name, whole, whole)
     folder = find_image_tower(path)
-    images = StudentEncoder(load_image_tower(folder), device=torch_device(device))
+    images = StudentEncoder(load_trained(folder), device=torch_device(device))
     learnt_from = read_about(folder)["teacher"]["specification"]
     if learnt_from.startswith(f"{IMPORTED}:"):
         return EvaluatedModel(name, images, _trusted_texts(name, learnt_from, teacher, images, device), None, folder)

@@ -75,6 +75,8 @@ def evaluate_model(
     model = load_model(config.model, device=config.device, teacher=config.teacher)
     if model.folder is not None and model.learnt_from is None:
         say(f"{config.model} learnt from imported features: that {config.teacher} made them is taken on your word")
+    for sentence in data.notices():
+        say(sentence)
     encoded = _encode(model.images, data, config, progress, "pictures")
     class_KD = class_vectors(model.texts, data.prompts(), batch_size=config.batch_size)
     if cut := count_cut_prompts(model.texts, data.prompts()):

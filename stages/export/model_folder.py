@@ -13,21 +13,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import torch
 
 from cache_schema import atomic
+from cache_schema.errors import MismatchError
 from cache_schema.json_file import Json
 from cache_schema.layout import Modality
+from cache_schema.reading import read_file
 from stages.export.open_clip import write_pair
 from stages.runs.folder import RunFolder
 from stages.runs.record import read_record, write_record
 from stages.students import Student, load_image_tower, save_image_tower
 from stages.students.encoder import StudentEncoder
+from stages.students.saved import find_image_tower
 from stages.teachers import Teacher, load_text_tower
 from stages.teachers.described import arithmetic_of
 from stages.teachers.probes import check_probes, compute_probes, probes_from_bytes, probes_to_bytes
 
 PROBES_NAME = "image_tower_probes.npz"
+_LEAST_COSINE = 0.999
 TEACHER_PROBES_NAMES: dict[Modality, str] = {"image": "teacher_image_probes.npz", "text": "teacher_text_probes.npz"}
 
 
@@ -62,6 +67,31 @@ def export_image_tower(
     return sha256
 
 
+def load_trained(path: str | Path) -> Student:
+    """Returns the trained student of a run or exported folder, known to be the one whose probes lie beside it.
+
+    Raises:
+        MismatchError: it makes other features of the probes than the student that was exported: its weights, or what
+            describes them, are another student's.
+        PipelineError: as `load_image_tower`.
+    """
+    student = load_image_tower(path)
+    probes = find_image_tower(Path(path)) / PROBES_NAME
+    data = read_file(probes)
+    if data is not None:
+        stored = np.asarray(probes_from_bytes(data, where=probes)["features"], np.float32)
+        made = compute_probes(cast(Teacher, StudentEncoder(student)), "image")
+        now = np.asarray(made["features"], np.float32)
+        cosine = float((stored * now).sum(axis=1).min()) if stored.shape == now.shape else 0.0
+        if not cosine >= _LEAST_COSINE:
+            raise MismatchError(
+                f"{probes.parent} holds another student than was exported there: its features of the probes have a "
+                f"cosine of {cosine:.4f} with those of {PROBES_NAME}, less than {_LEAST_COSINE}: restore the folder "
+                "from a copy, or train again"
+            )
+    return student
+
+
 def export_pair(student: Student, folder: Path, teacher: str, *, fence: atomic.Fence | None) -> None:
     """Completes the model folder of `student` with the text tower of `teacher`, a specification.
 
@@ -80,7 +110,7 @@ def add_text_tower(run: str | Path) -> None:
     """Completes the model folder of the finished run at `run`, as `export_pair` does."""
     folder = RunFolder(Path(run).absolute())
     record = read_record(folder)
-    student = load_image_tower(folder.root)
+    student = load_trained(folder.root)
     with folder.lock() as lock:
         export_pair(student, folder.model, record.about["teacher"]["specification"], fence=lock.fence)
         result = {**(record.result or {}), "has_text_tower": True}

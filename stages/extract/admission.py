@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from cache_schema.atomic import Fence
+from cache_schema.atomic import Fence, lock_lost
 from cache_schema.cache import FORMAT
 from cache_schema.errors import EnvironmentProblem, LockedError, MismatchError
+from cache_schema.layout import Layout
 
 # Packages whose release can change a feature.
 PACKAGES = (
@@ -37,7 +38,7 @@ def check_admission(fence: Fence, versions: Mapping[str, str]) -> None:
     Raises:
         EnvironmentProblem: the folder is not there, is not writable, or is another one than the run writes.
         MismatchError: a package has another version than where the run was started.
-        LockedError: the lock is another run's.
+        LockedError: the lock is another run's by now, or this cache has none any more.
     """
     here = socket.gethostname()
     cache = fence.lock_path.parent
@@ -71,6 +72,9 @@ def _require_lock(cache: Path, fence: Fence, here: str) -> None:
             if fence.lock_path.exists():
                 raise
         if time.monotonic() > deadline:
+            # A run makes its cache before it makes workers: where a cache is, its lock was.
+            if Layout(cache).cache_json.exists():
+                raise lock_lost(fence.lock_path)
             raise EnvironmentProblem(
                 f"cache folder {cache} on node {here} is not the one that this run writes, for the lock of the run is "
                 "not in it: mount the same file system at the same path on all nodes"

@@ -64,6 +64,19 @@ class ExtractConfig:
         help="Go on where parts were computed on another kind of device.",
         more="Or with another instruction set or version of torch.",
     )
+    accept_new: bool = running(
+        default=False,
+        help="Take sources that changed as they are now.",
+        more="What is found again keeps its row; the other rows of such a source become src-changed.",
+    )
+    retry_bad: str | None = running(
+        default=None,
+        metavar="STATUS",
+        help="Extract again the parts with rows of this status.",
+        more="Such as src-unreadable; all other rows must come out as they were.",
+        if_none="none",
+    )
+    allow_useless_sources: bool = settings.allow_useless_sources()
     index: bool = settings.index(help="Build a FAISS index of every view 0 at the end.")
     index_device: str = settings.index_device()
 

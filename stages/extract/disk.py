@@ -212,7 +212,7 @@ def most_picture_bytes(plan: Plan, side: int) -> float:
     for place in sorted({i * len(plan.sources) // _SOURCES_LOOKED_AT for i in range(_SOURCES_LOOKED_AT)}):
         entry = plan.sources[place]
         with suppress(PipelineError, OSError):
-            source = open_source(entry.uri, entry.kind, "image", dict(entry.options), fingerprint=entry.fingerprint)
+            source = open_source(entry.uri, entry.kind, "image", dict(entry.options))
             raws = source.read(0, min(entry.num_samples, _SAMPLES_LOOKED_AT), begins[place])
             sizes += [len(raw.payload) for raw in raws if raw.payload]
     # Written again in higher quality, a picture may take twice its bytes.

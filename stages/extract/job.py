@@ -14,29 +14,32 @@ from functools import partial
 from cache_schema import atomic
 from cache_schema.cache import Cache, CachedArray
 from cache_schema.errors import RefusedError, UsageError
-from cache_schema.layout import MODALITIES, Modality
+from cache_schema.layout import Modality
 from cache_schema.pixels import PixelsRecipe, publish_pixels_recipe
 from cache_schema.plan import Plan
 from cache_schema.progress import Progress
 from cache_schema.publication import publish_metadata, publish_plan, publish_recipe, target_of
 from cache_schema.recipe import Recipe
 from cache_schema.records import parts_by_numerics
+from cache_schema.repair import withdraw_replanned, withdraw_status
 from cache_schema.stored_pixels import StoredPixels
 from stages.extract.admission import package_versions
 from stages.extract.config import ExtractConfig
 from stages.extract.disk import PendingWork, disk_estimate, most_picture_bytes, pending_work, require_free_disk
-from stages.extract.grow_plan import grown_plan
+from stages.extract.grow_plan import looked_again
 from stages.extract.part import ArrayOutput, PixelsOutput
 from stages.extract.probed import check_described
+from stages.extract.source_rows import CommittedRows
 from stages.extract.wanted import DECODING, WantedArray, wanted_arrays, wanted_pixels
+from stages.extract.wanted_sources import grown_plans, pending_sources, sources_of_tasks
 from stages.extract.worker import PartWorker, WorkerSettings
 from stages.images.preprocess import Preprocess
 from stages.images.views import ORIGINALS, pictures_of, rule_of
-from stages.parts.job import PartsJob
+from stages.parts.job import NamedSources, PartsJob
 from stages.parts.lock import is_on_disk, locked_cache
 from stages.parts.pending import PartTask, pending_tasks
 from stages.search.index import build_missing_indexes
-from stages.sources.feature_rows import require_pictures
+from stages.sources.watch import seen_roots
 from stages.teachers.base import files_unchanged
 from stages.teachers.described import load_and_describe
 
@@ -50,6 +53,7 @@ class Asked:
     Attributes:
         specification: the specification of the teacher.
         plans: modality -> plan with what is new; none that is empty.
+        sources: modality -> what of its plan was named.
         arrays: all that are wanted, view 0 before its views.
         probes: modality -> bytes of probes.npz; empty where the teacher need not be loaded.
         pixels: how pictures are stored; None stores none.
@@ -59,6 +63,7 @@ class Asked:
 
     specification: str
     plans: Mapping[Modality, Plan]
+    sources: Mapping[Modality, NamedSources]
     arrays: Sequence[WantedArray]
     probes: Mapping[Modality, bytes]
     pixels: PixelsRecipe | None
@@ -95,6 +100,9 @@ def open_job(
 
     with locked_cache(config.cache, config.part_rows, look) as (cache, asked, fence):
         _publish(cache, asked, fence)
+        if config.retry_bad is not None:
+            withdraw_status(cache, config.retry_bad, fence)
+        cache = cache.reopened()
         arrays: dict[Modality, list[CachedArray]] = {
             modality: [cache.array(modality, array.name) for array in asked.arrays if array.modality == modality]
             for modality in asked.plans
@@ -110,6 +118,7 @@ def open_job(
             arrays=arrays,
             max_bad_fraction=config.max_bad_fraction,
             build_indexes=build_indexes if config.index else None,
+            sources=asked.sources,
         )
 
 
@@ -133,36 +142,27 @@ def ask(
     specification = config.teacher or teacher_of(config, cache)
     # Where nothing is planned the teacher is needed in any case: one that cannot be loaded is found before the scan.
     described = None if cache.modalities else _describe(specification, config, describe_on)
-    plans = grown_plans(config, cache, progress)
+    grown = grown_plans(config, cache, progress)
+    plans = {modality: plan for modality, (plan, _) in grown.items()}
     pixels = wanted_pixels(cache, config) if "image" in plans else None
     arrays = _finished_arrays(cache, config, specification, plans, pixels)
     if arrays is None:
         described = described or _describe(specification, config, describe_on)
         arrays = wanted_arrays(cache, config, {modality: described.recipes[modality] for modality in plans}, pixels)
         check_described(cache, arrays, described.probes)
+    for modality, plan in plans.items():
+        names = [array.name for array in arrays if array.modality == modality]
+        plans[modality] = looked_again(plan, pending_sources(cache, plan, names), CommittedRows(cache, modality))
     return Asked(
         specification,
         plans,
+        {modality: named for modality, (_, named) in grown.items()},
         arrays,
         described.probes if described else {},
         pixels,
         pending_work(cache, config, arrays, plans, pixels),
         described.seconds if described else 0.0,
     )
-
-
-def grown_plans(config: ExtractConfig, cache: Cache, progress: Progress | None) -> dict[Modality, Plan]:
-    """Returns the non-empty plan of every modality, with what `config` adds. Writes nothing."""
-    uris: dict[Modality, Sequence[str]] = {"image": config.images, "text": config.texts}
-    plans = {}
-    for modality in MODALITIES:
-        plan = grown_plan(cache.plan(modality), uris[modality], progress=progress)
-        if plan.num_parts:
-            plans[modality] = plan
-            require_pictures(plan, config.cache)
-    if not plans:
-        raise UsageError("nothing to extract: give --images, --texts or both")
-    return plans
 
 
 def teacher_of(config: ExtractConfig, cache: Cache) -> str:
@@ -223,6 +223,7 @@ def _publish(cache: Cache, asked: Asked, fence: atomic.Fence) -> None:
     """Makes durable what is asked: the plans, the arrays, the way pictures are stored."""
     for plan in asked.plans.values():
         publish_plan(cache, plan, fence)
+        withdraw_replanned(cache, plan, fence)
     for array in asked.arrays:
         _publish_array(cache, array, asked.probes.get(array.modality), asked.plans[array.modality], fence)
     if asked.pixels is not None:
@@ -251,6 +252,12 @@ def _settings(
     preprocess = next((array.recipe.preprocess for array in asked.arrays if array.modality == "image"), None)
     pending = {(task.modality, name) for task in tasks for name in task.arrays}
     stored = asked.pixels if any(task.pixels for task in tasks) else None
+    outputs = {
+        modality: tuple(_output_of(array) for array in of_modality if (modality, array.name) in pending)
+        for modality, of_modality in arrays.items()
+    }
+    of_pixels = {output.target.array for output in outputs.get("image", ()) if output.from_pixels}
+    of_originals = [task for task in tasks if task.pixels or not of_pixels.issuperset(task.arrays)]
     return WorkerSettings(
         specification=asked.specification,
         device=config.device,
@@ -259,16 +266,15 @@ def _settings(
         num_threads=config.num_threads,
         decode_workers=config.decode_workers,
         fence=fence,
-        outputs={
-            modality: tuple(_output_of(array) for array in of_modality if (modality, array.name) in pending)
-            for modality, of_modality in arrays.items()
-        },
+        outputs=outputs,
         probes={
             modality: tuple(cache.layout.probes(modality, array.name) for array in of_modality)
             for modality, of_modality in arrays.items()
         },
         versions=package_versions(),
         sources={modality: plan.sources for modality, plan in asked.plans.items()},
+        layout=cache.layout,
+        begun=seen_roots(sources_of_tasks(of_originals, asked.plans)),
         pixels=None if stored is None else PixelsOutput(cache.layout, stored),
         preprocess=None if preprocess is None else Preprocess.from_json(dict(preprocess)),
         allow_mixed_numerics=config.allow_mixed_numerics,

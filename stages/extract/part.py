@@ -1,7 +1,8 @@
 """The places that a part of extract is committed to, and its features while it is encoded."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from cache_schema.samples import OK, Sample
 from cache_schema.view_checks import VIEW_CHECK_BYTES
 from stages.extract.reader import Row
 from stages.images.views import ViewRule
+from stages.parts.fatal_rows import WORKER_DIED
+from stages.parts.pending import PartTask
 from stages.teachers import Teacher
 
 
@@ -92,12 +95,29 @@ class ArrayInProgress:
             check = of_crops[place * VIEW_CHECK_BYTES : (place + 1) * VIEW_CHECK_BYTES]
             self._checks[offset] = np.frombuffer(check, np.uint8)
 
+    def hold_back(self, samples: Sequence[Sample], fatal: Mapping[int, str]) -> None:
+        """Leaves the ok rows of `samples` without a feature of which workers died; `fatal` has offset -> how."""
+        for offset, how in fatal.items():
+            if samples[offset].status == OK:
+                self.features_BD[offset] = np.nan
+                self.exceptions[offset] = RowException(offset, WORKER_DIED, how)
+
     def note_truncation(self, offsets: Sequence[int], texts: list[str], teacher: Teacher) -> None:
         """Notes for every sentence that the teacher cuts how many tokens it has."""
         counts = teacher.count_tokens(texts) if teacher.context_length is not None else None
         for offset, count in zip(offsets, counts or (), strict=False):
             if count > (teacher.context_length or 0):
                 self.exceptions[offset] = RowException(offset, OK, f"truncated: {count} tokens")
+
+
+def rows_to_show(rows: Iterator[Row], task: PartTask) -> Iterator[Row]:
+    """Yields those of the `rows` of a part that `task` looks at, those that workers die of with a blank picture."""
+    shown = rows if task.only is None else islice(rows, task.only.start, task.only.stop)
+    for row in shown:
+        if row.offset in task.fatal and row.picture is not None and row.picture.pixels is not None:
+            yield row._replace(picture=replace(row.picture, pixels=np.zeros_like(row.picture.pixels)))
+        else:
+            yield row
 
 
 def in_batches(rows: Iterable[Row], batch_size: int) -> Iterator[list[Row]]:

@@ -8,11 +8,11 @@ from itertools import islice
 from typing import NamedTuple
 
 from cache_schema.commit import committed_samples
-from cache_schema.errors import MismatchError
+from cache_schema.errors import MismatchError, RefusedError
 from cache_schema.layout import Layout, Modality
 from cache_schema.pixels import PixelsOfPart, PixelsRecipe, read_pixels_record
-from cache_schema.plan import Part, SourceEntry
-from cache_schema.samples import OK, Sample, digest_of
+from cache_schema.plan import Part, SourceEntry, Span
+from cache_schema.samples import OK, Sample, digest_of, read_table
 from stages.extract.clean_text import CleanText, clean_text
 from stages.images.decode import Limits
 from stages.images.pool import DecodePool
@@ -23,6 +23,7 @@ from stages.images.views import ViewRule
 from stages.parts.worker import StageClock
 from stages.sources import RawSample, Source, open_source
 from stages.sources.feature_rows import FeaturesSource
+from stages.sources.watch import SeenRoots, SourceWatch
 
 
 class Row(NamedTuple):
@@ -45,6 +46,8 @@ class PartReader:
 
     Args:
         sources: the plan's sources of each modality.
+        begun: the folders that they lie in, at the start of the run.
+        layout: of the cache, for the names of rows that are gone.
         preprocess: the preprocessing of whoever looks at pictures; None where no images are read.
         num_views: the most views of a picture that will be asked for.
         decode_workers: processes that decode; 0 decodes inline.
@@ -57,6 +60,8 @@ class PartReader:
         sources: Mapping[Modality, tuple[SourceEntry, ...]],
         preprocess: Preprocess | None,
         *,
+        begun: SeenRoots | None,
+        layout: Layout,
         num_views: int,
         decode_workers: int,
         limits: Limits,
@@ -68,6 +73,8 @@ class PartReader:
         self._decode_workers = decode_workers
         self._limits = limits
         self._clock = clock
+        self._layout = layout
+        self._watch = SourceWatch(sources, begun)
         self._open_sources: dict[tuple[Modality, int], Source] = {}
 
     @cached_property
@@ -84,8 +91,7 @@ class PartReader:
         """Returns a source of the plan; all parts are read from the same one."""
         if (modality, number) not in self._open_sources:
             entry = self._sources[modality][number]
-            source = open_source(entry.uri, entry.kind, modality, dict(entry.options), fingerprint=entry.fingerprint)
-            self._open_sources[modality, number] = source
+            self._open_sources[modality, number] = open_source(entry.uri, entry.kind, modality, dict(entry.options))
         return self._open_sources[modality, number]
 
     def originals(
@@ -105,8 +111,9 @@ class PartReader:
             store: how pictures are stored; None stores none.
 
         Raises:
-            MismatchError: a source has fewer samples than were planned.
-            RefusedError: a source is damaged or no longer what was planned.
+            MismatchError: a source has fewer samples than were planned, or changed since then or while it is read.
+            RefusedError: a source is damaged.
+            EnvironmentProblem: a source, or the folder it lies in, vanished since the run began.
         """
         if modality == "text":
             return self._sentences(part)
@@ -127,6 +134,7 @@ class PartReader:
         """
         samples = committed_samples(layout, "image", part.number)
         pixels = PixelsOfPart(layout.pixels(part.number), read_pixels_record(layout, part.number))
+        pixels.require_committed()
 
         def payloads() -> Iterator[tuple[bytes, Wanted]]:
             for offset, sample in enumerate(samples):
@@ -180,20 +188,60 @@ class PartReader:
         return self._clock.timed("decode", prepared, minus="read")
 
     def _raw_samples(self, modality: Modality, part: Part) -> Iterator[tuple[int, RawSample]]:
-        """Yields every sample of a part with the number of its source, in order."""
-        num_read = num_planned = 0
-        for span in part.spans:
-            source = self.source(modality, span.source)
-            raws = source.read(span.first_sample, span.num_samples, span.offset_bytes)
-            for raw in self._clock.timed("read", islice(raws, span.num_samples)):
-                yield span.source, raw
-                num_read += 1
-            num_planned += span.num_samples
-            if num_read < num_planned:
-                raise MismatchError(
-                    f"part {part.number} of the {modality}s has {part.num_rows} planned rows, its sources gave "
-                    f"{num_read}: {source.uri} changed after it was planned; restore it and run again"
-                )
+        """Yields every sample of a part with the number of its source, in order.
+
+        Sources are compared with the plan before the first and after the last of them.
+        """
+        numbers = {span.source for span in part.spans if not self._is_gone(modality, span.source)}
+        sources = {number: self.source(modality, number) for number in numbers}
+        for number, source in sources.items():
+            self._watch.require_planned(modality, number, source)
+        missing = ""
+        num_read = 0
+        try:
+            for span in part.spans:
+                for raw in self._clock.timed("read", self._raws(modality, part, span, num_read)):
+                    judged = self._watch.judged(modality, span.source, raw)
+                    missing = missing or (sources[span.source].uri if judged.status == "src-unreadable" else "")
+                    yield span.source, judged
+                    num_read += 1
+        except RefusedError:
+            # Whoever finds no file need not know that its folder is gone.
+            for number in numbers:
+                self._watch.require_roots(modality, number)
+            raise
+        for number, source in sources.items():
+            self._watch.require_planned(modality, number, source)
+        if missing:
+            self._watch.require_folders(missing)
+
+    def _raws(self, modality: Modality, part: Part, span: Span, offset: int) -> Iterator[RawSample]:
+        """Yields the samples of a span, which begins at `offset` of its part."""
+        if self._is_gone(modality, span.source):
+            yield from self._gone(modality, part, span, offset)
+            return
+        source = self.source(modality, span.source)
+        num_read = 0
+        for raw in islice(source.read(span.first_sample, span.num_samples, span.offset_bytes), span.num_samples):
+            yield raw
+            num_read += 1
+        if num_read < span.num_samples:
+            raise MismatchError(
+                f"part {part.number} of the {modality}s has {part.num_rows} planned rows, its sources gave "
+                f"{offset + num_read}: {source.uri} changed after it was planned; restore it and run again"
+            )
+
+    def _gone(self, modality: Modality, part: Part, span: Span, offset: int) -> Iterator[RawSample]:
+        """Yields the rows of a source that was replaced: bad ones, under the keys that they had if anybody knows."""
+        path = self._layout.samples(modality, part.number)
+        keys = [f"#{span.first_sample + at + 1}" for at in range(span.num_samples)]
+        if path.exists():
+            keys = read_table(path, modality, ["key"]).column("key").to_pylist()[offset : offset + span.num_samples]
+        for key in keys:
+            yield RawSample(key, None, 0, 0, "src-changed", "replaced")
+
+    def _is_gone(self, modality: Modality, number: int) -> bool:
+        return self._sources[modality][number].replaced_by is not None
 
     def _is_features_alone(self, number: int) -> bool:
         return self._sources["image"][number].kind == FeaturesSource.kind

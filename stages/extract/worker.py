@@ -6,9 +6,9 @@ V: views; B: rows of a batch; C, H, W: colours, height and width of the teacher'
 """
 
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +16,12 @@ import numpy as np
 from cache_schema.atomic import Fence
 from cache_schema.commit import commit_part
 from cache_schema.errors import MismatchError
-from cache_schema.layout import Modality
+from cache_schema.layout import Layout, Modality
 from cache_schema.pixels import PixelRow, commit_pixels
 from cache_schema.plan import SourceEntry
 from cache_schema.samples import Sample
 from stages.extract.admission import check_admission
-from stages.extract.part import ArrayInProgress, ArrayOutput, ImageBatch, PixelsOutput, in_batches
+from stages.extract.part import ArrayInProgress, ArrayOutput, ImageBatch, PixelsOutput, in_batches, rows_to_show
 from stages.extract.probed import ProbedTeacher
 from stages.extract.reader import PartReader, Row
 from stages.extract.wanted import require_same_pixels
@@ -30,6 +30,7 @@ from stages.images.preprocess import Preprocess
 from stages.parts.pending import PartReport, PartTask
 from stages.parts.worker import PartsWorker, StageClock
 from stages.prefetch import prefetched
+from stages.sources.watch import SeenRoots
 from stages.teachers.arithmetic import Arithmetic, may_share_an_array
 from stages.teachers.batches import padded_pixels, padded_texts
 from stages.teachers.described import arithmetic_of, loaded_teacher
@@ -52,6 +53,8 @@ class WorkerSettings:
             is needed.
         probes: of each modality the probes' files of all arrays that the teacher makes, finished ones too.
         sources: the plan's sources of each modality.
+        layout: of the cache.
+        begun: the folders that the sources lie in, at the start of the run.
         pixels: the stored pixels, where some are pending.
         preprocess: the preprocessing of the teacher, for images.
         allow_mixed_numerics: parts may be computed on another kind of arithmetic than those already there; recorded.
@@ -69,6 +72,8 @@ class WorkerSettings:
     outputs: Mapping[Modality, tuple[ArrayOutput, ...]]
     probes: Mapping[Modality, tuple[Path, ...]]
     sources: Mapping[Modality, tuple[SourceEntry, ...]]
+    layout: Layout
+    begun: SeenRoots | None = None
     pixels: PixelsOutput | None = None
     preprocess: Preprocess | None = None
     allow_mixed_numerics: bool = False
@@ -112,6 +117,8 @@ class PartWorker(PartsWorker):
         self._reader = PartReader(
             settings.sources,
             settings.preprocess,
+            begun=settings.begun,
+            layout=settings.layout,
             num_views=len(settings.outputs.get("image", ())),
             decode_workers=settings.decode_workers,
             limits=settings.limits,
@@ -140,6 +147,8 @@ class PartWorker(PartsWorker):
     def __call__(self, task: PartTask) -> PartReport:
         """Reads, encodes and commits what is pending of the part of `task`. Doing it twice gives the same files.
 
+        With `task.only` it encodes those rows and commits nothing.
+
         Raises:
             RefusedError: a source is damaged or no longer what was planned, or the lock was lost.
             DriftedError: the teacher no longer gives what it gave at the start; nothing of the array is committed.
@@ -147,6 +156,8 @@ class PartWorker(PartsWorker):
         """
         # A library may have taken them for itself while the last part was encoded.
         _set_threads(self._num_threads)
+        if task.fatal:
+            task = self._still_pending(task)
         outputs = self._settings.outputs.get(task.modality, ())
         arrays = [
             ArrayInProgress(output, task.part.num_rows) for output in outputs if output.target.array in task.arrays
@@ -156,7 +167,7 @@ class PartWorker(PartsWorker):
         rest = [array for array in arrays if not array.output.from_pixels]
         if rest or task.pixels:
             done += self._from_sources(task, rest)
-        if of_pixels:
+        if of_pixels and (task.only is None or self._pixels_are_there(task)):
             done += self._from_pixels(task, of_pixels)
         return done
 
@@ -165,12 +176,14 @@ class PartWorker(PartsWorker):
         self._clock.restart()
         store = self._settings.pixels.recipe if task.pixels and self._settings.pixels is not None else None
         views = [array.output.rule for array in arrays]
-        rows = self._reader.originals(task.modality, task.part, views=views, store=store)
+        rows = rows_to_show(self._reader.originals(task.modality, task.part, views=views, store=store), task)
         jpegs: dict[int, bytes] = {}
         if task.modality == "image":
             samples, jpegs = self._encode_images(rows, arrays)
         else:
-            samples = self._encode_texts(rows, *arrays)
+            samples = self._encode_texts(rows, *arrays, fatal=task.fatal)
+        if task.only is not None:
+            return PartReport(task.modality, task.part.number, 0)
         if arrays:
             self._probe(task)
         num_bad = sum(self._commit(task, samples, array) for array in arrays if array.output.rule is None)
@@ -186,9 +199,10 @@ class PartWorker(PartsWorker):
         self._clock.restart()
         views = [array.output.rule for array in arrays]
         rows = self._reader.stored(task.part, views=views, layout=arrays[0].output.target.layout)
-        samples, _ = self._encode_images(rows, arrays)
-        self._probe(task)
-        for array in arrays:
+        samples, _ = self._encode_images(rows_to_show(rows, task), arrays)
+        if task.only is None:
+            self._probe(task)
+        for array in arrays if task.only is None else ():
             self._commit(task, samples, array)
         return PartReport(task.modality, task.part.number, task.part.num_rows, 0, self._clock.seconds)
 
@@ -229,13 +243,14 @@ class PartWorker(PartsWorker):
     def _padded(self, pictures: list[np.ndarray]) -> np.ndarray:
         return padded_pixels(pictures, self._settings.batch_size, self._teacher.preprocess)
 
-    def _encode_texts(self, rows: Iterator[Row], array: ArrayInProgress) -> list[Sample]:
-        """Encodes the sentences of a part into `array`; returns all its samples."""
+    def _encode_texts(self, rows: Iterator[Row], array: ArrayInProgress, *, fatal: Collection[int]) -> list[Sample]:
+        """Encodes the sentences of a part into `array`, those at `fatal` as blanks; returns all its samples."""
         samples: list[Sample] = []
         for batch in in_batches(rows, self._settings.batch_size):
             samples += [row.sample for row in batch]
             offsets = [row.offset for row in batch if row.sample.text is not None]
-            texts = [row.sample.text for row in batch if row.sample.text is not None]
+            sentences = [(row.offset, row.sample.text) for row in batch if row.sample.text is not None]
+            texts = ["" if offset in fatal else text for offset, text in sentences]
             if texts:
                 with self._clock.measured("forward"):
                     array.note_truncation(offsets, texts, self._teacher)
@@ -251,6 +266,7 @@ class PartWorker(PartsWorker):
 
     def _commit(self, task: PartTask, samples: Sequence[Sample], array: ArrayInProgress) -> int:
         """Commits the part of one array; returns its bad rows."""
+        array.hold_back(samples, task.fatal)
         with self._clock.measured("write"):
             record = commit_part(
                 array.output.target,
@@ -267,6 +283,17 @@ class PartWorker(PartsWorker):
             )
         self.pulse += 1
         return len(record.bad)
+
+    def _still_pending(self, task: PartTask) -> PartTask:
+        """Returns `task` without what was committed before the worker died: it holds rows that came to no harm."""
+        part = task.part.number
+        layouts = {output.target.array: output.target.layout for output in self._settings.outputs[task.modality]}
+        arrays = [name for name in task.arrays if not layouts[name].record(task.modality, name, part).exists()]
+        return replace(task, arrays=tuple(arrays), pixels=task.pixels and not self._pixels_are_there(task))
+
+    def _pixels_are_there(self, task: PartTask) -> bool:
+        layout = self._settings.outputs["image"][0].target.layout
+        return layout.pixels_record(task.part.number).exists()
 
     def _commit_pixels(self, task: PartTask, samples: Sequence[Sample], jpegs: Mapping[int, bytes]) -> None:
         pixels = self._settings.pixels

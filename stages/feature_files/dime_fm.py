@@ -4,7 +4,6 @@
 joins features and samples by line number; here the keys that both files carry join them.
 """
 
-import binascii
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from stages.feature_files.base import FEATURE_ENCODING, MAX_DIM, FeatureRow, Has
 from stages.files.keyed_lines import KeyedLine, keyed_lines, require_line_index
 from stages.files.keys import first_repeated, hash_of_key
 from stages.files.opened import SourceFile, planned_file, read_range
+from stages.files.strict_base64 import decoded_base64
 
 _MAX_BASE64_BYTES = MAX_DIM * 4 * 2
 _NEAR_BYTES = 1 << 20
@@ -113,9 +113,8 @@ class DimeFmFeatures:
         if line.value_bytes > _MAX_BASE64_BYTES:
             return FeatureRow(line.key, None, place, FEATURE_ENCODING, f"over {_MAX_BASE64_BYTES} bytes")
         column = read_range(self.uri, file, line.value_offset, line.value_bytes).strip()
-        try:
-            data = binascii.a2b_base64(column, strict_mode=True) if column else b""
-        except binascii.Error:
+        data = decoded_base64(column)
+        if data is None:
             return FeatureRow(line.key, None, place, FEATURE_ENCODING, "not base64")
         if len(data) % 4:
             return FeatureRow(line.key, None, place, FEATURE_ENCODING, "not float32")

@@ -55,7 +55,7 @@ class MatrixWithTable:
             matrix = matrix_of(self.uri, file)
             fingerprint = content_sha256(file)
         table = Table(self.table_uri)
-        _, num_keys = table.schema()
+        num_keys = table.num_rows()
         if num_keys != matrix.num_rows:
             raise MismatchError(
                 f"{self.uri} has {matrix.num_rows:,} rows, {self.table_uri} has {num_keys:,}: rows that belong "

@@ -11,6 +11,7 @@ from cache_schema.layout import Modality
 from stages.feature_files.base import FEATURE_TYPE, MAX_DIM, FeatureRow, ScannedFeatures, SourceAddress, content_sha256
 from stages.feature_files.table import Table, key_of, unique_key_hashes
 from stages.files.opened import planned_file
+from stages.files.parquet_file import words_of
 
 _WIDTH_FROM_ROWS = 1024
 
@@ -46,16 +47,16 @@ class ParquetFeatures:
         kind = table.require(self._column, "column")
         if not _is_vector(kind):
             raise RefusedError(
-                f"{self.uri}: column {self._column!r} is {kind}, not a list of float16, float32 or float64: choose "
-                "another one with ?column=NAME"
+                f"{self.uri}: column {self._column!r} is {words_of(kind)}, not a list of float16, float32 or float64: "
+                "choose another one with ?column=NAME"
             )
-        _, num_rows = table.schema()
+        num_rows = table.num_rows()
         if num_rows == 0:
             raise UsageError(f"no rows in {self.uri}: leave it out")
         with planned_file(self.uri) as file:
             fingerprint = content_sha256(file)
         places = np.arange(num_rows, dtype=np.int64)
-        return ScannedFeatures(fingerprint, self._dim(table, kind), places, self._key_hashes(table))
+        return ScannedFeatures(fingerprint, self._dim(table), places, self._key_hashes(table))
 
     def stream(self, first_row: int, num_rows: int, place: int) -> Iterator[FeatureRow]:
         """Yields rows; a place is a row number and says nothing new."""
@@ -89,19 +90,18 @@ class ParquetFeatures:
     def _named(self, key: str) -> str:
         return key.removeprefix(self.options.get("prefix", ""))
 
-    def _dim(self, table: Table, kind: pa.DataType) -> int:
-        if pa.types.is_fixed_size_list(kind):
-            dim = kind.list_size
-        else:
-            _, batch = next(table.batches([self._column]))
-            widths = [len(cell) for cell in batch.column(0)[:_WIDTH_FROM_ROWS] if cell.is_valid]
-            dim = max(set(widths), key=widths.count) if widths else 0
+    def _dim(self, table: Table) -> int:
+        dim = 0
+        for _, batch in table.batches([self._column]):
+            if widths := [len(cell) for cell in batch.column(0)[:_WIDTH_FROM_ROWS] if cell.is_valid]:
+                dim = max(set(widths), key=widths.count)
+                break
         if not 1 <= dim <= MAX_DIM:
             raise RefusedError(
                 f"{self.uri}: column {self._column!r} holds vectors of width {dim}, not 1 to {MAX_DIM:,}: choose "
-                "another one with ?column=NAME"
+                "choose another one with ?column=NAME"
             )
-        return int(dim)
+        return dim
 
     def _key_hashes(self, table: Table) -> np.ndarray:
         if self._key_column is None:
@@ -110,5 +110,4 @@ class ParquetFeatures:
 
 
 def _is_vector(kind: pa.DataType) -> bool:
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    return bool(is_list and pa.types.is_floating(kind.value_type))
+    return bool(pa.types.is_list(kind) and pa.types.is_floating(kind.value_type))

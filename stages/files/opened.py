@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import BinaryIO, Protocol
 
 from cache_schema.errors import EnvironmentProblem, MismatchError, RefusedError, UsageError
+from stages.files.streams import stream_of
 
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP)
 
@@ -46,9 +47,7 @@ class LocalFile:
         return data
 
     def stream(self, offset_bytes: int = 0) -> BinaryIO:
-        file = os.fdopen(os.dup(self._descriptor), "rb", buffering=1 << 20)
-        file.seek(offset_bytes)
-        return file
+        return stream_of(self.read_at, self.size_bytes, offset_bytes)
 
 
 class NotRegular(OSError):

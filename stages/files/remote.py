@@ -8,16 +8,16 @@ than the user typed, since what a server redirects to may be signed.
 
 import contextlib
 import hashlib
-import io
 import ipaddress
 import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
 from cache_schema.errors import EnvironmentProblem, MismatchError, RefusedError, UsageError
+from stages.files.streams import stream_of
 
 SCHEMES = {
     "http": "aiohttp",
@@ -139,7 +139,7 @@ class RemoteFile:
         return data
 
     def stream(self, offset_bytes: int = 0) -> BinaryIO:
-        return cast(BinaryIO, io.BufferedReader(_Stream(self, offset_bytes), 1 << 20))
+        return stream_of(self.read_at, self.size_bytes, offset_bytes)
 
     def close(self) -> None:
         """Ends the connection; the next read opens another."""
@@ -158,31 +158,6 @@ class RemoteFile:
         data = bytes(self._file.read(size_bytes))
         self._has_read = True
         return data
-
-
-class _Stream(io.RawIOBase):
-    """A remote file as Python's own kind of stream."""
-
-    def __init__(self, file: RemoteFile, offset_bytes: int) -> None:
-        self._remote = file
-        self._position = offset_bytes
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._remote.size_bytes}[whence]
-        self._position = base + offset
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._remote.read_at(self._position, len(buffer))
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
 
 
 def _info(uri: str) -> dict[str, Any]:

@@ -18,17 +18,24 @@ BLOCK_BYTES = 512
 _MAX_NAME_BYTES = 1 << 16
 _REGULAR, _LONG_NAME, _LONG_LINK, _EXTENDED, _GLOBAL = (b"0", b"\x00", b"7"), b"L", b"K", (b"x", b"X"), b"g"
 _SPARSE = b"S"
+_RECORD_BYTES = 10240
+_LINKS = {b"1": "hard link", b"2": "symbolic link"}
+_WITHOUT_BODY = {**_LINKS, b"3": "device", b"4": "device", b"5": "folder", b"6": "pipe"}
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstd"}
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A regular member: its header (with those that extend it) starts at `header_offset`, its payload at `offset`."""
+    """A regular member: its header (with those that extend it) starts at `header_offset`, its payload at `offset`.
+
+    A link has no payload; `link` says of which kind it is, and is empty for all others.
+    """
 
     name: str
     header_offset: int
     offset: int
     size: int
+    link: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +55,13 @@ def samples_in(members: Iterator[Member], ignored: Counter[str]) -> Iterator[Tar
     key, header_offset = "", 0
     found: dict[str, Member] = {}
     for member in members:
-        folder, _, base = member.name.rpartition("/")
-        stem, dot, extension = base.partition(".")
-        extension = extension.lower()
-        if not dot or not stem:
+        member_key, extension = split_name(member.name)
+        if not extension and not member.name.endswith("."):
             ignored["no extension"] += 1
             continue
-        member_key = f"{folder}/{stem}" if folder else stem
+        if not member_key or member_key.endswith("/"):
+            ignored["hidden (its name starts with a dot)"] += 1
+            continue
         if member_key != key or extension in found:
             if found:
                 yield TarSample(key, header_offset, tuple(found.items()))
@@ -64,8 +71,22 @@ def samples_in(members: Iterator[Member], ignored: Counter[str]) -> Iterator[Tar
         yield TarSample(key, header_offset, tuple(found.items()))
 
 
+def split_name(name: str) -> tuple[str, str]:
+    """Returns the path of a member up to the first dot of its name, and what stands behind it, in lower case."""
+    folder, _, base = name.rpartition("/")
+    stem, _, extension = base.partition(".")
+    return f"{folder}/{stem}" if folder else stem, extension.lower()
+
+
 def read_members(
-    uri: str, file: SourceFile, position: int, ignored: Counter[str], digest: Any = None
+    uri: str,
+    file: SourceFile,
+    position: int,
+    ignored: Counter[str],
+    digest: Any = None,
+    *,
+    with_links: bool = False,
+    zeros_ok: bool = False,
 ) -> Iterator[Member]:
     """Yields the regular members from the header at `position` on, and checks the end of the archive.
 
@@ -73,8 +94,10 @@ def read_members(
         uri: the URI of the tar, for messages.
         file: the tar, open.
         position: where a header starts.
-        ignored: counts what is not a regular file.
+        ignored: counts what is neither a regular file nor a folder.
         digest: takes in name, size and kind of every member.
+        with_links: yields links too, and does not count them.
+        zeros_ok: lets any number of zero bytes follow the end mark, not only what fills its record of 10,240 bytes.
 
     Raises:
         DamagedError: the tar is empty, cut, compressed or damaged, or goes on after its end; names the offset.
@@ -85,12 +108,12 @@ def read_members(
     extended: dict[str, str] = {}
     while True:
         header = file.read_at(position, BLOCK_BYTES)
-        if position == 0:
-            _refuse_compressed(uri, header)
         if len(header) < BLOCK_BYTES:
+            if position == 0:
+                _refuse_compressed(uri, header)
             raise _cut(uri, position, file_bytes, "has no end mark" if not header else "ends inside a header")
         if header == bytes(BLOCK_BYTES):
-            _check_end(uri, file, position, file_bytes)
+            _check_end(uri, file, position, file_bytes, zeros_ok)
             return
         kind = header[156:157]
         size = _checked_size(uri, header, position)
@@ -107,13 +130,17 @@ def read_members(
             continue
         if kind == _SPARSE or "GNU.sparse.major" in extended or "GNU.sparse.map" in extended:
             raise RefusedError(f"{uri}: sparse member at offset {position:,} is not supported: tar it plainly")
-        if "size" in extended and extended["size"].isdecimal():
+        if extended.get("size"):
+            if not (extended["size"].isascii() and extended["size"].isdecimal()):
+                raise _unreadable_size(uri, position)
             size = int(extended["size"])
         name = extended.get("path") or _name_of(header)
         if kind not in _REGULAR:
             # Only regular members have a body worth skipping by; links and folders claim none.
-            size = size if kind not in (b"1", b"2", b"3", b"4", b"5", b"6") else 0
-            ignored["not a regular file"] += 1
+            size = 0 if kind in _WITHOUT_BODY else size
+            word = _WITHOUT_BODY.get(kind, "of unknown kind")
+            if word != "folder" and not (with_links and kind in _LINKS):
+                ignored[word] += 1
         if offset + size > file_bytes:
             raise DamagedError(
                 f"{uri}: member {name!r} at offset {position:,} claims {size:,} bytes, "
@@ -123,6 +150,8 @@ def read_members(
             digest.update(f"{len(name)} {name} {size} {kind!r}\n".encode("utf-8", "surrogatepass"))
         if kind in _REGULAR:
             yield Member(name, header_offset, offset, size)
+        elif with_links and kind in _LINKS:
+            yield Member(name, header_offset, offset, size, _LINKS[kind])
         position = header_offset = offset + _padded(size)
         extended = {}
 
@@ -152,15 +181,22 @@ def _checked_size(uri: str, header: bytes, position: int) -> int:
         valid = False
     if not valid:
         if position == 0:
+            # Asked only now: a name may begin like a compressed file.
+            _refuse_compressed(uri, header)
             raise DamagedError(f"{uri} is not a tar (no header at offset 0): name its kind, as in text:PATH")
         raise DamagedError(f"{uri}: no valid header at offset {position:,}: it is damaged; fetch it again")
     field = header[124:136]
     if field[0] & 0x80:
         return int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big") if field[0] == 0x80 else 1 << 62
-    try:
-        return int(field.strip(b" \x00") or b"0", 8)
-    except ValueError:
-        raise DamagedError(f"{uri}: unreadable size at offset {position:,}: it is damaged; fetch it again") from None
+    digits = field.strip(b" \x00")
+    # `int` would also take a sign, and a size below zero leads back to where the reader was.
+    if digits.strip(b"01234567"):
+        raise _unreadable_size(uri, position)
+    return int(digits or b"0", 8)
+
+
+def _unreadable_size(uri: str, position: int) -> DamagedError:
+    return DamagedError(f"{uri}: unreadable size at offset {position:,}: it is damaged; fetch it again")
 
 
 def _refuse_compressed(uri: str, head: bytes) -> None:
@@ -169,8 +205,11 @@ def _refuse_compressed(uri: str, head: bytes) -> None:
             raise DamagedError(f"{uri} is compressed with {name}: unpack it to a plain .tar")
 
 
-def _check_end(uri: str, file: SourceFile, position: int, file_bytes: int) -> None:
-    """Refuses what stands after the end mark: another tar appended there would be lost without a word."""
+def _check_end(uri: str, file: SourceFile, position: int, file_bytes: int, zeros_ok: bool) -> None:
+    """Refuses what stands after the end mark: another tar appended there would be lost without a word.
+
+    A long tail of zeros is what a download leaves whose room was taken before it was cut.
+    """
     second = file.read_at(position + BLOCK_BYTES, BLOCK_BYTES)
     if len(second) < BLOCK_BYTES:
         raise _cut(uri, position, file_bytes, "has half an end mark")
@@ -185,6 +224,13 @@ def _check_end(uri: str, file: SourceFile, position: int, file_bytes: int) -> No
                 "if tars were joined, join them with 'tar --concatenate', else cut it there"
             )
         at += len(rest)
+    filled = -(-(position + 2 * BLOCK_BYTES) // _RECORD_BYTES) * _RECORD_BYTES
+    if file_bytes > filled and not zeros_ok:
+        raise DamagedError(
+            f"{uri} ends in {file_bytes - position:,} zero bytes, from offset {position:,} on, more than an end mark "
+            f"and what fills its record of {_RECORD_BYTES:,}: the rest of it may be missing; fetch it again, or write "
+            "?zeros=ok if it is whole"
+        )
 
 
 def _cut(uri: str, position: int, file_bytes: int, how: str) -> DamagedError:

@@ -47,6 +47,7 @@ class ImportConfig:
         more="For their sizes and to find the bad ones; 0 decodes inline.",
     )
     max_bad_fraction: float = settings.max_bad_fraction()
+    allow_useless_sources: bool = settings.allow_useless_sources()
     index: bool = settings.index(help="Build a FAISS index of every array at the end.")
     index_device: str = settings.index_device()
 

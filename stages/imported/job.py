@@ -18,14 +18,17 @@ from cache_schema.layout import MODALITIES, Modality
 from cache_schema.progress import Progress
 from cache_schema.publication import publish_metadata, publish_plan, publish_recipe, target_of
 from cache_schema.recipe import IMPORTED, Recipe, array_name, differences
+from stages.extract.wanted_sources import sources_of_tasks
 from stages.feature_files import open_features
+from stages.files.apart import require_outside_sources
 from stages.imported.config import DEFAULT_LOGIT_SCALE, ImportConfig
 from stages.imported.plan import JoinedPlan, joined_plan
 from stages.imported.worker import ImportSettings, KnownFeatures, PartImporter
 from stages.parts.job import PartsJob
-from stages.parts.lock import locked_cache
+from stages.parts.lock import is_on_disk, locked_cache
 from stages.parts.pending import pending_tasks
 from stages.search.index import build_missing_indexes
+from stages.sources.watch import seen_roots
 
 _UNKNOWN = ("weights", "architecture", "preprocessing", "tokenizer", "precision", "logit bias", "probes")
 _SHOWN_DIFFERENCES = 6
@@ -86,6 +89,7 @@ def open_import(config: ImportConfig, *, progress: Progress | None = None) -> It
             _publish(cache, of_modality, fence)
         cache = cache.reopened()
         arrays = {modality: cache.array(modality, of_modality.name) for modality, of_modality in asked.items()}
+        tasks = [task for array in arrays.values() for task in pending_tasks([array])]
         build_indexes = partial(build_missing_indexes, device=config.index_device, fence=fence)
         yield ImportJob(
             cache=cache,
@@ -94,11 +98,14 @@ def open_import(config: ImportConfig, *, progress: Progress | None = None) -> It
                 decode_workers=config.decode_workers,
                 targets={modality: target_of(cache, array) for modality, array in arrays.items()},
                 sources={modality: array.plan.sources for modality, array in arrays.items()},
+                layout=cache.layout,
+                begun=seen_roots(sources_of_tasks(tasks, {modality: array.plan for modality, array in arrays.items()})),
                 features={modality: features_of_parts(array) for modality, array in arrays.items()},
             ),
             worker=PartImporter,
-            tasks=[task for array in arrays.values() for task in pending_tasks([array])],
+            tasks=tasks,
             arrays={modality: [array] for modality, array in arrays.items()},
+            sources={modality: of_modality.joined.named for modality, of_modality in asked.items()},
             max_bad_fraction=config.max_bad_fraction,
             build_indexes=build_indexes if config.index else None,
             num_unused={modality: of_modality.joined.num_unused for modality, of_modality in asked.items()},
@@ -119,13 +126,16 @@ def features_of_parts(array: CachedArray) -> dict[int, tuple[KnownFeatures, ...]
 def _ask(config: ImportConfig, cache: Cache, progress: Progress | None) -> dict[Modality, _Asked]:
     """Returns what `config` asks of every modality that has something to import. Writes nothing."""
     name = config.teacher_name or _only_name(config, cache)
-    then = {modality: _recipe_of(cache, modality, name) for modality in MODALITIES}
+    then = {modality: _array_of(cache, modality, name) for modality in MODALITIES}
     teacher, logit_scale = _teacher(config, name, then)
     asked: dict[Modality, _Asked] = {}
     for modality in MODALITIES:
-        joined = joined_plan(config, cache.plan(modality), then[modality], progress=progress)
+        joined = joined_plan(config, cache, modality, then[modality], progress=progress)
         if joined is None:
             continue
+        if not is_on_disk(cache):
+            read = [*joined.files, *(source.uri for source in joined.plan.sources)]
+            require_outside_sources(config.cache, "--cache", read)
         recipe = Recipe(
             modality=modality,
             teacher=teacher,
@@ -164,17 +174,18 @@ def _only_name(config: ImportConfig, cache: Cache) -> str:
     return names.pop()
 
 
-def _recipe_of(cache: Cache, modality: Modality, name: str) -> Recipe | None:
-    for array in cache.arrays(modality):
-        recipe = cache.array(modality, array).recipe
-        if recipe.is_imported and recipe.teacher["name"] == name:
-            return recipe
+def _array_of(cache: Cache, modality: Modality, name: str) -> CachedArray | None:
+    for array in (cache.array(modality, array) for array in cache.arrays(modality)):
+        if array.recipe.is_imported and array.recipe.teacher["name"] == name:
+            return array
     return None
 
 
-def _teacher(config: ImportConfig, name: str, then: Mapping[Modality, Recipe | None]) -> tuple[dict[str, Json], float]:
+def _teacher(
+    config: ImportConfig, name: str, then: Mapping[Modality, CachedArray | None]
+) -> tuple[dict[str, Json], float]:
     """Returns identity and logit scale: what was said, else what the cache says, else what is assumed."""
-    known = next((recipe for recipe in then.values() if recipe is not None), None)
+    known = next((array.recipe for array in then.values() if array is not None), None)
     if known is not None and config.logit_scale in (None, known.logit_scale):
         return dict(known.teacher), known.logit_scale
     unknown = [*_UNKNOWN, *(["logit scale"] if config.logit_scale is None else [])]

@@ -9,17 +9,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cache_schema.cache import Cache, CachedArray
 from cache_schema.errors import MismatchError, RefusedError, UsageError
 from cache_schema.json_file import Json
 from cache_schema.layout import Modality
 from cache_schema.plan import Part, Plan
 from cache_schema.progress import Progress
 from cache_schema.recipe import Recipe
-from stages.extract.grow_plan import grown_by
+from stages.extract.grow_plan import grown_by, looked_again
+from stages.extract.source_rows import CommittedRows
+from stages.extract.wanted_sources import pending_sources
 from stages.feature_files import FeatureFile, expand_features, scan_once, states_of
 from stages.feature_files.by_key import FeatureIndex
 from stages.imported.config import ImportConfig
 from stages.imported.worker import is_beside
+from stages.parts.job import NamedSources
 from stages.sources import ScannedSource, Source, expand, open_source
 from stages.sources.feature_rows import FeaturesSource, require_pictures
 
@@ -34,6 +38,7 @@ class JoinedPlan:
 
     Attributes:
         plan: grown by the samples that are new.
+        named: what of it was named; all where nothing was.
         files: path -> `FileEntry` of every file of features, for the recipe.
         format: the format of all of them.
         dim: the width of all of them.
@@ -41,6 +46,7 @@ class JoinedPlan:
     """
 
     plan: Plan
+    named: NamedSources
     files: dict[str, FileEntry]
     format: str
     dim: int
@@ -48,14 +54,20 @@ class JoinedPlan:
 
 
 def joined_plan(
-    config: ImportConfig, plan: Plan, then: Recipe | None, *, progress: Progress | None = None
+    config: ImportConfig,
+    cache: Cache,
+    modality: Modality,
+    then: CachedArray | None,
+    *,
+    progress: Progress | None = None,
 ) -> JoinedPlan | None:
-    """Returns what `config` adds to the `plan` of a modality; None when it has nothing to do with it. Writes nothing.
+    """Returns what `config` adds to the plan of a modality; None when it has nothing to do with it. Writes nothing.
 
     Args:
         config: what is asked.
-        plan: so far, perhaps empty.
-        then: recipe of the array that these features belong to, when there is one.
+        cache: as it is.
+        modality: of the features.
+        then: the array that these features belong to, when there is one.
         progress: called with (files scanned, files, unit).
 
     Raises:
@@ -63,19 +75,23 @@ def joined_plan(
         RefusedError: something is damaged, keys repeat, or no key is in common.
         MismatchError: formats or widths differ, or a file has changed.
     """
-    modality = plan.modality
+    plan, committed = cache.plan(modality), CommittedRows(cache, modality)
+    arrays = [] if then is None else [then.name]
+    recipe = None if then is None else then.recipe
     uris = config.image_features if modality == "image" else config.text_features
-    if not uris and then is None:
+    if not uris and recipe is None:
         return None
     given = list({file.uri: file for uri in uris for file in expand_features(uri, modality)}.values())
-    files, new = _known_and_new(given, dict(then.files) if then is not None else {}, progress)
+    files, new = _known_and_new(given, dict(recipe.files) if recipe is not None else {}, progress)
     scans: dict[tuple[str, str], ScannedSource] = {}
-    plan = grown_by(
+    grown = grown_by(
         plan,
-        _samples(config, plan, then, given, new),
+        _samples(config, plan, recipe, given, new),
+        committed=committed,
         progress=progress,
         scanned=lambda source, scan: scans.update({(source.uri, source.kind): scan}),
     )
+    plan = looked_again(grown.plan, pending_sources(cache, grown.plan, arrays), committed)
     unbound = _unbound(plan, files)
     # New samples belong to the files that are new with them, else to all that were named.
     joined = new or given
@@ -96,7 +112,8 @@ def joined_plan(
         files[file.uri]["first_parts"] = sorted({*files[file.uri]["first_parts"], *unbound})
     _require_same(files, modality)
     first = next(iter(files.values()))
-    return JoinedPlan(plan, files, first["format"], first["dim"], num_unused)
+    named = NamedSources(grown.named or frozenset(range(len(plan.sources))), grown.empty)
+    return JoinedPlan(plan, named, files, first["format"], first["dim"], num_unused)
 
 
 def _known_and_new(

@@ -12,7 +12,7 @@ from cache_schema.atomic import Fence
 from cache_schema.commit import ArrayTarget, commit_part
 from cache_schema.errors import MismatchError
 from cache_schema.features import storable
-from cache_schema.layout import Modality
+from cache_schema.layout import Layout, Modality
 from cache_schema.plan import SourceEntry, Span
 from cache_schema.records import RowException
 from cache_schema.samples import OK, Sample
@@ -25,6 +25,7 @@ from stages.parts.pending import PartReport, PartTask
 from stages.parts.worker import PartsWorker, StageClock
 from stages.sources import Source
 from stages.sources.feature_rows import FeaturesSource
+from stages.sources.watch import SeenRoots
 
 NUMERICS = "imported"
 MISSING = "feature-missing"
@@ -61,6 +62,8 @@ class ImportSettings:
         decode_workers: processes that decode pictures; 0 decodes inline.
         targets: the array of each modality.
         sources: the plan's sources of each modality.
+        layout: of the cache.
+        begun: the folders that the sources lie in, at the start of the run.
         features: modality -> number of a part -> the files of features for it and the parts after it, up to the next.
         limits: what one input may cost.
     """
@@ -69,6 +72,8 @@ class ImportSettings:
     decode_workers: int
     targets: Mapping[Modality, ArrayTarget]
     sources: Mapping[Modality, tuple[SourceEntry, ...]]
+    layout: Layout
+    begun: SeenRoots
     features: Mapping[Modality, Mapping[int, tuple[KnownFeatures, ...]]]
     limits: Limits = field(default_factory=Limits)
 
@@ -84,6 +89,8 @@ class PartImporter(PartsWorker):
         self._reader = PartReader(
             settings.sources,
             _LOOK_ONLY,
+            begun=settings.begun,
+            layout=settings.layout,
             num_views=0,
             decode_workers=settings.decode_workers,
             limits=settings.limits,
@@ -115,6 +122,9 @@ class PartImporter(PartsWorker):
                 rows += self._features_of(task.modality, span, group, of_span)
         for one in known:
             one.require_unchanged()
+        if task.only is not None:
+            # No teacher sees single rows here: what a worker survives, it survives whole.
+            return PartReport(task.modality, task.part.number, 0)
         target = self._settings.targets[task.modality]
         features_BD, exceptions = _stored(samples, rows, target.row_format.width)
         with self._clock.measured("write"):

@@ -23,6 +23,19 @@ class BuildIndexes(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class NamedSources:
+    """What a run names of a plan.
+
+    Attributes:
+        numbers: places of the sources in the plan.
+        empty: sources without a sample, which are not planned.
+    """
+
+    numbers: frozenset[int]
+    empty: Sequence[str]
+
+
 @dataclass(kw_only=True)
 class PartsJob(Generic[Settings]):
     """A run that is about to start: the cache is locked, and all that its workers must agree on is on disk.
@@ -33,6 +46,7 @@ class PartsJob(Generic[Settings]):
         worker: class of the workers, called with `settings`.
         tasks: the pending parts, images first.
         arrays: modality -> those being made; rows are counted as bad in the first.
+        sources: modality -> what the run names of its plan.
         max_bad_fraction: of all planned rows of a modality; with more of them bad the run stops.
         build_indexes: called by `finish`; None builds none.
         num_planned: modality -> planned rows.
@@ -46,6 +60,7 @@ class PartsJob(Generic[Settings]):
     worker: Callable[..., PartsWorker]
     tasks: Sequence[PartTask]
     arrays: Mapping[Modality, Sequence[CachedArray]]
+    sources: Mapping[Modality, NamedSources]
     max_bad_fraction: float
     build_indexes: BuildIndexes | None
     num_planned: Mapping[Modality, int] = field(init=False)

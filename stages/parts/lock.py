@@ -10,6 +10,7 @@ from cache_schema.cache import Cache, create_cache
 from cache_schema.errors import MismatchError
 from cache_schema.layout import Layout
 from cache_schema.shards import DEFAULT_PART_ROWS
+from stages.files.apart import require_outside_caches
 
 Found = TypeVar("Found")
 
@@ -22,11 +23,13 @@ def cache_at(path: Path, part_rows: int | None) -> Cache:
         part_rows: that it must have; None takes those it has, or the default for a new one.
 
     Raises:
+        UsageError: there is none, and the place is inside another cache.
         MismatchError: the cache has other part rows.
         DamagedError, RefusedError: as `Cache.open`.
     """
     layout = Layout(path.absolute())
     if not layout.cache_json.exists():
+        require_outside_caches(path, "--cache")
         return Cache(layout, part_rows or DEFAULT_PART_ROWS)
     cache = Cache.open(path)
     if part_rows not in (None, cache.part_rows):

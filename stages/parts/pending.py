@@ -19,6 +19,9 @@ class PartTask:
         part_fingerprint: the fingerprint of what the plan says.
         arrays: names of those in which the part is pending.
         pixels: whether its stored pixels are pending.
+        may_kill: a worker died at it, or may have: it is for a worker that may die (`stages.parts.fatal_rows`).
+        fatal: offset -> how workers died of that row. No teacher sees it; a blank stands in its place.
+        only: the offsets that are looked at, to learn whether the worker survives; then nothing is committed.
     """
 
     modality: Modality
@@ -26,6 +29,9 @@ class PartTask:
     part_fingerprint: str
     arrays: tuple[str, ...]
     pixels: bool = False
+    may_kill: bool = False
+    fatal: Mapping[int, str] = field(default_factory=dict)
+    only: range | None = None
 
     def __str__(self) -> str:
         return f"{self.modality} part {self.part.number}"

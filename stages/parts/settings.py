@@ -12,5 +12,8 @@ decode_workers = partial(running, default=1, least=0, most=4096)
 max_bad_fraction = partial(
     running, default=1.0, least=0, most=1, help="Stop when more rows are bad.", more="As a share of all planned rows."
 )
+allow_useless_sources = partial(
+    running, default=False, rare=True, help="Go on where not one row of a source is usable."
+)
 index = partial(running, default=True, flag="--index/--no-index")
 index_device = partial(running, default="cpu", choices=("cpu", "cuda"), help="Where indexes are built.")

@@ -14,8 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from cache_schema import atomic
-from cache_schema.errors import DamagedError, MismatchError
+from cache_schema.errors import DamagedError, DivergedError, MismatchError
 from cache_schema.json_file import Json, read_sealed, seal
+from cache_schema.reading import read_file
 from cache_schema.sha256 import sha256_of
 from stages.students import Student
 
@@ -63,7 +64,11 @@ def save_checkpoint(
         state: further JSON.
         keep: at least 1.
         fence: the fence of the run's lock.
+
+    Raises:
+        DivergedError: a value is not finite; nothing was written, and the checkpoint before stays the newest.
     """
+    require_finite(tensors, f"the training state after step {step:,} of {folder}")
     atomic.make_folder(folder)
     data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     record = {
@@ -80,7 +85,7 @@ def save_checkpoint(
 def newest_checkpoint(folder: Path, *, run: str, num_steps: int, notice: Callable[[str], None]) -> Checkpoint | None:
     """Returns the newest whole checkpoint, or None where none was ever finished.
 
-    A damaged one is named through `notice`, and the one before it is used.
+    A damaged one, or one with a value that is not finite, is named through `notice`, and the one before it is used.
 
     Raises:
         DamagedError: there are checkpoints, and all of them are damaged.
@@ -118,6 +123,16 @@ def remove_checkpoints(folder: Path, *, keep: int) -> None:
         atomic.remove_file(_path(folder, step, "json"))
     for step in _steps(folder, "safetensors") - _steps(folder, "json"):
         atomic.remove_file(_path(folder, step, "safetensors"))
+
+
+def require_finite(tensors: Mapping[str, torch.Tensor], what: str) -> None:
+    """Raises `DivergedError` when a value of `tensors`, which are `what`, is not finite; lists the first ten."""
+    spoilt = _not_finite(tensors)
+    if spoilt:
+        raise DivergedError(
+            f"{what} is not finite ({len(spoilt)} tensors: {', '.join(spoilt[:_SHOWN])}): the last checkpoint stays; "
+            "lower the learning rate or use float32, with --fresh or another --out"
+        )
 
 
 def tensors_of(student: Student, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -175,13 +190,24 @@ def _read(folder: Path, step: int) -> Checkpoint:
     state = read_sealed(path)
     if not isinstance(state.get("tensors"), dict) or state.get("step") != step:
         raise DamagedError(f"{path} is not the state of step {step}")
-    data = weights.read_bytes() if weights.exists() else b""
+    data = read_file(weights) or b""
     if sha256_of(data) != state["tensors"].get("sha256"):
         raise DamagedError(f"checkpoint {weights} is damaged ({len(data):,} bytes)")
     try:
-        return Checkpoint(step, state, load(data), path)
+        tensors = load(data)
     except SafetensorError as error:
         raise DamagedError(f"checkpoint {weights} is damaged ({error})") from error
+    spoilt = _not_finite(tensors)
+    if spoilt:
+        raise DamagedError(
+            f"checkpoint {weights} holds values that are not finite ({len(spoilt)} tensors: "
+            f"{', '.join(spoilt[:_SHOWN])})"
+        )
+    return Checkpoint(step, state, tensors, path)
+
+
+def _not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    return [name for name, value in tensors.items() if not torch.isfinite(value).all()]
 
 
 def _path(folder: Path, step: int, suffix: str) -> Path:

@@ -19,6 +19,7 @@ from cache_schema import atomic
 from cache_schema.errors import RefusedError, UsageError
 from cache_schema.layout import Modality
 from cache_schema.lock import WriterLock
+from stages.files.apart import require_outside_caches
 
 _OURS = frozenset(
     {"run.json", "lock.json", "metrics.jsonl", "speed.jsonl", "tensorboard", "checkpoints", "probes", "model"}
@@ -69,12 +70,14 @@ def open_folder(root: Path) -> RunFolder:
 
     Raises:
         RefusedError: `root` holds something that is no run of ours; nothing was touched.
-        UsageError: `root` is a file.
+        UsageError: `root` is a file, or would be inside a cache.
         EnvironmentProblem: it cannot be created.
     """
     folder = RunFolder(root.absolute())
     if root.exists() and not root.is_dir():
         raise UsageError(f"{root} is a file, not a folder for a run: choose another --out")
+    if not folder.run_json.exists():
+        require_outside_caches(root, "--out")
     names = {path.name for path in root.iterdir() if not path.name.startswith(".")} if root.exists() else set()
     if names - _OURS or (names - {"lock.json"} and not folder.run_json.exists()):
         strange = sorted(names - _OURS) or sorted(names)

@@ -8,17 +8,19 @@ Shape letters: Q queries, D width of a feature, K neighbours.
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cache_schema import atomic
 from cache_schema.cache import CachedArray
-from cache_schema.errors import EnvironmentProblem, RefusedError, UsageError
+from cache_schema.errors import DamagedError, EnvironmentProblem, RefusedError, UsageError
 from cache_schema.features import FeatureReader
-from cache_schema.indexes import IndexInfo, publish_index_info, require_current_index
+from cache_schema.indexes import REBUILD, IndexInfo, publish_index_info, require_current_index
 from cache_schema.progress import Progress
 from cache_schema.sha256 import sha256_of_file
+from stages.search.index_content import require_index_of
 
 EXACT_BELOW_ROWS = 100_000
 MIN_RECALL = 0.95
@@ -53,6 +55,7 @@ def build_index(
 
     Raises:
         UnfinishedError: the array lacks parts.
+        DamagedError: a feature is not the one that was committed.
         EnvironmentProblem: there is no GPU for "cuda", or the file cannot be written.
     """
     array.require_complete()
@@ -64,6 +67,7 @@ def build_index(
     recall = 1.0 if exact else _tune_probes(array, rows, index)
     layout, place = array.cache.layout, (array.modality, array.name, _NAME)
     path = layout.index(*place)
+    require_index_of(index, array, path)
     atomic.make_folder(path.parent)
     atomic.publish_with(path, lambda partial: load_faiss().write_index(index, str(partial)), fence=fence)
     sha256 = sha256_of_file(path)
@@ -120,18 +124,35 @@ def index_is_current(array: CachedArray) -> bool:
 
 
 def load_index(array: CachedArray, *, device: str = "cpu") -> LoadedIndex:
-    """Returns the index of `array`, checked before any of its bytes are parsed.
+    """Returns the index of `array`: the file is checked before any of its bytes are parsed, and then what it holds.
 
     Raises:
         UsageError, MismatchError, DamagedError: as `require_current_index`.
-        EnvironmentProblem: there is no GPU for "cuda".
+        DamagedError: it holds other things than its sidecar says, or than `array` has.
+        EnvironmentProblem: there is no GPU for "cuda", or too little memory.
     """
     info = require_current_index(array, _NAME)
-    index = load_faiss().read_index(str(array.cache.layout.index(array.modality, array.name, _NAME)))
+    path = array.cache.layout.index(array.modality, array.name, _NAME)
+    index = _parsed(path)
+    require_index_of(index, array, path)
+    is_ivf = isinstance(index, load_faiss().IndexIVF)
+    found = ("ivf", index.nlist, index.nprobe) if is_ivf else ("flat", 0, 0)
+    if found != (info.kind, info.num_lists, info.num_probes):
+        said = (info.kind, info.num_lists, info.num_probes)
+        raise DamagedError(f"index {path} is {found}, its sidecar says {said} (kind, lists, probes): {REBUILD}")
     if device == "cpu":
         return LoadedIndex(info, index)
     require_gpu()
     return LoadedIndex(info, load_faiss().index_cpu_to_gpu(load_faiss().StandardGpuResources(), 0, index), on_gpu=True)
+
+
+def _parsed(path: Path) -> Any:
+    try:
+        return load_faiss().read_index(str(path))
+    except RuntimeError as error:
+        raise DamagedError(f"index {path} is no index that FAISS reads ({error}): delete it and {REBUILD}") from error
+    except MemoryError as error:
+        raise EnvironmentProblem(f"index {path} does not fit into memory: free some and run again") from error
 
 
 def search(index: LoadedIndex, queries_QD: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -143,7 +164,7 @@ def search(index: LoadedIndex, queries_QD: np.ndarray, k: int) -> tuple[np.ndarr
         k: neighbours per query, at most the rows of the index (2,048 on a GPU).
 
     Raises:
-        UsageError: `k` or the width is out of range, or a query is not finite; says the limit.
+        UsageError: `k` or the width is out of range, or a query is zero or not finite; says the limit.
     """
     info = index.info
     most = min(info.num_rows, _MAX_GPU_K) if index.on_gpu else info.num_rows
@@ -152,8 +173,11 @@ def search(index: LoadedIndex, queries_QD: np.ndarray, k: int) -> tuple[np.ndarr
     queries = np.ascontiguousarray(queries_QD, np.float32)
     if queries.ndim != 2 or queries.shape[1] != info.dim:
         raise UsageError(f"queries have shape {queries.shape}, {info.modality} {info.array} needs (Q, {info.dim})")
-    if not np.isfinite(queries).all():
-        raise UsageError(f"a query is not finite (row {np.flatnonzero(~np.isfinite(queries).all(axis=1))[0]})")
+    norms = np.linalg.norm(queries, axis=1)
+    unusable = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
+    if len(unusable):
+        what = "zero" if norms[unusable[0]] == 0 else "not finite"
+        raise UsageError(f"a query is {what} (row {unusable[0]}), so nothing is near it: leave it out")
     scores, ids = index.faiss_index.search(queries, k)
     short = np.flatnonzero((ids < 0).any(axis=1))
     if len(short):

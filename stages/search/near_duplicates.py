@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from cache_schema.features import FeatureReader, unit_rows
+from cache_schema.features import FeatureReader, present, unit_rows
 from cache_schema.progress import Progress
 from stages.search.index import trained_lists
 
@@ -64,6 +64,10 @@ def near_duplicates(
         threshold: above 0, at most 1.
         exact_up_to_rows: rows that are compared all with all.
         progress: called with (rows compared, rows, unit).
+
+    Raises:
+        UsageError: a row has no feature.
+        DamagedError: a feature is not the one that was committed.
     """
     assert 0 < threshold <= 1, threshold
     nearest_kept = (
@@ -74,7 +78,7 @@ def near_duplicates(
     repeats = np.full(len(rows), -1, np.int64)
     for start in range(0, len(rows), _BLOCK_ROWS):
         block = slice(start, min(start + _BLOCK_ROWS, len(rows)))
-        block_AD = features.gather(rows[block])
+        block_AD = present(features.gather(rows[block]), rows[block])
         repeats[block] = nearest_kept.repeated_by(block_AD)
         _drop_within_block(rows[block], block_AD, repeats[block], threshold)
         nearest_kept.keep(rows[block][repeats[block] < 0])

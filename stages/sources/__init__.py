@@ -51,7 +51,7 @@ def expand(uri: str, modality: Modality) -> list[Source]:
     return [open_source(path, parsed.kind or _kind_of(path, modality), modality, parsed.options) for path in paths]
 
 
-def open_source(uri: str, kind: str, modality: Modality, options: dict[str, str], *, fingerprint: str = "") -> Source:
+def open_source(uri: str, kind: str, modality: Modality, options: dict[str, str]) -> Source:
     """Returns the source of a plan entry; `uri` is one absolute path. Nothing is opened yet.
 
     Args:
@@ -59,8 +59,6 @@ def open_source(uri: str, kind: str, modality: Modality, options: dict[str, str]
         kind: a name in `SOURCES`.
         modality: `image` or `text`.
         options: those of the kind.
-        fingerprint: of the scan that made the plan. A folder, which has to be listed anew, then refuses to be read
-            when its listing is another one; leave it open and read all its parts from it.
 
     Raises:
         UsageError: the kind or an option is unknown or does not fit the modality.
@@ -76,7 +74,7 @@ def open_source(uri: str, kind: str, modality: Modality, options: dict[str, str]
     for name in options:
         if name not in source_class.option_names:
             raise unknown_name(f"option of a {kind} source", name, source_class.option_names)
-    return source_class(uri, modality, dict(options), fingerprint=fingerprint)
+    return source_class(uri, modality, dict(options))
 
 
 def _kind_of(path: str, modality: Modality) -> str:

@@ -12,6 +12,14 @@ MAX_PAYLOAD_BYTES = 256 << 20
 """A larger image payload is set aside unread, as `img-too-many-bytes`."""
 
 
+@dataclass(frozen=True, slots=True)
+class SeenFile:
+    """A file of its own that a sample was read from, or was looked for at: its path, and its time, 0 if not there."""
+
+    path: str
+    mtime_ns: int = 0
+
+
 @dataclass(frozen=True)
 class RawSample:
     """One sample as it stands in its source, before any decoding.
@@ -24,6 +32,7 @@ class RawSample:
         size_bytes: bytes of the payload in the source.
         status: `ok` or why there is no payload: `src-unreadable`, `src-changed`, `src-no-image`, `text-type` …
         reason: the same in fixed words; for ok samples a note such as `misnamed`, or empty.
+        file: where the sample is a local file of its own.
     """
 
     key: str
@@ -32,6 +41,7 @@ class RawSample:
     size_bytes: int
     status: str = "ok"
     reason: str = ""
+    file: SeenFile | None = None
 
 
 @dataclass(frozen=True)
@@ -40,11 +50,13 @@ class ScannedSource:
 
     Attributes:
         fingerprint: hex SHA-256 that changes when samples are added, removed, renamed or resized.
-        num_samples: rows that the source will take.
+        num_samples: rows that the source will take; 0 of an empty shard, which is whole and has nothing in it.
         offsets: int64, one per sample: where `read` can start with that sample. Not where its payload is.
         key_hashes: uint64, one per sample (`hash_of_key`); empty where keys are only positions in the file, which
             cannot repeat inside it and mean nothing across files.
         ignored: how many members or files of each extension are not part of any sample's payload.
+        state: of a source whose samples are files of their own: `newest_ns`, the time after which a file that changes
+            is not what was planned; of a folder also `names`, a number that stands for the names in it.
     """
 
     fingerprint: str
@@ -52,6 +64,7 @@ class ScannedSource:
     offsets: np.ndarray
     key_hashes: np.ndarray
     ignored: dict[str, int] = field(default_factory=dict)
+    state: dict[str, int] = field(default_factory=dict)
 
     def offset_bytes(self, sample_index: int) -> int:
         """Returns where `read` can start with sample `sample_index`."""
@@ -73,7 +86,7 @@ class Source(Protocol):
     modality: Modality
     options: dict[str, str]
 
-    def __init__(self, uri: str, modality: Modality, options: dict[str, str], *, fingerprint: str = "") -> None: ...
+    def __init__(self, uri: str, modality: Modality, options: dict[str, str]) -> None: ...
 
     def scan(self) -> ScannedSource:
         """Reads names, headers or lines, once through; raises `RefusedError` for a damaged source."""

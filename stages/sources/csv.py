@@ -50,8 +50,8 @@ class CsvSource(EntrySource):
     extensions: ClassVar[tuple[str, ...]] = with_compressions(".csv", ".tsv")
     option_names: ClassVar[tuple[str, ...]] = (*TABLE_OPTIONS, "delimiter", "encoding", "header", "quotes")
 
-    def __init__(self, uri: str, modality: Modality, options: dict[str, str], *, fingerprint: str = "") -> None:
-        super().__init__(uri, modality, options, fingerprint=fingerprint)
+    def __init__(self, uri: str, modality: Modality, options: dict[str, str]) -> None:
+        super().__init__(uri, modality, options)
         name = uri.lower().removesuffix(compression_of(uri))
         delimiter = options.get("delimiter", "tab" if name.endswith(".tsv") else ",")
         self._encoding = options.get("encoding", "utf-8")

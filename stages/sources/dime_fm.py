@@ -5,7 +5,6 @@ Differences: bad base64 is a bad row instead of a grey picture, and where the of
 captions, or a prompt, at random, the row is bad: its feature belongs to one of them, and nobody knows which.
 """
 
-import binascii
 import hashlib
 import json
 from array import array
@@ -19,6 +18,7 @@ from cache_schema.layout import Modality
 from stages.files.keyed_lines import KeyedLine, keyed_lines, require_line_index
 from stages.files.keys import first_repeated, hash_of_key
 from stages.files.opened import SourceFile, planned_file, read_range
+from stages.files.strict_base64 import decoded_base64
 from stages.sources.base import MAX_PAYLOAD_BYTES, RawSample, ScannedSource
 
 _MAX_TEXT_BYTES = 1 << 20
@@ -38,7 +38,7 @@ class DimeFmSource:
     extensions: ClassVar[tuple[str, ...]] = ()
     option_names: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, uri: str, modality: Modality, options: dict[str, str], *, fingerprint: str = "") -> None:
+    def __init__(self, uri: str, modality: Modality, options: dict[str, str]) -> None:
         self.uri = uri
         self.modality = modality
         self.options = options
@@ -144,10 +144,8 @@ def caption_of(column: bytes) -> tuple[bytes | None, str]:
 
 
 def _decoded(column: bytes) -> tuple[bytes | None, str]:
-    try:
-        return binascii.a2b_base64(column, strict_mode=True) if column else b"", ""
-    except binascii.Error:
-        return None, "not base64"
+    payload = decoded_base64(column)
+    return payload, "not base64" if payload is None else ""
 
 
 def _column_at(file: SourceFile, offset_bytes: int) -> bytes:

@@ -8,11 +8,9 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from array import array
-from binascii import Error as NotBase64
-from binascii import a2b_base64
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, ClassVar, cast
+from typing import Any, BinaryIO, ClassVar, NamedTuple, cast
 
 import numpy as np
 
@@ -21,8 +19,9 @@ from cache_schema.layout import Modality
 from stages.files.compressed import content_of
 from stages.files.keys import first_repeated, hash_of_key
 from stages.files.lines import MAX_LINE_BYTES, SIGNATURE, read_ahead
+from stages.files.strict_base64 import decoded_base64
 from stages.sources.base import RawSample, ScannedSource
-from stages.sources.image_files import read_image_file, require_root, root_of
+from stages.sources.image_files import ImageFile, planned_now, read_image_file, require_root, root_of
 
 MAX_IMAGE_ENTRY_BYTES = 64 << 20
 """A longer entry with an image in base64 is set aside unread, as `img-too-many-bytes`."""
@@ -59,7 +58,7 @@ class EntrySource(ABC):
     kind: ClassVar[str]
     entry_word: ClassVar[str]
 
-    def __init__(self, uri: str, modality: Modality, options: dict[str, str], *, fingerprint: str = "") -> None:
+    def __init__(self, uri: str, modality: Modality, options: dict[str, str]) -> None:
         self.uri = uri
         self.modality = modality
         self.options = options
@@ -98,8 +97,10 @@ class EntrySource(ABC):
             RefusedError: the file is in UTF-16, more than one entry in a hundred is broken, none has the column, or a
                 key is missing or repeated; the message names the lines.
         """
+        state = {}
         if self.root is not None:
             require_root(self.root)
+            state = planned_now()
         self._prepare()
         tally = _Tally(self)
         digest = hashlib.sha256(json.dumps([self.kind, self._value_option, *self._settings()]).encode())
@@ -112,7 +113,7 @@ class EntrySource(ABC):
         offsets = np.frombuffer(tally.offsets, dtype=np.int64)
         hashes = np.frombuffer(tally.hashes, dtype=np.uint64) if tally.hashes else np.zeros(0, np.uint64)
         self._refuse_repeated_key(hashes, offsets, tally.lines)
-        return ScannedSource(digest.hexdigest(), len(offsets), offsets, hashes)
+        return ScannedSource(digest.hexdigest(), len(offsets), offsets, hashes, state=state)
 
     def read(self, first_sample: int, num_samples: int, offset_bytes: int) -> Iterator[RawSample]:
         """Yields entries from `offset_bytes` on; raises `MismatchError` when the file ends early."""
@@ -160,30 +161,22 @@ class EntrySource(ABC):
             return RawSample(name, None, place, 0, f"{prefix}-{error.what}", error.reason)
         if self._key_column:
             name = self._key_text(key, entry)
-        payload, size_bytes, status, reason = self._payload(value)
-        return RawSample(name, payload, place, size_bytes, status, reason)
+        found = self._payload(value)
+        return RawSample(name, found.payload, place, found.size_bytes, found.status, found.reason, found.seen)
 
-    def _payload(self, value: object) -> tuple[bytes | None, int, str, str]:
+    def _payload(self, value: object) -> "_Payload | ImageFile":
         is_image = self.modality == "image"
         if value is None or (is_image and value == ""):
-            return None, 0, "src-no-image" if is_image else "text-type", "null"
+            return _Payload(None, 0, "src-no-image" if is_image else "text-type", "null")
         if not isinstance(value, str):
-            return None, 0, "src-type" if is_image else "text-type", "not text"
+            return _Payload(None, 0, "src-type" if is_image else "text-type", "not text")
         if self.root is not None:
-            file = read_image_file(self.root, value)
-            return file.payload, file.size_bytes, file.status, file.reason
-        try:
-            if is_image:
-                payload = a2b_base64(value.strip().encode("ascii"), strict_mode=True)
-            else:
-                payload = value.encode("utf-8")
-        except (NotBase64, UnicodeEncodeError):
-            return (
-                None,
-                0,
-                *(("src-encoding", "not base64") if is_image else ("text-encoding", "half a surrogate pair")),
-            )
-        return payload, len(payload), "ok", ""
+            return read_image_file(self.root, value)
+        if is_image:
+            payload, broken = decoded_base64(value.strip().encode("ascii", "replace")), ("src-encoding", "not base64")
+        else:
+            payload, broken = _utf8(value), ("text-encoding", "half a surrogate pair")
+        return _Payload(None, 0, *broken) if payload is None else _Payload(payload, len(payload))
 
     def _key_text(self, key: object, entry: Entry) -> str:
         if isinstance(key, bool) or not isinstance(key, str | int) or key == "":
@@ -203,6 +196,16 @@ class EntrySource(ABC):
             f"{self.uri}: key {key!r} stands in line {lines[first]:,} and again in line {lines[second]:,}: keys must "
             "be unique; choose another key_column or leave it out"
         )
+
+
+class _Payload(NamedTuple):
+    """What stands in the column itself; the counterpart of `ImageFile`."""
+
+    payload: bytes | None
+    size_bytes: int
+    status: str = "ok"
+    reason: str = ""
+    seen: None = None
 
 
 class _Tally:
@@ -268,6 +271,13 @@ def without_signature(data: bytes, offset_bytes: int) -> tuple[bytes, int]:
     if offset_bytes == 0 and data.startswith(SIGNATURE):
         return data[len(SIGNATURE) :], len(SIGNATURE)
     return data, offset_bytes
+
+
+def _utf8(text: str) -> bytes | None:
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError:
+        return None
 
 
 def resolve_root(uri: str, modality: Modality, options: dict[str, str]) -> str | None:

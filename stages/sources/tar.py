@@ -7,77 +7,66 @@ headers and payloads are multiples of 512, so a place also says which row (`read
 
 import hashlib
 from array import array
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 
 from cache_schema.errors import DamagedError, MismatchError, RefusedError, UsageError, unknown_name
 from cache_schema.layout import Modality
 from stages.files.keys import first_repeated, hash_of_key
-from stages.files.lines import MAX_LINE_BYTES
+from stages.files.lines import MAX_LINE_BYTES, SIGNATURE
 from stages.files.opened import SourceFile, planned_file, read_range
 from stages.files.tar_members import BLOCK_BYTES, Member, TarSample, member_size, read_members, samples_in
-from stages.images.formats import IMAGE_EXTENSIONS, is_misnamed
+from stages.images.formats import is_misnamed
 from stages.sources.base import MAX_PAYLOAD_BYTES, RawSample, ScannedSource
-from stages.sources.entries import BrokenEntry
-from stages.sources.jsonl import parse_object
+from stages.sources.tar_rows import Row, RowRule, Scan, TextRule, dotted_texts, image_rule, text_rule
 
 _MAX_ROWS = BLOCK_BYTES - 1
-_JSON_KEYS = ("caption", "text")
+_NEW = 1 << 52
+"""Added to every place in a tar of which earlier versions made other rows, so that their plans are not read on."""
+
 _NAMES_SHOWN = 20
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """One row of a sample: the member of its payload, or a text of a `.json` member, or neither, with a status."""
-
-    member: Member | None
-    text: bytes | None = None
-    text_number: int = 0
-    status: str = "ok"
-    reason: str = ""
 
 
 class TarSource:
     """A webdataset tar of images, of sentences or of both.
 
-    Option for images: `images=all`; for sentences: `ext` (`txt` or `json`) and `json_key`.
+    Option for images: `images=all`; for sentences: `ext` and `json_key`; for both: `zeros=ok`.
 
     The image of a sample is its first member with an image extension; with `images=all` every member whose last
-    extension is one is a row (`x.jpg`, `x.seg.png`). The sentences of a sample are its `.txt` members (`x.txt`,
-    `x.0.txt` …), each as a whole but for a line feed at its end; where it has none, those of its `.json`: a string, or
-    a list of them, under `json_key` (default `caption`, else `text`). Other members are counted and ignored. A sample
-    with nothing keeps its row as `src-no-image` or `src-no-text`. Keys are the paths up to the first dot of the file
-    name.
+    extension is one is a row (`x.jpg`, `x.seg.png`). The sentence of a sample is its `.txt`, as a whole but for a byte
+    order mark before it and a line feed behind it; where it has none, its `.json` has one or a list of them under
+    `json_key` (default `caption`, else `text`). `ext` names other members, the first that is there counts:
+    `ext=caption.txt,txt`, and `ext=*.txt` takes every member that ends so (`x.0.txt`, `x.1.txt`); `ext=syn.json` reads
+    the captions of DataCompDR, which stand under `syn_text`. Other members are counted and ignored. A sample with
+    nothing, or whose image or sentence is only a link, keeps its row as `src-no-image` or `src-no-text`. Keys are the
+    paths up to the first dot of the file name. `zeros=ok` lets more zero bytes end the file than fill its last record.
     """
 
     kind: ClassVar[str] = "tar"
     modalities: ClassVar[tuple[Modality, ...]] = ("image", "text")
     extensions: ClassVar[tuple[str, ...]] = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-    option_names: ClassVar[tuple[str, ...]] = ("images", "ext", "json_key")
+    option_names: ClassVar[tuple[str, ...]] = ("images", "ext", "json_key", "zeros")
 
-    def __init__(self, uri: str, modality: Modality, options: dict[str, str], *, fingerprint: str = "") -> None:
+    def __init__(self, uri: str, modality: Modality, options: dict[str, str]) -> None:
         self.uri = uri
         self.modality = modality
         self.options = options
-        fitting = ("images",) if modality == "image" else ("ext", "json_key")
+        fitting = ("images", "zeros") if modality == "image" else ("ext", "json_key", "zeros")
         for name in options:
             if name not in fitting:
                 raise UsageError(
                     f"option {name} of {uri} is not for {modality}s (they have {', '.join(fitting)}): drop it"
                 )
-        for name, known in (("images", ("all", "first")), ("ext", ("json", "txt"))):
-            if options.get(name, known[0]) not in known:
-                raise unknown_name(f"value of option {name}", options[name], known)
-        self._all_images = options.get("images") == "all"
-        self._text_extensions = (options["ext"],) if "ext" in options else ("txt", "json")
-        self._json_keys = (options["json_key"],) if "json_key" in options else _JSON_KEYS
+        if options.get("zeros", "ok") != "ok":
+            raise unknown_name("value of option zeros", options["zeros"], ("ok",))
+        self._rule: RowRule = image_rule(options) if modality == "image" else text_rule(options)
 
     def scan(self) -> ScannedSource:
         """Reads every header, seeking over the payloads; of sentences also the `.json` members that hold some.
+
+        A tar without members is an empty shard, a scan of no samples.
 
         Raises:
             DamagedError: the file is empty, cut, compressed or not a tar; the message names the offset.
@@ -86,44 +75,50 @@ class TarSource:
             UsageError: no sample has an image, or a sentence.
         """
         offsets, hashes = array("q"), array("Q")
-        digest = self._new_digest()
-        ignored: Counter[str] = Counter()
-        found: dict[str, Any] = {}
+        scan = Scan(self._new_digest())
         num_usable = num_with_member = 0
+        zeros_ok = "zeros" in self.options
         with planned_file(self.uri) as file:
-            for group in samples_in(read_members(self.uri, file, 0, ignored, digest), ignored):
-                for number, row in enumerate(self._rows(file, group, ignored, digest, found)):
+            for group in self._samples(file, 0, scan, zeros_ok=zeros_ok):
+                for number, row in enumerate(self._rows(file, group, scan)):
                     offsets.append(group.header_offset + number)
                     hashes.append(hash_of_key(_key_of(group, number)))
                     num_with_member += row.member is not None
                     num_usable += row.status == "ok"
         key_hashes = np.frombuffer(hashes, dtype=np.uint64) if hashes else np.zeros(0, np.uint64)
-        offsets_array = np.frombuffer(offsets, dtype=np.int64) if offsets else np.zeros(0, np.int64)
-        if num_with_member == 0:
-            what = ", ".join(sorted(ignored)) or "no members"
-            example = "KEY.jpg" if self.modality == "image" else " or ".join(f"KEY.{e}" for e in self._text_extensions)
-            raise UsageError(
-                f"no {self.modality}s in {self.uri} (found {what}): a sample needs a member such as {example}"
-            )
-        if num_usable == 0 and found:
-            raise RefusedError(
-                f"{self.uri}: no .json has text under {' or '.join(map(repr, self._json_keys))} (the first has "
-                f"{', '.join(list(found)[:_NAMES_SHOWN])}): choose one with ?json_key=NAME"
-            )
-        self._refuse_repeated_key(key_hashes, offsets_array)
-        return ScannedSource(digest.hexdigest(), len(offsets_array), offsets_array, key_hashes, dict(ignored))
+        places = np.frombuffer(offsets, dtype=np.int64) if offsets else np.zeros(0, np.int64)
+        if num_with_member == 0 and (len(places) or scan.ignored):
+            self._refuse_nothing(scan)
+        if num_usable == 0 and scan.names:
+            self._refuse_missing_key(scan)
+        if scan.is_new:
+            scan.digest.update(b"plain members, links\n")
+            places = places + _NEW
+        self._refuse_repeated_key(key_hashes, places)
+        return ScannedSource(scan.digest.hexdigest(), len(places), places, key_hashes, dict(scan.ignored))
 
     def read(self, first_sample: int, num_samples: int, offset_bytes: int) -> Iterator[RawSample]:
-        """Yields rows from the header at `offset_bytes` on; raises `DamagedError` when the tar ends early."""
+        """Yields rows from the header at `offset_bytes` on.
+
+        Raises:
+            DamagedError: the tar ends early.
+            MismatchError: it was planned by an earlier version that made other rows of it.
+        """
+        if num_samples == 0:
+            return
         num_read = 0
-        first_row = offset_bytes % BLOCK_BYTES
+        scan = Scan()
+        is_new, place = divmod(offset_bytes, _NEW)
+        first_row = place % BLOCK_BYTES
         with planned_file(self.uri) as file:
-            if num_samples == 0:
-                return
-            for group in samples_in(read_members(self.uri, file, offset_bytes - first_row, Counter()), Counter()):
-                for number, row in enumerate(self._rows(file, group, Counter())):
-                    if number < first_row:
-                        continue
+            for group in self._samples(file, place - first_row, scan, zeros_ok=True):
+                rows = self._rows(file, group, scan)
+                if scan.is_new and not is_new:
+                    raise MismatchError(
+                        f"{self.uri} was planned by an earlier version, which took other members of sample "
+                        f"{group.key!r}, or none for a link: extract it into a new cache"
+                    )
+                for number, row in enumerate(rows[first_row:], start=first_row):
                     yield self._sample(file, group, number, row)
                     num_read += 1
                     if num_read == num_samples:
@@ -136,12 +131,20 @@ class TarSource:
     def read_one(self, key: str, offset_bytes: int, size_bytes: int) -> bytes:
         """Returns `size_bytes` bytes at the payload offset; raises `RefusedError` when they are not there any more."""
         text_number = offset_bytes % BLOCK_BYTES
+        start = offset_bytes - text_number
         with planned_file(self.uri) as file:
-            if self.modality == "image" or not text_number:
-                return read_range(self.uri, file, offset_bytes, size_bytes)
-            start = offset_bytes - text_number
+            if not text_number:
+                payload = read_range(self.uri, file, offset_bytes, size_bytes)
+                if self.modality == "image" or not payload.startswith(SIGNATURE):
+                    return payload
             member = Member(key, start, start, member_size(self.uri, file, start))
-            rows = self._texts_of_json(file, member)
+            body = read_range(self.uri, file, start, member.size)
+        if not text_number:
+            # Earlier versions took the byte order mark for a letter.
+            texts = [_without_line_end(body), _without_line_end(body).removeprefix(SIGNATURE)]
+            return next((text for text in texts if len(text) == size_bytes), payload)
+        assert isinstance(self._rule, TextRule), "only sentences have a number"
+        rows = self._rule.texts_of_json(member, lambda _: body, Scan()) or []
         text = rows[text_number - 1].text if text_number <= len(rows) else None
         if text is None or len(text) != size_bytes:
             raise MismatchError(
@@ -152,71 +155,54 @@ class TarSource:
 
     def _new_digest(self) -> Any:
         digest = hashlib.sha256()
-        if self._all_images:
+        if isinstance(self._rule, TextRule):
+            words = f"texts {self._rule.extensions} {self._rule.keys}\n"
+            digest.update(words.encode("utf-8", "surrogatepass"))
+        elif self.options.get("images") == "all":
             digest.update(b"all images\n")
-        if self.modality == "text":
-            digest.update(f"texts {self._text_extensions} {self._json_keys}\n".encode("utf-8", "surrogatepass"))
         return digest
 
-    def _rows(
-        self,
-        file: SourceFile,
-        group: TarSample,
-        ignored: Counter[str],
-        digest: Any = None,
-        found: dict[str, Any] | None = None,
-    ) -> list[_Row]:
-        """Returns the rows of one sample, at least one, and counts the members that give none.
+    def _samples(self, file: SourceFile, position: int, scan: Scan, *, zeros_ok: bool) -> Iterator[TarSample]:
+        members = read_members(self.uri, file, position, scan.ignored, scan.digest, with_links=True, zeros_ok=zeros_ok)
+        return samples_in(self._without_other_links(members, scan), scan.ignored)
 
-        What decides how many rows there are goes into `digest`, the names in the first `.json` into `found`.
-        """
-        used = self._images_of(group) if self.modality == "image" else self._members_with_text(group)
-        ignored.update(f".{extension}" for extension, member in group.members if member not in used)
-        rows: list[_Row] = []
-        for member in used:
-            if self.modality == "image" or not member.name.lower().endswith(".json"):
-                rows.append(_Row(member))
+    def _without_other_links(self, members: Iterator[Member], scan: Scan) -> Iterator[Member]:
+        for member in members:
+            if member.link and not self._rule.is_wanted(member.name):
+                scan.ignored[member.link] += 1
             else:
-                rows += self._texts_of_json(file, member, digest, found)
+                yield member
+
+    def _rows(self, file: SourceFile, group: TarSample, scan: Scan) -> list[Row]:
+        """Returns the rows of one sample, at least one."""
+        rows = self._rule.rows_of(group, lambda member: read_range(self.uri, file, member.offset, member.size), scan)
         if len(rows) > _MAX_ROWS:
             raise RefusedError(
                 f"{self.uri}: sample {group.key!r} has {len(rows):,} {self.modality}s, over {_MAX_ROWS}: split it"
             )
-        return rows or [_Row(None, status=f"src-no-{self.modality}", reason=f"no {self.modality} member")]
+        return rows or [Row(None, status=f"src-no-{self.modality}", reason=f"no {self.modality} member")]
 
-    def _images_of(self, group: TarSample) -> list[Member]:
-        if self._all_images:
-            return [member for extension, member in group.members if _last(extension) in IMAGE_EXTENSIONS]
-        return [member for extension, member in group.members if extension in IMAGE_EXTENSIONS][:1]
+    def _refuse_nothing(self, scan: Scan) -> NoReturn:
+        found = ", ".join(sorted(scan.ignored)[:_NAMES_SHOWN])
+        extensions = ("jpg",) if not isinstance(self._rule, TextRule) else self._rule.extensions
+        example = " or ".join(f"KEY.{extension.removeprefix('*.')}" for extension in extensions)
+        raise UsageError(
+            f"no {self.modality}s in {self.uri} (found {found}): a sample needs a member such as {example}"
+            f"{self._hint(scan)}"
+        )
 
-    def _members_with_text(self, group: TarSample) -> list[Member]:
-        for wanted in self._text_extensions:
-            members = [member for extension, member in group.members if _last(extension) == wanted]
-            if members:
-                return members
-        return []
+    def _refuse_missing_key(self, scan: Scan) -> NoReturn:
+        assert isinstance(self._rule, TextRule), "only sentences have a key"
+        raise RefusedError(
+            f"{self.uri}: no .json has text under {' or '.join(map(repr, self._rule.keys))} (the first has "
+            f"{', '.join(scan.names[:_NAMES_SHOWN])}): choose one with ?json_key=NAME{self._hint(scan)}"
+        )
 
-    def _texts_of_json(
-        self, file: SourceFile, member: Member, digest: Any = None, found: dict[str, Any] | None = None
-    ) -> list[_Row]:
-        if member.size > MAX_LINE_BYTES:
-            return [_Row(member, status="text-too-long", reason=f".json over {MAX_LINE_BYTES} bytes")]
-        body = read_range(self.uri, file, member.offset, member.size)
-        if digest is not None:
-            digest.update(body)
-        try:
-            named = parse_object(body)
-        except BrokenEntry as error:
-            return [_Row(member, status=f"text-{error.what}", reason=error.reason)]
-        if found is not None and not found:
-            found.update(named)
-        value = next((named[key] for key in self._json_keys if key in named), None)
-        if isinstance(value, list) and not value:
-            return [_Row(member, status="src-no-text", reason="empty list")]
-        values = value if isinstance(value, list) else [value]
-        return [_text_row(member, number, one) for number, one in enumerate(values, start=1)]
+    def _hint(self, scan: Scan) -> str:
+        dotted = dotted_texts(scan.ignored)[:_NAMES_SHOWN] if self.modality == "text" else []
+        return f", or another member with ?ext=NAME (found {', '.join(dotted)})" if dotted else ""
 
-    def _sample(self, file: SourceFile, group: TarSample, number: int, row: _Row) -> RawSample:
+    def _sample(self, file: SourceFile, group: TarSample, number: int, row: Row) -> RawSample:
         key, member = _key_of(group, number), row.member
         if member is None:
             return RawSample(key, None, group.header_offset, 0, row.status, row.reason)
@@ -231,8 +217,10 @@ class TarSource:
             return RawSample(key, None, member.offset, member.size, status, f"over {limit} bytes")
         payload = read_range(self.uri, file, member.offset, member.size)
         if not is_image:
-            payload = payload.removesuffix(b"\n").removesuffix(b"\r")
-            return RawSample(key, payload, member.offset, len(payload))
+            text = _without_line_end(payload).removeprefix(SIGNATURE)
+            if text.endswith(b"\0"):
+                return RawSample(key, None, member.offset, member.size, "text-encoding", "ends in zero bytes")
+            return RawSample(key, text, member.offset, len(text))
         note = "misnamed" if is_misnamed(member.name, payload) else ""
         return RawSample(key, payload, member.offset, member.size, "ok", note)
 
@@ -241,7 +229,7 @@ class TarSource:
         if repeated is None:
             return
         key = next(iter(self.read(repeated[1], 1, int(offsets[repeated[1]])))).key
-        first_offset, second_offset = (int(offsets[at]) // BLOCK_BYTES * BLOCK_BYTES for at in repeated)
+        first_offset, second_offset = (int(offsets[at]) % _NEW // BLOCK_BYTES * BLOCK_BYTES for at in repeated)
         raise RefusedError(
             f"key {key!r} comes twice in {self.uri}, at offset {first_offset:,} and again at {second_offset:,}: "
             "the members of a sample must follow one another, and a key may be used once; write the tar again"
@@ -252,14 +240,5 @@ def _key_of(group: TarSample, number: int) -> str:
     return f"{group.key}#{number}" if number else group.key
 
 
-def _last(extension: str) -> str:
-    return extension.rpartition(".")[2]
-
-
-def _text_row(member: Member, number: int, value: object) -> _Row:
-    if not isinstance(value, str):
-        return _Row(member, status="text-type", reason="null" if value is None else "not text")
-    try:
-        return _Row(member, value.encode("utf-8"), number)
-    except UnicodeEncodeError:
-        return _Row(member, status="text-encoding", reason="half a surrogate pair")
+def _without_line_end(text: bytes) -> bytes:
+    return text.removesuffix(b"\n").removesuffix(b"\r")

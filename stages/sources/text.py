@@ -32,7 +32,7 @@ class TextSource:
     extensions: ClassVar[tuple[str, ...]] = with_compressions(".txt", ".text")
     option_names: ClassVar[tuple[str, ...]] = ("encoding",)
 
-    def __init__(self, uri: str, modality: Modality, options: dict[str, str], *, fingerprint: str = "") -> None:
+    def __init__(self, uri: str, modality: Modality, options: dict[str, str]) -> None:
         self.uri = uri
         self.modality = modality
         self.options = options

@@ -117,10 +117,7 @@ def sha256_of_path(path: Path) -> str:
     Raises:
         EnvironmentProblem: the file cannot be read.
     """
-    try:
-        found = sha256_of_file(path)
-    except OSError as error:
-        raise EnvironmentProblem(f"cannot read {path}: {error.strerror}: check the path and permissions") from error
+    found = sha256_of_file(path)
     if found is None:
-        raise EnvironmentProblem(f"cannot read {path}: it is not there: check the path")
+        raise EnvironmentProblem(f"cannot read {path}: it is no file: check the path")
     return found

@@ -68,6 +68,16 @@ def test_a_writer_with_an_old_fence_publishes_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_bytes() == b"first"
 
 
+@pytest.mark.parametrize("held", [{}, [], None, {"token": None}])
+def test_a_lock_that_is_gone_or_names_nobody_was_lost(tmp_path: Path, held: object) -> None:
+    fence = atomic.Fence(tmp_path / "lock.json", "mine")
+    with pytest.raises(LockedError, match=r"^the lock was lost: .*\(it is gone"):
+        fence.check()
+    atomic.publish_json(tmp_path / "lock.json", held)
+    with pytest.raises(LockedError, match=r"^the lock was lost: .*\(another process took over"):
+        fence.check()
+
+
 def test_a_log_is_cut_back_to_whole_lines(tmp_path: Path) -> None:
     log = tmp_path / "log"
     for line in ("one", "two", "three"):

@@ -178,7 +178,7 @@ def test_a_second_array_of_the_same_samples_leaves_their_table_alone(tmp_path: P
     ("change", "said"),
     [
         ({"key": "other"}, r"image 'other' \(row 1\) is not what another array of this cache saw: digest "),
-        ({"digest": b"\xab" * 16}, r"digest \w{12} \(ok\) then, abababababab \(ok\) now: restore the source, or"),
+        ({"digest": b"\xab" * 16}, r"digest \w{12} \(ok\) then, abababababab \(ok\) now: restore the source; or"),
         ({"digest": None}, r"then, none \(ok\) now"),
     ],
 )

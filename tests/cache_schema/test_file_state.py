@@ -33,7 +33,7 @@ def test_a_file_replaced_by_one_of_the_same_bytes_and_time_is_another(tmp_path: 
     assert state_of_file(path) != before
 
 
-def test_what_is_gone_or_may_not_be_asked_has_no_state(tmp_path: Path) -> None:
+def test_what_is_gone_has_no_state(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for name in ("none", "file/inside", "link", "x" * 300):

@@ -1,14 +1,16 @@
 """An index is used only when its sidecar, its file and the features of the array belong together."""
 
 import hashlib
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cache_schema import atomic
 from cache_schema.cache import Cache
-from cache_schema.errors import DamagedError, MismatchError, UsageError
+from cache_schema.errors import DamagedError, MismatchError, UnfinishedError, UsageError
 from cache_schema.indexes import (
     IndexInfo,
     describe_indexes,
@@ -18,6 +20,7 @@ from cache_schema.indexes import (
     verify_indexes,
 )
 from cache_schema.json_file import seal
+from cache_schema.plan import SourceEntry, write_plan
 from tests.corpora.damaged_files import DAMAGE
 from tests.corpora.tiny_cache import append_segment, make_cache, unit_features
 
@@ -87,23 +90,52 @@ def test_an_index_of_features_that_grew_is_refused_with_both_digests_and_reporte
     before = cache.array("image").digest()
     append_segment(cache, "image", unit_features(5, 8, seed=9))
     array = Cache.open(cache.path).array("image")
-    said = rf"flat\.faiss was built from features {before[:12]}, image array .* holds {array.digest()[:12]}: run"
+    said = rf"flat\.faiss was built from features {before[:12]} .*, image array .* holds {array.digest()[:12]} .*: run"
     with pytest.raises(MismatchError, match=said):
         require_current_index(array, "flat")
     assert states(cache) == ["stale: run `pipeline extract` again"]
-    assert problems(cache) == [
-        (
-            "imaginary.v0.flat.faiss",
-            f"was built for other features of {array}",
-            "run `pipeline extract` again to build it anew",
-        )
-    ]
+    ((where, what, remedy),) = problems(cache)
+    assert (where, remedy) == ("imaginary.v0.flat.faiss", "run `pipeline extract` again to build it anew")
+    assert f"was built from features {before[:12]}" in what and array.digest()[:12] in what
 
 
-def test_an_index_of_another_recipe_is_refused_although_its_digest_is_the_same(cache: Cache) -> None:
-    publish_index_info(sidecar_of(cache), replace(info_of(cache), fingerprint="0" * 64), fence=None)
-    with pytest.raises(MismatchError, match="was built from features"):
+def test_an_index_of_what_is_committed_is_right_while_further_parts_are_pending(cache: Cache) -> None:
+    source = SourceEntry("/nowhere/more", "text", "1" * 64, 3)
+    write_plan(cache.layout.plan("image"), cache.plan("image").extended([source], [{0: 0, 1: 1, 2: 2}]))
+    assert problems(cache) == [] and states(cache) == ["current"]
+    with pytest.raises(UnfinishedError, match="is unfinished"):
+        require_current_index(Cache.open(cache.path).array("image"), "flat")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"fingerprint": "0" * 64}, r"was built from features .* \(recipe 000000000000\)"),
+        ({"num_rows": 39}, r"is said to be of .*39, 8\), .* is .*40, 8\) \(rows, width\)"),
+        ({"dim": 9}, r"is said to be of .*40, 9\), .* is .*40, 8\)"),
+        ({"modality": "text"}, r"is said to be of \('text', 'imaginary.v0'"),
+    ],
+    ids=str,
+)
+def test_a_sidecar_of_another_recipe_or_size_is_refused_although_its_digest_is_right(
+    cache: Cache, changes: dict[str, Any], said: str
+) -> None:
+    publish_index_info(sidecar_of(cache), replace(info_of(cache), **changes), fence=None)
+    with pytest.raises(MismatchError, match=said):
         require_current_index(cache.array("image"), "flat")
+    ((where, what, _),) = problems(cache)
+    assert where == "imaginary.v0.flat.faiss" and re.search(said, what)
+    assert states(cache) == ["stale: run `pipeline extract` again"]
+
+
+@pytest.mark.parametrize("changes", [{"num_rows": "40"}, {"dim": 8.0}, {"kind": 1}, {"num_lists": True}], ids=str)
+def test_a_sidecar_with_a_field_of_another_type_describes_no_index(cache: Cache, changes: dict[str, Any]) -> None:
+    atomic.publish_json(sidecar_of(cache), seal({**asdict(info_of(cache)), **changes}))
+    (name,) = changes
+    with pytest.raises(DamagedError, match=rf"does not describe an index \({name} is "):
+        require_current_index(cache.array("image"), "flat")
+    assert [where for where, _, _ in problems(cache)] == ["imaginary.v0.flat.json"]
+    assert f"({name} is" in str(states(cache)[0])
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -128,7 +160,7 @@ def test_a_damaged_sidecar_is_reported_and_its_words_are_not_shown(cache: Cache,
 
 def test_a_sidecar_of_other_fields_describes_no_index(cache: Cache) -> None:
     atomic.publish_json(sidecar_of(cache), seal({**asdict(info_of(cache)), "colour": 1}))
-    with pytest.raises(DamagedError, match="does not describe an index: run `pipeline extract` again to build it"):
+    with pytest.raises(DamagedError, match=r"does not describe an index \(.*colour.*\): run `pipeline extract` again"):
         read_index_info(sidecar_of(cache))
 
 

@@ -210,7 +210,7 @@ def test_a_file_that_is_replaced_or_removed_while_it_is_read_is_noticed(tmp_path
         pixels.row(0)
 
 
-@pytest.mark.parametrize("change", [{"surprise": 1}, {"num_rows": None}], ids=str)
+@pytest.mark.parametrize("change", [{"surprise": 1}, {"num_rows": None}, {"num_rows": "1"}, {"part": False}], ids=str)
 def test_a_record_with_a_field_too_many_or_too_few_is_refused(tmp_path: Path, change: dict) -> None:
     record = asdict(commit(tmp_path, rows_of(1))) | change
     value = {name: field for name, field in record.items() if field is not None}

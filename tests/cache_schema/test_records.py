@@ -82,6 +82,17 @@ def test_a_record_that_lacks_a_field_names_the_field_and_the_way_out(name: str) 
         {"surprise": 1},
         {"bad": None},
         {"bad": ["0"]},
+        {"bad": [0.5]},
+        {"bad": [0.0]},
+        {"bad": [True]},
+        {"part": 2.0},
+        {"part": True},
+        {"numerics": 1},
+        {"files": []},
+        {"chunk_crc32c": ["0"]},
+        {"exceptions": [["1", "ok", ""]]},
+        {"exceptions": [[True, "ok", ""]]},
+        {"exceptions": [[1, 2, ""]]},
         {"num_rows": "5"},
         {"chunk_crc32c": 7},
         {"exceptions": [[1, "ok"]]},
@@ -98,6 +109,20 @@ def test_a_record_with_a_field_too_many_or_of_another_type_is_refused(change: di
 def test_bad_rows_outside_the_part_out_of_order_or_twice_are_refused(bad: list[int]) -> None:
     with pytest.raises(DamagedError, match="here names bad rows outside its part: run `pipeline verify`"):
         record_of({**RECORD.to_json(), "bad": bad}, "here")
+
+
+@pytest.mark.parametrize("offsets", [[5], [-1], [2, 1], [1, 1]], ids=str)
+def test_exceptions_outside_the_part_out_of_order_or_twice_are_refused(offsets: list[int]) -> None:
+    exceptions = [[offset, "ok", "truncated: 93 tokens"] for offset in offsets]
+    with pytest.raises(DamagedError, match="here names exceptions outside its part: run `pipeline verify`"):
+        record_of({**RECORD.to_json(), "exceptions": exceptions}, "here")
+
+
+@pytest.mark.parametrize("name", ["shard", "samples", "rows"])
+def test_a_record_that_names_no_file_of_a_kind_is_refused(name: str) -> None:
+    files = {kind: sha256 for kind, sha256 in RECORD.files.items() if kind != name}
+    with pytest.raises(DamagedError, match=f"here names no file of {name}: run `pipeline verify`"):
+        record_of({**RECORD.to_json(), "files": files}, "here")
 
 
 @pytest.mark.parametrize("bad", [[], [0], [4], [0, 1, 2, 3, 4]], ids=str)

@@ -41,9 +41,46 @@ def test_the_columns_and_their_types_are_those_that_were_promised() -> None:
     shared |= {"digest": "fixed_size_binary[16]", "status": "string", "reason": "string"}
     own: dict[Modality, dict] = {"image": {"width": "int32", "height": "int32"}, "text": {"text": "string"}}
     for modality, columns in own.items():
-        schema = table_of([], modality).schema
-        assert {field.name: str(field.type) for field in schema} == shared | columns
-        assert {field.name for field in schema if field.nullable} == {"digest", *columns}
+        in_memory = table_of([], modality)
+        on_disk = pq.read_schema(io.BytesIO(encode_table(in_memory)))
+        for schema, letters in ((on_disk, "string"), (in_memory.schema, "large_string")):
+            types = {name: letters if kind == "string" else kind for name, kind in (shared | columns).items()}
+            assert {field.name: str(field.type) for field in schema} == types
+            assert {field.name for field in schema if field.nullable} == {"digest", *columns}
+
+
+@pytest.mark.parametrize(("modality", "samples"), [("image", [IMAGE, UNREADABLE]), ("text", [TEXT, EMPTY])])
+def test_a_table_of_few_letters_has_the_bytes_that_pyarrow_gives_to_plain_strings(
+    modality: Modality, samples: list[Sample]
+) -> None:
+    table = table_of(samples, modality)
+    plain = pa.schema([f.with_type(pa.string()) if f.type == pa.large_string() else f for f in table.schema])
+    columns = {name: [getattr(sample, name) for sample in samples] for name in plain.names}
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns, schema=plain), buffer, compression="zstd")
+    assert encode_table(table) == buffer.getvalue()
+
+
+@pytest.mark.parametrize("most", [0, 2**31 - 1], ids=["beyond the limit of an array", "below it"])
+def test_tables_beyond_and_below_the_limit_of_an_array_of_strings_are_read_alike(tmp_path: Path, most: int) -> None:
+    table = table_of([TEXT, EMPTY], "text")
+    (tmp_path / "t").write_bytes(encode_table(table, most_bytes_of_strings=most))
+    on_disk = pq.read_schema(tmp_path / "t").field("text").type
+    assert str(on_disk) == ("string" if most else "large_string")
+    assert read_table(tmp_path / "t", "text").equals(table)
+    assert read_table(tmp_path / "t", "text", ["text", "row"]).equals(table.select(["text", "row"]))
+
+
+@pytest.mark.campaign
+def test_more_than_two_gibibytes_of_sentences_in_one_part_are_written_read_and_taken(tmp_path: Path) -> None:
+    num_rows, letters = 36, "a sentence of 64 letters that is repeated until it is too long.\n" * 2**20
+    samples = [Sample(row, str(row), 0, row, 1, bytes(16), "ok", "", text=letters) for row in range(num_rows)]
+    (tmp_path / "t").write_bytes(encode_table(table_of(samples, "text")))
+    table = read_table(tmp_path / "t", "text")
+    assert table.column("text").nbytes > 2**31
+    taken = table.take(pa.array(range(num_rows))[::-1])
+    assert taken.column("row").to_pylist() == list(range(num_rows))[::-1]
+    assert taken.column("text")[0].as_py() == letters == taken.combine_chunks().column("text")[35].as_py()
 
 
 def test_no_samples_make_a_table_without_rows(tmp_path: Path) -> None:

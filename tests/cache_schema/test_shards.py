@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from zarr.codecs import Crc32cCodec
 from zarr.storage import MemoryStore
 
-from cache_schema.errors import DamagedError, UnfinishedError, UsageError
+from cache_schema.errors import DamagedError, EnvironmentProblem, UnfinishedError, UsageError
 from cache_schema.layout import shard_path
 from cache_schema.shards import RowFormat, RowReader, check_part_rows, publish_array, publish_shard
 from tests.corpora.damaged_files import DAMAGE, flip_bit
+from tests.corpora.open_files import few_open_files
 from tests.corpora.processes import ROOT
 
 
@@ -152,3 +153,17 @@ def test_a_cache_is_written_read_and_verified_without_zarr(tmp_path: Path) -> No
     )
     subprocess.run([sys.executable, "-c", script, str(tmp_path / "cache")], check=True, cwd=ROOT)
     assert zarr.open_group(tmp_path / "cache" / "image" / "features.zarr", mode="r")["imaginary.v0"].shape == (40, 8)
+
+
+def test_more_parts_are_read_than_files_may_be_open(tmp_path: Path) -> None:
+    rows = np.random.default_rng(2).standard_normal((64 * 4, 3)).astype(np.float16)
+    reader = write_array(tmp_path / "group" / "array", rows, 4)
+    with few_open_files(2):
+        assert same_bits(reader.gather(np.arange(256)), rows)
+
+
+def test_a_shard_that_cannot_be_opened_now_is_the_machines_fault_and_no_damage(tmp_path: Path) -> None:
+    reader = write_array(tmp_path / "group" / "array", np.ones((8, 4), np.float16), 8)
+    with few_open_files(0), pytest.raises(EnvironmentProblem, match="Too many open files"):
+        reader.gather(np.arange(8))
+    assert reader.gather(np.arange(8)).all()

@@ -3,13 +3,14 @@
 from dataclasses import replace
 from pathlib import Path
 
+import google_crc32c
 import pytest
 
 from cache_schema import atomic, pixels
 from cache_schema.cache import Cache
 from cache_schema.errors import DamagedError, MismatchError, UnfinishedError
 from cache_schema.json_file import read_sealed, seal
-from cache_schema.pixels import PixelRow, PixelsRecipe
+from cache_schema.pixels import PixelRow, PixelsOfPart, PixelsRecipe
 from cache_schema.samples import digest_of
 from cache_schema.stored_pixels import StoredPixels, stored_pixels, verify_pixels
 from tests.corpora.damaged_files import DAMAGE, flip_bit
@@ -147,8 +148,24 @@ def test_every_damage_to_a_file_is_reported_with_its_part_and_the_others_are_not
 def test_a_changed_byte_that_no_row_shows_is_found_by_the_hash_of_the_file(cache: Cache) -> None:
     path = cache.layout.pixels(2)
     flip_bit(path, at=6)  # between the magic word and the schema there are two bytes that nobody reads
-    assert opened(cache).jpeg(39, digest_of(b"image 39")) == b"jpeg 39"
-    assert problems(cache) == [("00002.arrow", "are not the pixels that were committed", 2)]
+    with pytest.raises(DamagedError, match=r"00002\.arrow are not the pixels that were committed"):
+        opened(cache).jpeg(39, digest_of(b"image 39"))
+    ((where, what, part),) = problems(cache)
+    assert (where, part) == ("00002.arrow", 2) and "are not the pixels that were committed" in what
+
+
+def test_another_picture_under_its_own_checksum_is_refused_before_one_of_its_part_is_given(cache: Cache) -> None:
+    path = cache.layout.pixels(1)
+    data = path.read_bytes()
+    right, wrong = b"jpeg 17", b"jpeg 71"
+    crcs = [google_crc32c.value(jpeg).to_bytes(4, "little") for jpeg in (right, wrong)]
+    assert data.count(right) == data.count(crcs[0]) == 1
+    path.write_bytes(data.replace(right, wrong).replace(*crcs))
+    stored = PixelsOfPart(path, opened(cache).record(1))
+    assert stored.picture(17 - 16, digest_of(b"image 17")) == wrong, "the row by itself is right"
+    with pytest.raises(DamagedError, match=r"00001\.arrow are not the pixels that were committed"):
+        opened(cache).jpeg(16, digest_of(b"image 16"))
+    assert [part for _, _, part in problems(cache)] == [1]
 
 
 def test_a_missing_recipe_is_reported_where_there_are_pixels(cache: Cache) -> None:

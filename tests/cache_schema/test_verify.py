@@ -1,22 +1,23 @@
 """`verify` names every fault that is planted, and nothing in a cache that is right."""
 
-import hashlib
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cache_schema import atomic, shards
 from cache_schema.cache import Cache
-from cache_schema.json_file import read_sealed, seal
+from cache_schema.errors import EnvironmentProblem
 from cache_schema.layout import shard_path
 from cache_schema.verify import verify_cache
 from tests.corpora.damaged_files import DAMAGE, flip_bit
+from tests.corpora.open_files import few_open_files
+from tests.corpora.resealed import rewrite_features
 from tests.corpora.tiny_cache import make_cache
 
 ARRAY = "imaginary.v0"
+UNREADABLE = Path("/proc/self/mem")
+"""Reading its beginning is an I/O error (EIO), as on a failing disk."""
 
 
 @pytest.fixture(scope="module")
@@ -77,20 +78,6 @@ def test_a_deleted_file_is_named(cache: Cache, kind: str) -> None:
     assert any(str(path) in problem.where + problem.what for problem in verify_cache(cache.path))
 
 
-def rewrite_shard(cache: Cache, change: Callable[[np.ndarray], None]) -> None:
-    """Replaces part 0 by one whose files, checksums and record agree with each other, but not with the samples."""
-    array = cache.array("image")
-    rows = array.features.read_part(0).copy()
-    change(rows)
-    shard = array.features.row_format.encode_shard(rows)
-    shards.publish_shard(cache.layout.features("image") / ARRAY, 0, shard)
-    path = cache.layout.record("image", ARRAY, 0)
-    record = read_sealed(path)
-    record["files"]["shard"] = hashlib.sha256(shard.data).hexdigest()
-    record["chunk_crc32c"] = list(shard.chunk_crc32c)
-    atomic.publish_json(path, seal(record))
-
-
 @pytest.mark.parametrize(
     ("change", "what"),
     [
@@ -103,5 +90,23 @@ def rewrite_shard(cache: Cache, change: Callable[[np.ndarray], None]) -> None:
     ids=["a feature lost", "an infinity", "a zero vector", "a feature for a bad row", "two rows swapped"],
 )
 def test_a_wrong_row_under_right_checksums_is_named(cache: Cache, change, what: str) -> None:
-    rewrite_shard(cache, change)
+    rewrite_features(cache.array("image"), 0, change)
     assert any(what in problem.what for problem in verify_cache(cache.path))
+
+
+def test_a_machine_without_open_files_left_is_no_damage_to_the_cache(cache: Cache) -> None:
+    with few_open_files(0), pytest.raises(EnvironmentProblem, match="Too many open files"):
+        verify_cache(cache.path)
+    assert verify_cache(cache.path) == []
+
+
+@pytest.mark.skipif(not UNREADABLE.exists(), reason="needs a file that exists and cannot be read")
+@pytest.mark.parametrize("kind", ["shard", "rows", "record"])
+def test_a_file_that_cannot_be_read_now_stops_verify_and_is_no_problem_that_repair_would_mend(
+    cache: Cache, kind: str
+) -> None:
+    path = parts_of(cache, 1)[kind]
+    path.unlink()
+    path.symlink_to(UNREADABLE)
+    with pytest.raises(EnvironmentProblem, match=r"cannot read .*Input/output error"):
+        verify_cache(cache.path)

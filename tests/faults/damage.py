@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cache_schema.cache import Cache
+from cache_schema.cache import Cache, CachedArray
 from cache_schema.errors import PipelineError
 from cache_schema.leftovers import leftovers_of
 from cache_schema.neighbours import NeighboursReader
@@ -29,6 +29,7 @@ from stages.extract.job import open_job
 from stages.search.index import load_index
 from tests.corpora.extracts import digests_of, run_parts
 from tests.corpora.processes import result_of
+from tests.corpora.resealed import exchange, rewrite_features, shift_neighbours
 from tests.corpora.small_corpus import write_least_sources
 from tests.corpora.stub_teacher import STUB_ARRAY
 from tests.faults.killed_extracts import config
@@ -117,10 +118,22 @@ class Damage:
             "swapped": lambda path, other: self._of(other),
             "of an older version": self._older,
         }
+        # Under these every checksum is right: records are sealed anew over what was done to the files.
+        self.resealed: dict[str, dict[str, Callable[[Path], list[Path]]]] = {
+            "record": {
+                "sealed over exchanged shards": lambda path: self._exchange(path, "shard"),
+                "sealed over exchanged tables": lambda path: self._exchange(path, "samples"),
+                "sealed over exchanged row hashes": lambda path: self._exchange(path, "rows"),
+                "sealed over an edited row": self._edit_row,
+            },
+            "neighbours record": {"sealed over shifted neighbours": self._shift_neighbours},
+        }
 
     def plant(self, kind: str, fault: str) -> list[Path]:
         """Damages one file of `kind` and returns it, or two when they are swapped, or none when it cannot be had."""
         path = self.rng.choice(self.files[kind])
+        if fault in self.resealed.get(kind, {}):
+            return self.resealed[kind][fault](path)
         others = [other for other in self.files[kind] if self._of(other) != self._of(path)]
         if fault in ("another's", "swapped") and not others:
             return []
@@ -134,9 +147,32 @@ class Damage:
             return [path, other]
         return [path]
 
+    def faults_of(self, kind: str) -> list[str]:
+        return [*self.faults, *self.resealed.get(kind, {})]
+
     def mend(self, paths: list[Path]) -> None:
         for path in paths:
             self._write(path, self._of(path))
+
+    def _exchange(self, record: Path, kind: str) -> list[Path]:
+        array, part = self._array_of(record), int(record.stem)
+        others = sorted(array.committed - {part})
+        return self._inside(exchange(array, kind, part, self.rng.choice(others)) if others else [])
+
+    def _edit_row(self, record: Path) -> list[Path]:
+        array, part = self._array_of(record), int(record.stem)
+        bad = set(array.record(part).bad)
+        row = self.rng.choice([row for row in range(array.plan.part(part).num_rows) if row not in bad])
+        return self._inside(rewrite_features(array, part, lambda rows: rows.__setitem__(row, -rows[row])))
+
+    def _array_of(self, record: Path) -> CachedArray:
+        return Cache.open(self.place).array("image" if record.parts[0] == "image" else "text")
+
+    def _shift_neighbours(self, record: Path) -> list[Path]:
+        return self._inside(shift_neighbours(Cache.open(self.place), record.parts[1], int(record.stem)))
+
+    def _inside(self, paths: list[Path]) -> list[Path]:
+        return [path.relative_to(self.place) for path in paths]
 
     def _of(self, path: Path) -> bytes:
         return (self.good / path).read_bytes()
@@ -227,7 +263,7 @@ def _siblings(path: Path) -> list[Path]:
 def try_faults(damage: Damage, num_faults: int) -> tuple[Counter[str], list[str]]:
     counts: Counter[str] = Counter()
     wrong: list[str] = []
-    cases = [(kind, fault) for kind in damage.files for fault in damage.faults]
+    cases = [(kind, fault) for kind in damage.files for fault in damage.faults_of(kind)]
     while counts["planted"] < num_faults:
         for kind, fault in cases:
             if (kind, fault) == ("record", "deleted") or (kind, fault) == ("neighbours record", "deleted"):
@@ -256,7 +292,7 @@ def try_repairs(damage: Damage, settings: ExtractConfig, num_repairs: int) -> tu
     counts: Counter[str] = Counter()
     wrong: list[str] = []
     expected = digests_of(damage.good)
-    cases = [(kind, fault) for kind in REPAIRABLE for fault in damage.faults]
+    cases = [(kind, fault) for kind in REPAIRABLE for fault in damage.faults_of(kind)]
     damage.rng.shuffle(cases)
     for kind, fault in cases[:num_repairs]:
         paths = damage.plant(kind, fault)

@@ -81,51 +81,46 @@ def join_last_lines(path: Path) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
+def write_lines(path: str, numbers: range) -> None:
+    Path(path).write_text("".join(f"sentence {number}\n" for number in numbers))
+
+
 def test_a_part_that_cannot_be_extracted_again_is_named_and_the_others_are(invoke: Callable[..., Result]) -> None:
-    Path("s.txt").write_text("".join(f"sentence {number}\n" for number in range(40)))
-    asked = [
-        "extract",
-        "--texts",
-        "s.txt",
-        "--teacher",
-        STUB,
-        "--cache",
-        "cache",
-        "--part-rows",
-        "8",
-        "--no-index",
-        *JSON,
-    ]
+    write_lines("one.txt", range(24))
+    write_lines("two.txt", range(24, 40))
+    sources = ["--texts", "one.txt", "--texts", "two.txt", "--teacher", STUB]
+    asked = ["extract", *sources, "--cache", "cache", "--part-rows", "8", "--no-index", *JSON]
     assert invoke(*asked).exit_code == 0
     cache = Cache.open("cache")
     digest = cache.array("text").digest()
-    zero(cache, cache.arrays("text")[0], 1, 3, 4)
-    join_last_lines(Path("s.txt"))
+    zero(cache, cache.arrays("text")[0], 1, 2, 4)
+    join_last_lines(Path("two.txt"))
     failed = invoke("repair", "cache", *JSON)
     assert failed.exit_code == 4, failed.stderr
     result = json.loads(failed.stdout)
-    assert [part["part"] for part in result["repaired"]] == [1, 3]
+    assert [part["part"] for part in result["repaired"]] == [1, 2]
     assert [(part["modality"], part["part"], part["exit_code"]) for part in result["failed_parts"]] == [("text", 4, 4)]
     assert f"1 of 3 parts failed (text part 4: {result['failed_parts'][0]['error']}): mend" in failed.stderr
-    assert "next" not in result and "s.txt ends after" in failed.stderr
-    Path("s.txt").write_text("".join(f"sentence {number}\n" for number in range(40)))
+    assert "next" not in result and "two.txt changed since it was planned" in failed.stderr
+    write_lines("two.txt", range(24, 40))
     assert invoke("repair", "cache", *JSON).exit_code == 0
     assert Cache.open("cache").array("text").digest() == digest and verify_cache(Path("cache")) == []
 
 
 def test_import_and_repair_of_an_import_name_a_failed_part_in_the_same_words(invoke: Callable[..., Result]) -> None:
-    write_text_tsv(Path("t.tsv"), keys_of(12), sentences_of(12))
+    write_text_tsv(Path("one.tsv"), keys_of(12)[:8], sentences_of(12)[:8])
+    write_text_tsv(Path("two.tsv"), keys_of(12)[8:], sentences_of(12)[8:])
     write_feature_tsv(Path("f.tsv"), keys_of(12), vectors(12))
-    sources = ["--text-features", "f.tsv", "--texts", "t.tsv", "--teacher-name", "clip"]
+    sources = ["--text-features", "f.tsv", "--texts", "one.tsv", "--texts", "two.tsv", "--teacher-name", "clip"]
     asked = ["import", *sources, "--cache", "cache", "--part-rows", "4", "--no-index", *JSON]
     assert invoke(*asked).exit_code == 0
     cache = Cache.open("cache")
     zero(cache, "clip.v0", 1, 2)
-    join_last_lines(Path("t.tsv"))
+    join_last_lines(Path("two.tsv"))
     repaired = invoke("repair", "cache", *JSON)
     assert repaired.exit_code == 4, repaired.stderr
     assert [part["part"] for part in json.loads(repaired.stdout)["repaired"]] == [1]
-    imported = invoke(*asked)
+    imported = invoke("import", "--cache", "cache", "--no-index", *JSON)
     assert imported.exit_code == 4 and json.loads(imported.stdout)["imported_rows"] == 0
     (part,) = json.loads(imported.stdout)["failed_parts"]
     assert part == json.loads(repaired.stdout)["failed_parts"][0] | {"error": part["error"]}

@@ -39,9 +39,31 @@ def test_any_error_of_one_task_becomes_its_failure_with_kind_words_and_trace(err
     assert outcome.error.trace.startswith("Traceback") and "in worker" in outcome.error.trace
 
 
+class Panic(BaseException):
+    """As Rust raises it: no Exception."""
+
+
 @pytest.mark.parametrize(
-    "error", [LockedError("taken"), EnvironmentProblem("full"), KeyboardInterrupt(), SystemExit(3)]
+    ("error", "said"),
+    [
+        (SystemExit(3), "SystemExit: something in it called sys.exit(3): raise an error there that says what is wrong"),
+        (SystemExit(), "SystemExit: something in it called sys.exit(): raise an error there that says what is wrong"),
+        (Panic("index out of bounds"), "Panic: index out of bounds"),
+    ],
 )
+def test_a_worker_that_calls_sys_exit_or_panics_fails_its_task_and_ends_no_run(error: BaseException, said: str) -> None:
+    outcome = attempt(raising(error), 7)
+    assert (outcome.task, outcome.value, str(outcome.error)) == (7, None, said)
+    assert outcome.error is not None and outcome.error.exit_code == 3 and "in worker" in outcome.error.trace
+
+
+@pytest.mark.parametrize("error", [SystemExit(0), Panic("at load")])
+def test_a_worker_that_calls_sys_exit_while_it_is_made_is_one_that_cannot_be_made(error: BaseException) -> None:
+    with pytest.raises(EnvironmentProblem, match=r"no worker can be made \((something in it called|Panic)"):
+        start(raising(error))
+
+
+@pytest.mark.parametrize("error", [LockedError("taken"), EnvironmentProblem("full"), KeyboardInterrupt()])
 def test_what_makes_further_work_pointless_passes_the_boundary_as_it_is(error: BaseException) -> None:
     with pytest.raises(type(error)) as passed:
         attempt(raising(error), 7)

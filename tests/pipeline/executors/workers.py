@@ -1,6 +1,7 @@
 """Workers that the executor tests run, here and in actors, which import them by name."""
 
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -216,3 +217,48 @@ class HoldsTheInterpreter:
 
         re.match(r"(a+)+$", "a" * 60 + "b")
         return double(number)
+
+
+class DiesOf:
+    """Ends its process at task 3, by a signal or with an exit code."""
+
+    def __init__(self, how: str | int) -> None:
+        self._how = how
+
+    def __call__(self, number: int) -> int:
+        if number == 3 and isinstance(self._how, int):
+            os._exit(self._how)
+        elif number == 3:
+            signal.raise_signal(getattr(signal, str(self._how)))
+        return double(number)
+
+
+class DiesOfDangerous:
+    """Says which process did a task; one that says that it may kill does."""
+
+    def __call__(self, task: object) -> int:
+        if getattr(task, "may_kill", False):
+            os._exit(1)
+        return os.getpid()
+
+
+class NotesMaking:
+    """Leaves a file with the number of the process that makes it."""
+
+    def __init__(self, folder: Path) -> None:
+        (folder / str(os.getpid())).touch()
+
+    def __call__(self, task: object) -> int:
+        return 0
+
+
+class NotesItselfAndHangs:
+    """Writes the number of its process to a file, and hangs."""
+
+    def __init__(self, note: Path) -> None:
+        self._note = note
+
+    def __call__(self, number: int) -> int:
+        self._note.write_text(str(os.getpid()))
+        hang()
+        return number

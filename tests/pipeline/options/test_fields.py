@@ -29,7 +29,7 @@ ASKED: dict[str, list[tuple[type, dict[str, Any]]]] = {
     "distill": [(DistillConfig, {"cache": Path("/c"), "out": Path("/o")})],
 }
 ARGUMENTS = {"evaluate": ["run"]}
-NOT_ASKED_BY_PLAN = {"max_bad_fraction", "index_device"}
+NOT_ASKED_BY_PLAN = {"max_bad_fraction", "index_device", "retry_bad", "allow_useless_sources"}
 
 # The flags of released versions, in the order that people know. New ones may stand between them.
 RELEASED = {
@@ -324,7 +324,7 @@ def test_commands_that_share_settings_share_their_words_and_types(command: str) 
         found = cli.get_command(group, command)
     assert found is not None
     own = [param for param in found.params if param.name in settings_in(ExtractConfig) and param.name != "cache"]
-    assert len(own) == (15 if command == "plan" else 2)
+    assert len(own) == (16 if command == "plan" else 2)
     for param in own:
         of_extract = option("extract", param.name or "")
         assert isinstance(param, click.Option)

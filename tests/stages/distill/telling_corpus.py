@@ -15,6 +15,7 @@ from cache_schema.selections import Selection, write_selection
 from stages.distill.config import DistillConfig
 from stages.extract.config import ExtractConfig
 from stages.extract.job import open_job
+from tests.corpora.by_hand import scored
 from tests.corpora.pictures import encoded, noise
 
 ARRAY = "tests-corpora-stub-teacher-make"
@@ -56,16 +57,18 @@ def extract(folder: Path, name: str, *, teacher: str = TEACHER, pictures: str = 
 
 
 def mine_by_hand(path: Path) -> None:
-    """Adds neighbours `by-hand`: those of image row i are sentence rows i+2, i and 2i. Sentence row 0 is unusable."""
+    """Adds neighbours `by-hand`: those of image row i are sentence rows i+2, i and 2i, but 1 for 0 (unusable)."""
     cache = Cache.open(path)
-    ends = [Binding.of(cache.array("image", f"{ARRAY}.v0")), Binding.of(cache.array("text"))]
+    arrays = cache.array("image", f"{ARRAY}.v0"), cache.array("text")
+    ends = map(Binding.of, arrays)
+    rows = np.arange(cache.plan("image").row_end)
+    ids, scores = scored(*arrays, np.clip(np.stack([rows + 2, rows, 2 * rows], axis=1), 1, 50))
     with cache.lock() as lock:
         recipe = NeighboursRecipe(*ends, k=3, index={"kind": "by hand"})
         writer = NeighboursWriter(cache, "by-hand", recipe, fence=lock.fence)
         for part in cache.plan("image").parts():
-            rows = np.arange(part.first_row, part.first_row + part.num_rows)
-            ids = np.minimum(np.stack([rows + 2, rows, 2 * rows], axis=1), 50)
-            writer.commit(part.number, ids, np.tile([0.3, 0.2, 0.1], (len(rows), 1)))
+            rows = slice(part.first_row, part.first_row + part.num_rows)
+            writer.commit(part.number, ids[rows], scores[rows])
 
 
 def select_half(path: Path) -> None:

@@ -1,5 +1,6 @@
 """One process's part of a run: when it saves, what it says, how it stops, and the words for too little memory."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,14 +10,16 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from cache_schema.cache import Cache
-from cache_schema.errors import EnvironmentProblem
+from cache_schema.errors import DivergedError, EnvironmentProblem
 from stages.distill.config import DistillConfig
 from stages.distill.loop import TrainingLoop, TrainingStopped
 from stages.distill.resolve import open_job
 from stages.runs.folder import open_folder
 from stages.runs.record import read_record, write_record
+from tests.corpora.resealed import reseal
 from tests.corpora.runs import distill_config, stop_after
 from tests.corpora.small_corpus import small_cache
 
@@ -151,3 +154,20 @@ def test_a_metrics_file_that_lost_steps_is_said(config: DistillConfig) -> None:
     with loop_of(config, said=said) as loop:
         loop.finish()
     assert f"{config.out / 'metrics.jsonl'} lacks 3 steps before the checkpoint" in said
+
+
+def test_a_student_that_overflows_in_its_last_step_is_never_exported(config: DistillConfig) -> None:
+    with loop_of(config, should_stop=stop_after(3)) as loop, pytest.raises(TrainingStopped):
+        loop.finish()
+    place = config.out / "checkpoints" / "step-000000003"
+    # Loss and gradient of step 4 are finite; what the optimizer makes of these finite moments is not.
+    tensors = load_file(place.with_suffix(".safetensors"))
+    tensors |= {name: torch.full_like(value, 3e38) for name, value in tensors.items() if name.startswith("exp_avg.")}
+    save_file(tensors, place.with_suffix(".safetensors"))
+    data = place.with_suffix(".safetensors").read_bytes()
+    sizes = {"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
+    reseal(place.with_suffix(".json"), tensors=sizes)
+    said = r"the student that .* trained is not finite \(\d+ tensors: .*: the last checkpoint stays"
+    with loop_of(config) as loop, pytest.raises(DivergedError, match=said):
+        loop.finish()
+    assert not (config.out / "model").exists() and checkpoints(config) == [3]

@@ -27,7 +27,7 @@ from stages.distill.run import TrainingStopped, distill
 from stages.runs.folder import RunFolder
 from stages.students import load_image_tower
 from tests.corpora import tiny_cache
-from tests.corpora.by_hand import write_neighbours
+from tests.corpora.by_hand import scored, write_neighbours
 from tests.corpora.extracts import extracted_cache
 from tests.corpora.runs import distill_config, stop_after
 from tests.corpora.small_corpus import small_cache, write_sources
@@ -225,8 +225,9 @@ def test_micro_batches_change_memory_and_not_the_loss(config):
 def _mine(cache, name, *, images="image", texts="text"):
     """Mines by hand: the neighbours of image row i are sentence rows 3i+2, 3i+1, 3i."""
     rows = np.arange(cache.plan(images).num_rows)
-    ids = np.minimum(rows[:, None] * 3 + [2, 1, 0], 79)
-    write_neighbours(cache, name, ids, np.tile([0.3, 0.2, 0.1], (len(rows), 1)), images=images, texts=texts)
+    ids = np.minimum(rows[:, None] * 3 + [2, 1, 0], cache.plan(texts).row_end - 1)
+    found = scored(cache.array(images), cache.array(texts), ids)
+    write_neighbours(cache, name, *found, images=images, texts=texts)
 
 
 def test_mined_negatives_are_part_of_what_was_asked_and_change_the_sentences(cache, config):
@@ -256,7 +257,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_step_and_keys_and_keeps_th
     from stages.runs.record import read_record
 
     tensors = load_file(checkpoint)
-    tensors["model.tower.head.proj.weight"][0, 0] = float("nan")
+    # As large as float32 allows, so that it is the features that overflow.
+    tensors["model.tower.head.proj.weight"][0] = 3e38
     run = read_record(RunFolder(config.out)).fingerprint
     save_checkpoint(checkpoint.parent, tensors, step=3, run=run, state={}, keep=5)
     with pytest.raises(DivergedError, match=r"step 4 of .* has loss nan.*16 of 16 student features.*\.png'"):

@@ -143,6 +143,20 @@ def test_unreadable_pictures_are_counted_and_named_and_not_taken_for_wrong_answe
     assert any("2 pictures" in sentence and "0/00104 (img-unknown-format" in sentence for sentence in said)
 
 
+def test_what_was_skipped_of_a_set_and_classes_without_a_name_are_said(trained, tmp_path):
+    data = write_held_out(tmp_path / "data")
+    write_tar(data / "test" / "1.tar", [])
+    write_tar(data / "test" / "99.tar", [])
+    (data / "classnames.txt").write_text("\n".join(["", *CLASSES[1:]]))
+    said: list[str] = []
+    evaluate_model(replace(_config(trained, compare=False), data=data), notice=said.append)
+    assert [sentence.split(" of ")[0] for sentence in said] == [
+        "1.tar",
+        f"99.tar in {data / 'test'} are not read: nshards.txt tells fewer tars",
+        "labels 0",
+    ]
+
+
 def test_a_teacher_that_does_not_reproduce_the_probes_of_the_run_is_refused(tmp_path):
     sources = write_sources(tmp_path, num_images=16, num_texts=20)
     cache = extracted_cache(tmp_path / "cache", *sources)

@@ -1,5 +1,6 @@
 """A run's model folder: the image tower always, the open_clip pair for an open_clip teacher."""
 
+import hashlib
 import json
 import shutil
 from dataclasses import replace
@@ -10,15 +11,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cache_schema.errors import PipelineError
+from cache_schema.errors import MismatchError, PipelineError
+from cache_schema.json_file import read_sealed
 from stages.distill.config import DistillConfig
 from stages.distill.run import distill
-from stages.export.model_folder import add_text_tower
-from stages.students import load_image_tower
+from stages.evaluate.models import load_model
+from stages.export.model_folder import add_text_tower, export_image_tower, load_trained
+from stages.students import build_student, load_image_tower
 from stages.teachers import load_teacher
 from tests.corpora.extracts import extracted_cache
+from tests.corpora.resealed import reseal
 from tests.corpora.runs import STUDENT, distill_config
 from tests.corpora.small_corpus import write_sources
+from tests.corpora.stub_teacher import STUB
 from tests.corpora.tiny_open_clip import make_tiny_open_clip
 
 PAIRS = pytest.mark.parametrize(
@@ -155,3 +160,40 @@ def test_completing_a_run_with_a_changed_tower_is_refused(corpus, tmp_path):
     save_file({name: value + 1 for name, value in tensors.items()}, weights)
     with pytest.raises(PipelineError, match="is not the file that was saved"):
         add_text_tower(tmp_path / "run")
+
+
+def _exported(folder: Path, seed: int, *, image_size: int = 32) -> Path:
+    student = build_student(f"timm:test_vit?image_size={image_size}", 16, seed=seed)
+    about = {"run": "", "teacher": {"specification": STUB}}
+    export_image_tower(student, folder, about=about, teacher_probes={}, fence=None)
+    return folder
+
+
+def test_a_student_that_was_exported_is_loaded_also_without_its_probes(tmp_path):
+    folder = _exported(tmp_path / "one", 1)
+    weights = load_file(folder / "image_tower.safetensors")
+    for _ in range(2):
+        loaded = load_trained(folder).tower.state_dict()
+        assert all(torch.equal(loaded[name], weights[name]) for name in weights)
+        (folder / "image_tower_probes.npz").unlink(missing_ok=True)
+
+
+def test_weights_of_another_student_under_a_resealed_description_are_refused(tmp_path):
+    one, other = _exported(tmp_path / "one", 1), _exported(tmp_path / "two", 2)
+    data = (other / "image_tower.safetensors").read_bytes()
+    (one / "image_tower.safetensors").write_bytes(data)
+    reseal(one / "image_tower.json", weights_sha256=hashlib.sha256(data).hexdigest())
+    said = r"holds another student than was exported there: .* have a cosine of -?\d\.\d{4} with those of"
+    with pytest.raises(MismatchError, match=said):
+        load_trained(one)
+    with pytest.raises(MismatchError, match=said):
+        load_model(str(one), device="cpu")
+
+
+def test_another_description_under_its_own_seal_is_refused(tmp_path):
+    folder = _exported(tmp_path / "one", 1)
+    tower = read_sealed(folder / "image_tower.json")["tower"]
+    tower["preprocess"] = {**tower["preprocess"], "mean": [0.0, 0.0, 0.0], "std": [4.0, 4.0, 4.0]}
+    reseal(folder / "image_tower.json", tower=tower)
+    with pytest.raises(MismatchError, match="holds another student"):
+        load_trained(folder)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from cache_schema.atomic import Fence
+from cache_schema.cache import create_cache
 from cache_schema.errors import EnvironmentProblem, LockedError, MismatchError
 from cache_schema.lock import WriterLock
 from stages.extract import admission
@@ -28,6 +29,17 @@ def test_folder_of_the_same_name_without_the_lock_of_the_run_is_refused(
     monkeypatch.setattr(admission, "SECONDS_TO_SEE_THE_LOCK", 0.1)
     with pytest.raises(EnvironmentProblem, match="is not the one that this run writes"):
         check_admission(Fence(tmp_path / "lock.json", "token"), package_versions())
+
+
+def test_cache_without_any_lock_is_one_whose_lock_was_lost_and_no_wrong_mount(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission, "SECONDS_TO_SEE_THE_LOCK", 0.1)
+    cache = create_cache(tmp_path / "cache", 8)
+    with cache.lock() as taken_over:
+        pass
+    with pytest.raises(LockedError, match=r"^the lock was lost: .*lock\.json is no longer held .*it is gone"):
+        check_admission(taken_over.fence, package_versions())
 
 
 def test_lock_that_another_run_took_is_refused(tmp_path: Path) -> None:

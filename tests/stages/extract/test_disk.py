@@ -21,8 +21,9 @@ from stages.extract.disk import (
     pending_work,
     usual_picture_bytes,
 )
-from stages.extract.job import grown_plans, open_job
+from stages.extract.job import open_job
 from stages.extract.wanted import DECODING, WantedArray, wanted_arrays
+from stages.extract.wanted_sources import grown_plans
 from stages.files.free_disk import free_bytes
 from stages.parts.lock import cache_at
 from stages.teachers.described import load_and_describe
@@ -96,7 +97,7 @@ def test_a_million_rows_of_vit_l_take_what_the_readme_says() -> None:
 
 def test_the_estimate_fits_the_cache_that_is_then_extracted(config: ExtractConfig) -> None:
     cache = cache_at(config.cache, config.part_rows)
-    plans = grown_plans(config, cache, None)
+    plans = {modality: plan for modality, (plan, _) in grown_plans(config, cache, None).items()}
     recipes = load_and_describe(TEACHER, device="cpu", precision="float32", decoding=DECODING)[0]
     before = disk_estimate(pending_work(cache, config, wanted_arrays(cache, config, recipes, None), plans, None))
     assert not config.cache.exists()
@@ -114,7 +115,7 @@ def test_the_estimate_fits_the_cache_that_is_then_extracted(config: ExtractConfi
 
 
 def test_stored_pictures_of_small_originals_are_assumed_to_be_small(config: ExtractConfig, data: Path) -> None:
-    plan = grown_plans(replace(config, texts=()), cache_at(config.cache, config.part_rows), None)["image"]
+    plan = grown_plans(replace(config, texts=()), cache_at(config.cache, config.part_rows), None)["image"][0]
     originals = [path.stat().st_size for path in sorted((data / "pictures").iterdir())[:16]]
     assert most_picture_bytes(plan, 256) == 2 * sum(originals) / 16 < usual_picture_bytes(256)
     assert most_picture_bytes(plan, 16) == usual_picture_bytes(16)

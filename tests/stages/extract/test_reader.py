@@ -13,7 +13,7 @@ import pytest
 
 from cache_schema.cache import Cache
 from cache_schema.errors import MismatchError
-from cache_schema.layout import Modality
+from cache_schema.layout import Layout, Modality
 from cache_schema.plan import Plan
 from cache_schema.samples import digest_of
 from cache_schema.verify import verify_cache
@@ -36,7 +36,7 @@ PREPROCESS = Preprocess((8, 8), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def plan_of(modality: Modality, *uris: object, part_rows: int = 16) -> Plan:
-    return grown_plan(Plan(modality, part_rows), [str(uri) for uri in uris])
+    return grown_plan(Plan(modality, part_rows), [str(uri) for uri in uris]).plan
 
 
 def reader_of(
@@ -45,6 +45,8 @@ def reader_of(
     return PartReader(
         {plan.modality: plan.sources},
         preprocess,
+        begun=None,
+        layout=Layout(Path("/nowhere")),
         num_views=num_views,
         decode_workers=decode_workers,
         limits=Limits(),

@@ -153,12 +153,16 @@ RUNNING = {
     "index_device": Trial("cuda", given={"index": True}),
     "allow_mixed_numerics": Trial(True),
     "max_bad_fraction": Trial(0.5),
+    "accept_new": Trial(True),
+    "allow_useless_sources": Trial(True),
 }
+OF_A_CACHE_WITH_BAD_ROWS = ["retry_bad"]
+"""See `test_retry_bad`: refused where no row has the status."""
 ON_A_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 
 def test_every_option_is_of_the_recipe_or_of_the_data_or_of_running() -> None:
-    entered = sorted([*CHANGES_FINGERPRINTS, *CHANGES_DIGESTS, *RUNNING])
+    entered = sorted([*CHANGES_FINGERPRINTS, *CHANGES_DIGESTS, *RUNNING, *OF_A_CACHE_WITH_BAD_ROWS])
     assert entered == sorted(each.name for each in fields(ExtractConfig))
 
 

@@ -15,10 +15,18 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
 @pytest.mark.parametrize("has_last_end", [True, False])
-def test_an_entry_is_a_line_in_order_and_may_come_twice(end: bytes, has_last_end: bool, path: Path) -> None:
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_an_entry_is_a_line_in_order_and_may_be_empty_or_come_twice(
+    end: bytes, has_last_end: bool, mark: bytes, path: Path
+) -> None:
     lines = ["tench", "  great white shark\t", "", "crane", "fröhlich, 图", " \t", "crane"]
-    path.write_bytes(end.join(line.encode() for line in lines) + (end if has_last_end else b""))
-    assert read_entries(path) == ["tench", "great white shark", "crane", "fröhlich, 图", "crane"]
+    path.write_bytes(mark + end.join(line.encode() for line in lines) + (end if has_last_end else b""))
+    assert read_entries(path) == ["tench", "great white shark", "", "crane", "fröhlich, 图", "", "crane"]
+
+
+def test_only_the_last_line_end_starts_no_entry(path: Path) -> None:
+    path.write_bytes(b"\ncat\n\n")
+    assert read_entries(path) == ["", "cat", ""]
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b" \n\t\r\n"])

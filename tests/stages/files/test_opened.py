@@ -1,6 +1,7 @@
 """Only regular files are opened, they are read at any place, and a failure is an error that says what to do."""
 
 import errno
+import io
 import os
 import socket
 from pathlib import Path
@@ -137,6 +138,15 @@ def test_a_stream_starts_where_it_is_asked_to_can_seek_and_leaves_the_file_open(
         with file.stream() as stream:
             assert stream.read() == CONTENT
         assert file.read_at(0, 5) == CONTENT[:5]
+
+
+def test_two_streams_of_one_file_have_places_of_their_own(path: Path) -> None:
+    with planned_file(str(path)) as file, file.stream() as first, file.stream(5000) as second:
+        # More than a buffer holds at once, so that both go back to the file.
+        pieces = [(first.read(40), second.read(40)) for _ in range(100)]
+        assert first.seek(0, io.SEEK_END) == 10240 and second.tell() == 9000
+    assert b"".join(one for one, _ in pieces) == CONTENT[:4000]
+    assert b"".join(other for _, other in pieces) == CONTENT[5000:9000]
 
 
 def test_a_range_is_read_whole_or_not_at_all(path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from cache_schema.cache import Cache, CachedArray
 from cache_schema.errors import TooManyBadRows
 from cache_schema.summary import summary_of_arrays
-from stages.parts.job import PartsJob
+from stages.parts.job import NamedSources, PartsJob
 from stages.parts.pending import PartReport, PartTask, pending_tasks
 from stages.parts.worker import PartsWorker
 from tests.corpora.tiny_cache import add_array, make_cache, unit_features
@@ -47,6 +47,7 @@ def job_over(cache: Cache, *, max_bad_fraction: float = 1.0, **fields: Any) -> P
         worker=Counting,
         tasks=list(pending_tasks([array])),
         arrays={"image": [array]},
+        sources={"image": NamedSources(frozenset({0}), ())},
         max_bad_fraction=max_bad_fraction,
         build_indexes=fields.get("build_indexes"),
     )

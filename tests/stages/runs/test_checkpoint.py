@@ -1,5 +1,6 @@
 """A checkpoint is whole or absent; the newest whole one is used and a damaged one is named."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -7,13 +8,15 @@ import sys
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 
 from cache_schema import atomic
-from cache_schema.errors import DamagedError, MismatchError
+from cache_schema.errors import DamagedError, DivergedError, MismatchError
 from stages.distill.optimizer import make_optimizer
 from stages.runs.checkpoint import newest_checkpoint, restore, save_checkpoint, tensors_of
 from stages.students import build_student
 from tests.corpora.damaged_files import DAMAGE
+from tests.corpora.resealed import reseal
 
 RUN = "a" * 64
 
@@ -92,6 +95,32 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, suff
     assert _newest(tmp_path, notices).step == 1
     if (suffix, how) != ("json", "deleted"):  # without its state file a checkpoint was never finished
         assert len(notices) == 1 and "step-000000002" in notices[0] and "going on from step 1" in notices[0]
+
+
+@pytest.mark.parametrize("name", ["model.weight", "exp_avg.weight", "exp_avg_sq.weight", "model.running_var"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_checkpoint_with_a_value_that_is_not_finite_is_refused_by_name_and_the_one_before_is_used(
+    tmp_path, name, value
+):
+    for step in (1, 2):
+        _save(tmp_path, {name: torch.ones(3, 2), "other": torch.arange(2)}, step)
+    spoilt = save({name: torch.tensor([[1.0, 2.0], [value, 3.0]]), "other": torch.arange(2)})
+    (tmp_path / "step-000000002.safetensors").write_bytes(spoilt)
+    sizes = {"sha256": hashlib.sha256(spoilt).hexdigest(), "size_bytes": len(spoilt)}
+    reseal(tmp_path / "step-000000002.json", tensors=sizes)
+    notices = []
+    assert _newest(tmp_path, notices).step == 1
+    assert f"step-000000002.safetensors holds values that are not finite (1 tensors: {name})" in notices[0]
+    (tmp_path / "step-000000001.json").unlink()
+    with pytest.raises(DamagedError, match=r"not finite .*start over with --fresh"):
+        _newest(tmp_path)
+
+
+def test_a_state_with_a_value_that_is_not_finite_is_never_saved_and_the_checkpoint_before_stays(tmp_path):
+    _save(tmp_path, {"x": torch.ones(2)}, 1, keep=1)
+    with pytest.raises(DivergedError, match=r"after step 2 of .* is not finite \(1 tensors: x\): the last checkpoint"):
+        _save(tmp_path, {"x": torch.tensor([1.0, float("nan")]), "count": torch.arange(2)}, 2, keep=1)
+    assert _newest(tmp_path).step == 1 and len(list(tmp_path.iterdir())) == 2
 
 
 def test_when_all_are_damaged_the_run_stops_and_names_them(tmp_path):

@@ -138,3 +138,13 @@ def test_a_gpu_that_is_not_there_is_an_error_and_never_the_cpu(array: CachedArra
         build_index(array, device="cuda")
     with pytest.raises(EnvironmentProblem, match="sees no GPU"):
         load_index(array, device="cuda")
+
+
+def test_a_query_of_zeros_or_beyond_float32_is_refused(array: CachedArray) -> None:
+    queries = unit_features(3, 8).astype(np.float64)
+    queries[1] = 0
+    with pytest.raises(UsageError, match=r"a query is zero \(row 1\)"):
+        search(load_index(array), queries, 5)
+    queries[1] = 1e200
+    with np.errstate(over="ignore"), pytest.raises(UsageError, match=r"a query is not finite \(row 1\)"):
+        search(load_index(array), queries, 5)

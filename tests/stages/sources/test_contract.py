@@ -137,7 +137,7 @@ EXAMPLES: dict[str, tuple[Callable[[Path, int], Path], str, str, Modality]] = {
     "jsonl of images": (write_json_images, "images.ndjson", "", "image"),
     "tar": (write_images_tar, "images.tar", "", "image"),
     "tar of all images": (write_all_images_tar, "all.tar", "?images=all", "image"),
-    "tar of texts": (write_texts_tar, "texts.tar", "", "text"),
+    "tar of texts": (write_texts_tar, "texts.tar", "?ext=*.txt,json", "text"),
     "text": (write_text, "lines.txt", "", "text"),
     "text compressed": (write_text, "lines.txt.zst", "", "text"),
     "parquet": (write_image_table, "images.parquet", "", "image"),
@@ -199,7 +199,7 @@ def test_read_one_returns_the_same_payload_from_a_source_opened_afresh(
 ) -> None:
     source, _ = example
     scan = source.scan()
-    fresh = open_source(source.uri, source.kind, source.modality, source.options, fingerprint=scan.fingerprint)
+    fresh = open_source(source.uri, source.kind, source.modality, source.options)
     for sample in reversed(list(source.read(0, NUM_SAMPLES, scan.offset_bytes(0)))):
         assert fresh.read_one(sample.key, sample.offset_bytes, sample.size_bytes) == sample.payload
     first = next(iter(fresh.read(0, 1, scan.offset_bytes(0))))

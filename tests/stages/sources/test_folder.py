@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cache_schema.errors import MismatchError, RefusedError, UsageError
-from stages.sources import RawSample, open_source
+from stages.sources import RawSample
 from stages.sources.folder import FolderSource
 from tests.corpora.pictures import encoded, jpeg, noise
 
@@ -95,13 +95,25 @@ def test_an_empty_folder_is_a_usage_error_that_says_what_was_found(tmp_path: Pat
 def test_a_folder_that_changed_since_the_plan_is_refused_when_listed_anew(tmp_path: Path) -> None:
     for name in ("a.jpg", "b.jpg"):
         write(tmp_path / name)
-    fingerprint = source_of(tmp_path).scan().fingerprint
-    planned = open_source(str(tmp_path), "folder", "image", {}, fingerprint=fingerprint)
-    assert len(list(planned.read(0, 2, 0))) == 2
+    scan = source_of(tmp_path).scan()
+    planned = source_of(tmp_path)
+    planned.require_planned(scan.fingerprint, scan.state)
     write(tmp_path / "aa.jpg")
-    assert len(list(planned.read(0, 2, 0))) == 2
+    assert [sample.key for sample in planned.read(0, 2, 0)] == ["a.jpg", "b.jpg"]
     with pytest.raises(MismatchError, match="changed since it was planned"):
-        list(open_source(str(tmp_path), "folder", "image", {}, fingerprint=fingerprint).read(0, 2, 0))
+        source_of(tmp_path).require_planned(scan.fingerprint, scan.state)
+
+
+def test_a_resized_file_is_its_own_rows_matter_where_it_is_newer_than_all_that_were_planned(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        write(tmp_path / name)
+        os.utime(tmp_path / name, ns=(10**18, 10**18))
+    scan = source_of(tmp_path).scan()
+    (tmp_path / "b.jpg").write_bytes(b"longer than before")
+    source_of(tmp_path).require_planned(scan.fingerprint, scan.state)
+    os.utime(tmp_path / "b.jpg", ns=(10**18, 10**18))
+    with pytest.raises(MismatchError, match="resized"):
+        source_of(tmp_path).require_planned(scan.fingerprint, scan.state)
 
 
 def test_a_picture_under_a_wrong_extension_is_ok_and_noted(tmp_path: Path) -> None:

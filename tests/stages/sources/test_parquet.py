@@ -2,13 +2,15 @@
 
 from pathlib import Path
 from typing import ClassVar
+from uuid import UUID
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cache_schema.errors import DamagedError, RefusedError, UsageError
+from cache_schema.errors import DamagedError, MismatchError, RefusedError, UsageError
 from cache_schema.layout import Modality
+from stages.files.keys import hash_of_key
 from stages.sources.parquet import ParquetSource
 from tests.corpora.pictures import encoded, jpeg, noise
 from tests.corpora.samples import samples_of
@@ -39,7 +41,7 @@ def test_a_struct_of_bytes_and_path_is_an_image_column(path: Path) -> None:
         {"bytes": IMAGES[0], "path": "a.jpg"},
         {"bytes": png, "path": "b.jpg"},
         None,
-        {"bytes": None, "path": "c"},
+        {"bytes": None, "path": None},
     ]
     pq.write_table(pa.table({"image": records}), path)
     found = [(sample.payload, sample.status, sample.reason) for sample in samples_of(source_of(path))]
@@ -114,10 +116,23 @@ def test_damaged_pages_are_refused_when_read(path: Path) -> None:
         list(source.read(0, scan.num_samples, 0))
 
 
-def test_a_table_without_rows_is_a_usage_error(path: Path) -> None:
-    pq.write_table(pa.table({"text": pa.array([], pa.string())}), path)
-    with pytest.raises(UsageError, match="no rows"):
+@pytest.mark.parametrize("column", [pa.array([], pa.string()), pa.nulls(0)])
+def test_a_table_without_rows_has_no_samples_whatever_its_columns(column: pa.Array, path: Path) -> None:
+    pq.write_table(pa.table({"other": column}), path)
+    assert source_of(path, "text").scan().num_samples == 0
+    path.write_bytes(b"")
+    with pytest.raises(DamagedError, match=r"is empty \(0 bytes\)"):
         source_of(path, "text").scan()
+
+
+def test_two_columns_of_one_name_are_refused_with_both_places_if_one_is_asked_for(path: Path) -> None:
+    pq.write_table(pa.table([["a"], ["k"], ["b"], ["l"]], names=["text", "id", "text", "id"]), path)
+    with pytest.raises(RefusedError, match=r"2 columns 'text', at places 1 and 3 of 4"):
+        source_of(path, "text").scan()
+    pq.write_table(pa.table([["a"], ["k"], ["l"]], names=["text", "id", "id"]), path)
+    with pytest.raises(RefusedError, match=r"2 columns 'id', at places 2 and 3 of 3"):
+        source_of(path, "text", key_column="id").scan()
+    assert [sample.payload for sample in samples_of(source_of(path, "text"))] == [b"a"]
 
 
 def of_extension_type(values: pa.Array, name: str) -> pa.Table:
@@ -125,11 +140,30 @@ def of_extension_type(values: pa.Array, name: str) -> pa.Table:
     return pa.table([["a"], values], schema=pa.schema([pa.field("text", pa.string()), field]))
 
 
-@pytest.mark.parametrize("name", ["evil", "arrow.py_extension_type", "arrow.json"])
-def test_an_extension_type_is_refused_before_any_hook_runs(name: str, path: Path) -> None:
+@pytest.mark.parametrize("name", ["evil", "arrow.py_extension_type", "datasets.features.Array2D"])
+def test_a_column_of_a_foreign_extension_type_hurts_only_when_it_is_asked_for(name: str, path: Path) -> None:
     pq.write_table(of_extension_type(pa.array(["x"]), name), path)
-    with pytest.raises(RefusedError, match=r"extension type.*plain columns"):
-        source_of(path, "text").scan()
+    assert [sample.payload for sample in samples_of(source_of(path, "text"))] == [b"a"]
+    for options in ({"column": "other"}, {"key_column": "other"}):
+        with pytest.raises(RefusedError, match=rf"column 'other' is of the extension type '{name}'.*plain column"):
+            source_of(path, "text", **options).scan()
+
+
+def test_extension_types_of_arrow_are_read_as_their_storage(path: Path) -> None:
+    ids = [UUID(int=number) for number in (7, 8)]
+    opaque = pa.ExtensionArray.from_storage(pa.opaque(pa.binary(), "image", "a database"), pa.array(IMAGES[:2]))
+    columns = {
+        "json": pa.array(['{"a": 1}', None], pa.json_()),
+        "id": pa.array([one.bytes for one in ids], pa.uuid()),
+        "opaque": opaque,
+    }
+    pq.write_table(pa.table(columns), path)
+    found = [(sample.key, sample.payload) for sample in samples_of(source_of(path, "text", column="json"))]
+    assert found == [("0", b'{"a": 1}'), ("1", None)]
+    found = [(sample.key, sample.payload) for sample in samples_of(source_of(path, column="opaque", key_column="id"))]
+    assert found == [(str(ids[0]), IMAGES[0]), (str(ids[1]), IMAGES[1])]
+    with pytest.raises(RefusedError, match=r"column 'id' is fixed_size_binary\[16\], not text"):
+        source_of(path, "text", column="id").scan()
 
 
 class _Noisy(pa.ExtensionType):
@@ -152,8 +186,9 @@ def test_the_hook_of_a_registered_extension_type_is_not_called(path: Path) -> No
     pq.write_table(pa.table({"text": ["a"], "nested": nested}), path)
     pa.register_extension_type(_Noisy())
     try:
-        with pytest.raises(RefusedError, match="extension type"):
-            source_of(path, "text").scan()
+        assert [sample.payload for sample in samples_of(source_of(path, "text"))] == [b"a"]
+        with pytest.raises(RefusedError, match=r"extension type 'tests\.noisy'"):
+            source_of(path, "text", column="nested").scan()
         assert _Noisy.seen == []
         pq.read_schema(path)
         assert _Noisy.seen, "the file has what it takes to call the hook"
@@ -162,7 +197,13 @@ def test_the_hook_of_a_registered_extension_type_is_not_called(path: Path) -> No
 
 
 def test_forms_of_images_that_are_not_supported_are_refused(path: Path) -> None:
-    for record in ({"image": {"bytes": IMAGES[0]}}, {"data": IMAGES[0]}, {"bytes": "text"}, [IMAGES[0]]):
+    for record in (
+        {"image": {"bytes": IMAGES[0]}},
+        {"data": IMAGES[0]},
+        {"bytes": "text"},
+        [IMAGES[0]],
+        [{"bytes": IMAGES[0]}],
+    ):
         pq.write_table(pa.table({"image": [record]}), path)
         with pytest.raises(RefusedError, match="not bytes, or a struct with a field 'bytes'"):
             source_of(path).scan()
@@ -199,3 +240,142 @@ def test_paths_lead_to_images_below_the_root(path: Path) -> None:
         source_of(path, path_column="n").scan()
     with pytest.raises(UsageError, match="drop one"):
         source_of(path, "text", path_column="file")
+
+
+def test_an_image_without_bytes_is_the_file_at_its_path(path: Path) -> None:
+    """As `datasets` writes images that were not embedded."""
+    for folder, image in (("pics", IMAGES[1]), ("elsewhere/pics", IMAGES[2])):
+        (path.parent / folder).mkdir(parents=True)
+        (path.parent / folder / "1.jpg").write_bytes(image)
+    records = [
+        {"bytes": IMAGES[0], "path": "pics/1.jpg"},
+        {"bytes": None, "path": "pics/1.jpg"},
+        {"bytes": None, "path": "pics/2.jpg"},
+        {"bytes": None, "path": "../table.parquet"},
+        {"bytes": None, "path": ""},
+        {"bytes": None, "path": None},
+    ]
+    pq.write_table(pa.table({"image": records}), path)
+    for root, image in ((path.parent, IMAGES[1]), (path.parent / "elsewhere", IMAGES[2])):
+        source = source_of(path) if root == path.parent else source_of(path, root=str(root))
+        samples = samples_of(source)
+        assert [(sample.payload, sample.status) for sample in samples] == [
+            (IMAGES[0], "ok"),
+            (image, "ok"),
+            (None, "src-unreadable"),
+            (None, "src-unreadable"),
+            (None, "src-no-image"),
+            (None, "src-no-image"),
+        ]
+        assert source.read_one("1", samples[1].offset_bytes, samples[1].size_bytes) == image
+    with pytest.raises(UsageError, match="is not a folder"):
+        source_of(path, root=str(path.parent / "nowhere")).scan()
+    pq.write_table(pa.table({"image": IMAGES}), path)
+    with pytest.raises(UsageError, match=r"root .* is for paths, but column 'image' has none"):
+        source_of(path, root=str(path.parent)).scan()
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.string()), pa.large_list(pa.binary()), pa.list_(pa.large_string())])
+@pytest.mark.parametrize("row_group_size", [1, 2, 9])
+def test_every_sentence_of_a_list_is_a_row(kind: pa.DataType, row_group_size: int, path: Path) -> None:
+    captions = pa.array([["a", "b"], [], ["c", None, "d"], None, ["e"], [""]]).cast(kind)
+    pq.write_table(pa.table({"text": captions, "id": [*"uvwxyz"]}), path, row_group_size=row_group_size)
+    wanted = [
+        ("0", b"a", "ok"),
+        ("0#1", b"b", "ok"),
+        ("1", None, "src-no-text"),
+        ("2", b"c", "ok"),
+        ("2#1", None, "text-type"),
+        ("2#2", b"d", "ok"),
+        ("3", None, "text-type"),
+        ("4", b"e", "ok"),
+        ("5", b"", "ok"),
+    ]
+    source = source_of(path, "text")
+    assert source.scan().num_samples == len(wanted)
+    for first in range(len(wanted)):
+        for end in range(first, len(wanted)):
+            samples = source.read(first, end - first, first)
+            assert [(one.key, one.payload, one.status) for one in samples] == wanted[first:end]
+    assert source.read_one("2#2", 5, 1) == b"d"
+    with pytest.raises(MismatchError, match="has 9 rows, the plan needs 10"):
+        list(source.read(0, 10))
+    keyed = source_of(path, "text", key_column="id")
+    assert [hash_of_key(one.key) for one in samples_of(keyed)] == keyed.scan().key_hashes.tolist()
+    assert [one.key for one in keyed.read(3, 3)] == ["w", "w#1", "w#2"]
+
+
+def test_a_key_that_a_list_makes_must_be_the_only_one(path: Path) -> None:
+    pq.write_table(pa.table({"text": [["a", "b"], ["c"]], "id": ["u", "u#1"]}), path)
+    with pytest.raises(RefusedError, match=r"key 'u#1' stands in row 1 and again in row 2"):
+        source_of(path, "text", key_column="id").scan()
+
+
+def test_bytes_are_text_where_text_is_asked_for(path: Path) -> None:
+    (path.parent / "ä.jpg").write_bytes(IMAGES[0])
+    pq.write_table(pa.table({"text": ["ä.jpg".encode(), b"\xff", None, b""]}), path)
+    found = [(sample.payload, sample.status) for sample in samples_of(source_of(path, "text"))]
+    assert found == [("ä.jpg".encode(), "ok"), (None, "text-encoding"), (None, "text-type"), (b"", "ok")]
+    found = [(sample.payload, sample.status) for sample in samples_of(source_of(path, path_column="text"))]
+    assert found[:3] == [(IMAGES[0], "ok"), (None, "src-unreadable"), (None, "src-no-image")]
+
+
+def test_a_page_whose_checksum_is_wrong_is_refused_though_it_can_be_decoded(path: Path) -> None:
+    pq.write_table(
+        pa.table({"text": ["a sentence", "another"]}),
+        path,
+        compression="none",
+        use_dictionary=False,
+        write_page_checksum=True,
+        write_statistics=False,
+    )
+    assert [sample.payload for sample in samples_of(source_of(path, "text"))] == [b"a sentence", b"another"]
+    path.write_bytes(path.read_bytes().replace(b"a sentence", b"A sentence"))
+    with pytest.raises(DamagedError, match="damaged"):
+        samples_of(source_of(path, "text"))
+
+
+def test_a_key_that_is_empty_is_refused(path: Path) -> None:
+    pq.write_table(pa.table({"text": ["a", "b"], "id": ["x", ""]}), path)
+    with pytest.raises(RefusedError, match=r"row 1 has no key"):
+        source_of(path, "text", key_column="id").scan()
+
+
+def test_any_row_is_read_alone_whatever_kind_of_column_it_is_in(path: Path) -> None:
+    (path.parent / "a.jpg").write_bytes(IMAGES[0])
+    images = [{"bytes": IMAGES[number % 5], "path": "a.png"} for number in range(40)]
+    images[7], images[8] = {"bytes": None, "path": "a.jpg"}, None
+    sentences = [f"sentence {number}" for number in range(40)]
+    columns = {
+        "image": pa.array(images),
+        "text": pa.array(sentences),
+        "path": ["a.jpg"] * 40,
+        "lists": [[sentence, "again"] for sentence in sentences],
+    }
+    pq.write_table(pa.table(columns), path, row_group_size=13, data_page_size=100, write_batch_size=2)
+    for source in (
+        source_of(path),
+        source_of(path, path_column="path"),
+        source_of(path, "text"),
+        source_of(path, "text", column="lists"),
+    ):
+        samples = samples_of(source)
+        assert len(samples) in (40, 80)
+        for sample in (*samples[::-3], *samples):
+            if sample.payload is not None:
+                assert source.read_one(sample.key, sample.offset_bytes, sample.size_bytes) == sample.payload
+            else:
+                with pytest.raises(MismatchError, match="is not the planned one"):
+                    source.read_one(sample.key, sample.offset_bytes, 1)
+        with pytest.raises(MismatchError, match="is not the planned one"):
+            source.read_one("80", 80, 1)
+
+
+def test_a_file_that_shrinks_between_two_rows_is_read_anew(path: Path) -> None:
+    pq.write_table(pa.table({"image": IMAGES}), path, row_group_size=1)
+    source = source_of(path)
+    assert source.read_one("0", 0, len(IMAGES[0])) == IMAGES[0]
+    pq.write_table(pa.table({"image": IMAGES[:2]}), path, row_group_size=1)
+    assert source.read_one("1", 1, len(IMAGES[1])) == IMAGES[1]
+    with pytest.raises(MismatchError, match="is not the planned one"):
+        source.read_one("3", 3, len(IMAGES[3]))

@@ -50,7 +50,15 @@ def test_members_that_share_a_name_up_to_its_first_dot_are_one_sample(tmp_path: 
         ("f", IMAGE, "ok"),
     ]
     ignored = source_of(tmp_path / "a.tar").scan().ignored
-    assert ignored == {".b.json": 1, ".png": 1, ".txt": 1, "no extension": 2, ".mask.png": 1, ".pkl": 1}
+    assert ignored == {
+        ".b.json": 1,
+        "second image": 1,
+        ".txt": 1,
+        "no extension": 1,
+        "hidden (its name starts with a dot)": 1,
+        "image with dots in its name": 1,
+        ".pkl": 1,
+    }
 
 
 @pytest.mark.parametrize("tar_format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT], ids=["pax", "gnu"])
@@ -76,7 +84,11 @@ def test_ustar_prefixes_and_tars_of_gnu_tar_are_read(tmp_path: Path) -> None:
     os.symlink("0.jpg", tmp_path / "in" / "9.jpg")
     subprocess.run(["tar", "-cf", tmp_path / "gnu.tar", "--sort=name", "-C", tmp_path, "in"], check=True)
     samples = samples_of(source_of(tmp_path / "gnu.tar"))
-    assert [(sample.key, sample.payload) for sample in samples] == [(f"in/{number}", IMAGE) for number in range(3)]
+    pictures = [(f"in/{number}", IMAGE, "") for number in range(3)]
+    assert [(sample.key, sample.payload, sample.reason) for sample in samples] == [
+        *pictures,
+        ("in/9", None, "only a symbolic link"),
+    ]
 
 
 def test_a_picture_under_a_wrong_extension_is_ok_and_noted(tmp_path: Path) -> None:
@@ -119,12 +131,83 @@ def test_what_is_no_tar_is_refused(content: bytes, words: str, tmp_path: Path) -
         source_of(tmp_path / "a.tar").scan()
 
 
-def test_a_tar_of_padding_or_without_images_is_a_usage_error(tmp_path: Path) -> None:
-    (tmp_path / "padding.tar").write_bytes(bytes(10240))
-    with pytest.raises(UsageError, match=r"no images .*no members"):
-        source_of(tmp_path / "padding.tar").scan()
+@pytest.mark.parametrize("num_bytes", [1024, 10240])
+def test_a_tar_that_is_only_an_end_mark_is_an_empty_shard(num_bytes: int, tmp_path: Path) -> None:
+    (tmp_path / "padding.tar").write_bytes(bytes(num_bytes))
+    for modality in ("image", "text"):
+        scan = TarSource(str(tmp_path / "padding.tar"), modality, {}).scan()
+        assert scan.num_samples == len(scan.offsets) == len(scan.key_hashes) == 0 and not scan.ignored
+    with tarfile.open(tmp_path / "written.tar", "w"):
+        pass
+    assert source_of(tmp_path / "written.tar").scan().num_samples == 0
+
+
+@pytest.mark.parametrize("num_bytes", [512, 10752, 1 << 20])
+def test_zeros_that_no_writer_ends_a_tar_with_are_no_empty_shard(num_bytes: int, tmp_path: Path) -> None:
+    path = tmp_path / "zeros.tar"
+    path.write_bytes(bytes(num_bytes))
+    with pytest.raises(DamagedError, match=r"it is cut|ends in [\d,]+ zero bytes"):
+        source_of(path).scan()
+    if num_bytes > 512:
+        assert TarSource(str(path), "image", {"zeros": "ok"}).scan().num_samples == 0
+
+
+def test_a_preallocated_download_that_was_cut_between_members_is_refused_unless_told(tar: Path) -> None:
+    whole = source_of(tar).scan()
+    with open(tar, "ab") as file:
+        file.write(bytes(50_000))
+    with pytest.raises(DamagedError, match=r"a\.tar ends in [\d,]+ zero bytes.*\?zeros=ok"):
+        source_of(tar).scan()
+    allowed = TarSource(str(tar), "image", {"zeros": "ok"})
+    assert len(samples_of(allowed)) == 3 and allowed.scan().fingerprint == whole.fingerprint
+    with pytest.raises(UsageError, match="known: ok"):
+        TarSource(str(tar), "image", {"zeros": "yes"})
+
+
+def test_a_tar_whose_members_are_no_images_is_a_usage_error_and_no_empty_shard(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no images .*\.txt"):
         source_of(write_tar(tmp_path / "texts.tar", [("a.txt", b"x")])).scan()
+    with pytest.raises(UsageError, match=r"no images .*no extension"):
+        source_of(write_tar(tmp_path / "hashes.tar", [("0a1b2c", IMAGE)])).scan()
+
+
+def test_dots_in_the_names_of_images_are_counted_in_one_word(tmp_path: Path) -> None:
+    members = [("a.jpg", IMAGE), *((f"shot 2.{number} (clean).jpg", IMAGE) for number in range(200))]
+    source = source_of(write_tar(tmp_path / "a.tar", members))
+    assert source.scan().ignored == {"image with dots in its name": 200}
+    names = [(f"{number}.x{number}", b"") for number in range(100)]
+    assert len(source_of(write_tar(tmp_path / "b.tar", [("a.jpg", IMAGE), *names])).scan().ignored) <= 41
+
+
+def link(name: str, kind: bytes) -> tarfile.TarInfo:
+    info = member(name, 0)
+    info.type, info.linkname = kind, "a.jpg"
+    return info
+
+
+def test_a_link_that_stands_for_an_image_is_a_row_and_others_are_counted(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.addfile(member("a.jpg", len(IMAGE)), io.BytesIO(IMAGE))
+        for info in (link("a.png", tarfile.SYMTYPE), link("b.jpg", tarfile.LNKTYPE), link("c.jpg", tarfile.SYMTYPE)):
+            tar.addfile(info)
+        tar.addfile(member("c.txt", 1), io.BytesIO(b"x"))
+        tar.addfile(link("d.txt", tarfile.SYMTYPE))
+        tar.addfile(link("e.jpg", tarfile.SYMTYPE))
+        tar.addfile(member("e.png", len(IMAGE)), io.BytesIO(IMAGE))
+    source = source_of(tmp_path / "a.tar")
+    assert [(sample.key, sample.payload, sample.status, sample.reason) for sample in samples_of(source)] == [
+        ("a", IMAGE, "ok", ""),
+        ("b", None, "src-no-image", "only a hard link"),
+        ("c", None, "src-no-image", "only a symbolic link"),
+        ("e", IMAGE, "ok", "misnamed"),
+    ]
+    assert source.scan().ignored == {"symbolic link": 3, ".txt": 1}
+    assert [(sample.key, sample.status) for sample in samples_of(TarSource(source.uri, "text", {}))] == [
+        ("a", "src-no-text"),
+        ("c", "ok"),
+        ("d", "src-no-text"),
+        ("e", "src-no-text"),
+    ]
 
 
 def test_a_claim_of_ten_gigabytes_is_refused_without_an_allocation(tmp_path: Path) -> None:

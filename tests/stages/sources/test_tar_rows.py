@@ -29,13 +29,13 @@ def captions(value: Any, key: str = "caption") -> bytes:
     return json.dumps({key: value}).encode()
 
 
-def test_every_sentence_of_a_sample_is_a_row_and_txt_comes_before_json(path: Path) -> None:
+def test_the_sentence_is_the_txt_else_all_of_the_json_and_never_a_member_with_further_dots(path: Path) -> None:
     members = [
         ("a.jpg", IMAGE),
         ("a.txt", b"one line\n"),
         ("a.json", captions("not this one")),
-        ("b.0.txt", b"two\nlines\r\n"),
-        ("b.1.TXT", b""),
+        ("b.0.txt", b"dotted"),
+        ("b.TXT", b"two\nlines\r\n"),
         ("c.cls", b"3"),
         ("d.json", captions(["first", "second", None, "third"])),
         ("e.json", captions("only", key="text")),
@@ -44,11 +44,14 @@ def test_every_sentence_of_a_sample_is_a_row_and_txt_comes_before_json(path: Pat
         ("h.json", b'{"caption": '),
         ("i.json", captions("\ud800")),
         ("j.json", b"[]"),
+        ("k.url.txt", b"https://example.org"),
+        ("k.json", b'{"uid": 1}'),
+        ("l.url.txt", b"https://example.org"),
+        ("l.syn.json", captions("dotted")),
     ]
     assert rows_of(source_of(write_tar(path, members))) == [
         ("a", b"one line", "ok"),
         ("b", b"two\nlines", "ok"),
-        ("b#1", b"", "ok"),
         ("c", None, "src-no-text"),
         ("d", b"first", "ok"),
         ("d#1", b"second", "ok"),
@@ -60,8 +63,89 @@ def test_every_sentence_of_a_sample_is_a_row_and_txt_comes_before_json(path: Pat
         ("h", None, "text-json"),
         ("i", None, "text-encoding"),
         ("j", None, "text-json"),
+        ("k", None, "text-type"),
+        ("l", None, "src-no-text"),
     ]
-    assert source_of(path).scan().ignored == {".jpg": 1, ".json": 1, ".cls": 1}
+    ignored = {".jpg": 1, ".json": 1, ".0.txt": 1, ".cls": 1, ".url.txt": 2, ".syn.json": 1}
+    assert source_of(path).scan().ignored == ignored
+
+
+def data_comp_dr(path: Path, num_samples: int) -> Path:
+    members = []
+    for number in range(num_samples):
+        members += [
+            (f"{number:032d}.url.txt", b"https://example.org/1.jpg"),
+            (f"{number:032d}.syn.json", captions([f"{number} first", f"{number} second"], key="syn_text")),
+            (f"{number:032d}.paug.json", b'{"param_aug": "[[0, 1]]"}'),
+            (f"{number:032d}.npz", b"PK"),
+            (f"{number:032d}.json", b'{"uid": "x", "sha256": "y"}'),
+        ]
+    return write_tar(path, members)
+
+
+def test_the_captions_of_data_comp_dr_are_read_with_one_option_and_named_where_it_is_missing(path: Path) -> None:
+    data_comp_dr(path, 2)
+    found = [(text, status) for _, text, status in rows_of(source_of(path, ext="syn.json"))]
+    assert found == [(b"0 first", "ok"), (b"0 second", "ok"), (b"1 first", "ok"), (b"1 second", "ok")]
+    with pytest.raises(
+        RefusedError, match=r"the first has uid, sha256.*\?ext=NAME \(found url\.txt, syn\.json, paug\.json"
+    ):
+        source_of(path).scan()
+
+
+def test_the_first_extension_that_is_there_counts_and_a_star_takes_all_of_its_kind(path: Path) -> None:
+    members = [
+        ("a.txt", b"plain"),
+        ("a.caption.txt", b"dotted"),
+        ("b.txt", b"plain"),
+        ("c.0.txt", b"0"),
+        ("c.1.TXT", b"1"),
+    ]
+    write_tar(path, members)
+    assert rows_of(source_of(path, ext="caption.txt")) == [
+        ("a", b"dotted", "ok"),
+        ("b", None, "src-no-text"),
+        ("c", None, "src-no-text"),
+    ]
+    assert [text for _, text, _ in rows_of(source_of(path, ext="caption.txt,txt"))] == [b"dotted", b"plain", None]
+    every = [("a", b"plain"), ("a#1", b"dotted"), ("b", b"plain"), ("c", b"0"), ("c#1", b"1")]
+    assert [(key, text) for key, text, _ in rows_of(source_of(path, ext="*.txt"))] == every
+
+
+def test_a_json_without_the_key_is_no_row_where_another_member_has_a_sentence(path: Path) -> None:
+    write_tar(path, [("a.json", b'{"uid": 1}'), ("a.meta.json", captions("here")), ("b.json", b'{"uid": 2}')])
+    for extensions in ("json,meta.json", "*.json"):
+        assert rows_of(source_of(path, ext=extensions)) == [("a", b"here", "ok"), ("b", None, "text-type")]
+
+
+def test_a_byte_order_mark_at_the_start_of_a_member_is_no_letter(path: Path) -> None:
+    mark = b"\xef\xbb\xbf"
+    members = [("a.txt", mark + b"caption\r\n"), ("b.json", mark + captions(["x", "y"])), ("c.txt", b"in " + mark)]
+    expected = [b"caption", b"x", b"y", b"in " + mark]
+    assert [text for _, text, _ in rows_of(source_of(write_tar(path, members)))] == expected
+    old = source_of(path).read_one("a", 512, 10)
+    assert old == mark + b"caption", "as earlier versions planned it"
+
+
+def test_a_text_that_ends_in_zero_bytes_is_set_aside(path: Path) -> None:
+    write_tar(path, [("a.txt", b"torn sent\0\0\0"), ("b.txt", b"a\0b")])
+    assert rows_of(source_of(path)) == [("a", None, "text-encoding"), ("b", b"a\0b", "ok")]
+
+
+def test_what_an_earlier_version_planned_of_other_members_is_refused_and_the_rest_has_its_old_fingerprint(
+    path: Path,
+) -> None:
+    same = [("a.txt", b"x"), ("b.json", captions("x")), ("c.json", b'{"uid": 1}')]
+    scan = source_of(write_tar(path, same)).scan()
+    # Of the version before.
+    assert scan.fingerprint == "b886c143637623fea2463154c93e87c60d677a2ab7e556234b303ad05da2c357"
+    assert scan.offsets.tolist() == [0, 1024, 2048]
+    other = [("a.txt", b"x"), ("b.0.txt", b"x"), ("b.1.txt", b"x")]
+    source = source_of(write_tar(path, other))
+    scan = source.scan()
+    assert len(list(source.read(0, 2, int(scan.offsets[0])))) == scan.num_samples == 2
+    with pytest.raises(MismatchError, match=r"an earlier version, which took other members of sample 'b'"):
+        list(source.read(1, 1, 1024))
 
 
 def test_the_extension_and_the_key_of_the_sentences_can_be_chosen(path: Path) -> None:

@@ -116,7 +116,7 @@ def test_the_sha256_of_a_file_is_that_of_hashlib(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_hashed_is_an_environment_problem_with_the_reason(tmp_path: Path) -> None:
-    with pytest.raises(EnvironmentProblem, match=r"cannot read .*gone: it is not there: check the path$"):
+    with pytest.raises(EnvironmentProblem, match=r"cannot read .*gone: it is no file: check the path$"):
         sha256_of_path(tmp_path / "gone")
-    with pytest.raises(EnvironmentProblem, match=r"cannot read .*: Is a directory: check the path and permissions$"):
+    with pytest.raises(EnvironmentProblem, match=r"cannot read .*: it is no file: check the path$"):
         sha256_of_path(tmp_path)

@@ -61,7 +61,9 @@ class ProbedTeacher:
                 stored = probes_from_bytes(data, where=path)
                 self._known[modality] = check_probes(stored, teacher, modality, where=path, arithmetic=arithmetic)
             require_distinct(self._known[modality], teacher.specification, modality)
-            check_in_batch(self._known[modality], teacher, modality, batch_size=batch_size)
+            # In both sizes that are asked for later, so that what fails then is something new.
+            for size in {batch_size, min(batch_size, FEW_ROWS)}:
+                check_in_batch(self._known[modality], teacher, modality, batch_size=size)
 
     def require_same(self, modality: Modality, num_rows: int) -> None:
         """Returns when the teacher still gives the features that it gave at the start.

@@ -22,6 +22,7 @@ from cache_schema.errors import DamagedError, MismatchError, RefusedError
 from cache_schema.features import unit_rows
 from cache_schema.json_file import canonical_json
 from cache_schema.layout import Modality
+from stages.images.decode import set_pillow
 from stages.images.preprocess import prepare_pixels
 from stages.teachers import Teacher
 from stages.teachers.arithmetic import Arithmetic, max_distance
@@ -49,7 +50,7 @@ def compute_probes(teacher: Teacher, modality: Modality, *, arithmetic: Arithmet
         RefusedError: a probe has no finite feature.
     """
     if modality == "image":
-        prepared = [prepare_pixels(Image.fromarray(pixels), teacher.preprocess) for pixels in probe_images()]
+        prepared = _prepared(range(NUM_PROBES), teacher)
         how = canonical_json(teacher.preprocess.to_json())
         digests = [_digest(how + pixels.tobytes()) for pixels in prepared]
         features = teacher.encode_images(padded_pixels(prepared, NUM_PROBES, teacher.preprocess))
@@ -155,9 +156,7 @@ def check_in_batch(known: Probes, teacher: Teacher, modality: Modality, *, batch
     """
     rows = range(min(_MOST_IN_BATCH, max(1, batch_size - 1)))[::-1]
     if modality == "image":
-        pictures = probe_images()
-        prepared = [prepare_pixels(Image.fromarray(pictures[row]), teacher.preprocess) for row in rows]
-        features = teacher.encode_images(padded_pixels(prepared, batch_size, teacher.preprocess))
+        features = teacher.encode_images(padded_pixels(_prepared(rows, teacher), batch_size, teacher.preprocess))
     else:
         features = teacher.encode_texts(padded_texts([PROBE_TEXTS[row] for row in rows], batch_size))
     now = _usable(features[: len(rows)], rows, teacher, modality)
@@ -173,6 +172,12 @@ def check_in_batch(known: Probes, teacher: Teacher, modality: Modality, *, batch
             "probes differ): let no feature depend on what else is in the batch (evaluation mode, attention masks, "
             "order of rows), or, where it did not at first, find what changes the teacher while it works"
         )
+
+
+def _prepared(numbers: Sequence[int], teacher: Teacher) -> list[NDArray[np.uint8]]:
+    set_pillow()
+    pictures = probe_images()
+    return [prepare_pixels(Image.fromarray(pictures[number]), teacher.preprocess) for number in numbers]
 
 
 def _usable(

@@ -106,8 +106,8 @@ def make_folder(path: Path) -> None:
     Raises:
         EnvironmentProblem: the system refused, or a file stands in the way.
     """
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     with failures_named(path):
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         path.mkdir(parents=True, exist_ok=True)
         for folder in reversed(missing):
             _fsync(folder.parent)

@@ -138,5 +138,8 @@ def verify_indexes(cache: Cache, report: Callable[[Path, str, str], None]) -> No
 def _info_of(cache: Cache, modality: Modality, sidecar: Path) -> IndexInfo:
     """Returns what `sidecar` says; raises `MismatchError` where its array has other features now."""
     info = read_index_info(sidecar)
-    _require_of(cache.array(modality, info.array), info, sidecar.with_suffix(".faiss"))
+    array = cache.array(modality, info.array)
+    if not sidecar.name.startswith(f"{info.array}."):
+        raise DamagedError(f"{sidecar} describes an index of {array}: delete it")
+    _require_of(array, info, sidecar.with_suffix(".faiss"))
     return info

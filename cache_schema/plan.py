@@ -184,17 +184,6 @@ class Plan:
         return num_rows == part.num_rows and part_fingerprint in (self.part_fingerprint(part), *part.before)
 
 
-def part_starts(num_samples: Sequence[int], part_rows: int) -> list[list[int]]:
-    """Returns, for sources of that many samples, the sample numbers at which a part's span will start in each."""
-    starts: list[list[int]] = []
-    filled = 0
-    for count in num_samples:
-        first_boundary = (part_rows - filled) % part_rows
-        starts.append(sorted({0, *range(first_boundary, count, part_rows)}))
-        filled = (filled + count) % part_rows
-    return starts
-
-
 def write_plan(path: Path, plan: Plan, *, fence: atomic.Fence | None = None) -> None:
     """Publishes `plan` at `path`."""
     segments = [

@@ -107,8 +107,9 @@ def _withdraw(
     ordered = sorted(parts, key=lambda part: (part.modality, part.array or "", part.part))
     for part in ordered:
         if part.array is None:
-            fence.check()
-            atomic.remove_file(cache.layout.pixels_record(part.part))
+            if (path := cache.layout.pixels_record(part.part)).exists():
+                fence.check()
+                atomic.remove_file(path)
             continue
         plan = cache.plan(part.modality)
         planned = plan.part_fingerprint(plan.part(part.part)) if part.part < plan.num_parts else ""

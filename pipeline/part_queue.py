@@ -74,7 +74,7 @@ class PartQueue(Iterator["PartTask"]):
             self._search(task)
             return None
         if search is None:
-            return outcome
+            return self._got_over(outcome)
         why = ""
         if error is None or died is not None:
             try:
@@ -95,7 +95,8 @@ class PartQueue(Iterator["PartTask"]):
         return Outcome(task, error=Failure("", why))
 
     def _got_over(self, outcome: "Settled") -> "Settled":
-        self._num_given_up = 0
+        if outcome.error is None:
+            self._num_given_up = 0
         if outcome.error is None and outcome.task.fatal:
             rows = ", ".join(str(outcome.task.part.first_row + offset) for offset in sorted(outcome.task.fatal))
             print_note(f"{outcome.task}: done but for row {rows}, of which workers die")

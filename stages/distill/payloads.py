@@ -46,11 +46,11 @@ class Originals:
     """Reads the payloads of image rows from their sources, each compared with the digest in the sample table."""
 
     def __init__(self) -> None:
-        self._sources: dict[tuple[str, str], Source] = {}
+        self._sources: dict[tuple[str, str, tuple[tuple[str, str], ...]], Source] = {}
 
     def payload(self, row: int, location: ImageLocation) -> bytes:
         """Returns the bytes at `location`; raises `MismatchError` when they are others than the teacher saw."""
-        place = (location.kind, location.uri)
+        place = (location.kind, location.uri, tuple(sorted(location.options.items())))
         if place not in self._sources:
             self._sources[place] = open_source(location.uri, location.kind, "image", dict(location.options))
         payload = self._sources[place].read_one(location.key, location.offset_bytes, location.size_bytes)

@@ -10,7 +10,7 @@ from cache_schema.errors import EnvironmentProblem, PipelineError
 from cache_schema.features import feature_format
 from cache_schema.layout import Modality
 from cache_schema.pixels import PixelsRecipe
-from cache_schema.plan import Part, Plan
+from cache_schema.plan import Part, Plan, Span
 from cache_schema.records import HASH_BYTES, committed_parts
 from cache_schema.view_checks import VIEW_CHECK_BYTES
 from stages.extract.config import ExtractConfig
@@ -208,12 +208,14 @@ def most_picture_bytes(plan: Plan, side: int) -> float:
     needs them.
     """
     sizes: list[int] = []
-    begins = {span.source: span.offset_bytes for part in plan.parts() for span in part.spans if not span.first_sample}
+    begins = {span.source: span for part in reversed(list(plan.parts())) for span in reversed(part.spans)}
     for place in sorted({i * len(plan.sources) // _SOURCES_LOOKED_AT for i in range(_SOURCES_LOOKED_AT)}):
         entry = plan.sources[place]
         with suppress(PipelineError, OSError):
             source = open_source(entry.uri, entry.kind, "image", dict(entry.options))
-            raws = source.read(0, min(entry.num_samples, _SAMPLES_LOOKED_AT), begins[place])
+            span = begins.get(place, Span(place, 0, 0, 0))
+            num_samples = min(span.num_samples, _SAMPLES_LOOKED_AT)
+            raws = source.read(span.first_sample, num_samples, span.offset_bytes)
             sizes += [len(raw.payload) for raw in raws if raw.payload]
     # Written again in higher quality, a picture may take twice its bytes.
     return min([usual_picture_bytes(side)] + ([2 * sum(sizes) / len(sizes)] if sizes else []))

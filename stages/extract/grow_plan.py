@@ -103,16 +103,31 @@ def grown_by(
     return GrownPlan(growth.finished(), frozenset(growth.named), tuple(growth.empty))
 
 
-def looked_again(plan: Plan, numbers: Iterable[int], committed: CommittedRows, *, accept_new: bool = False) -> Plan:
+def looked_again(
+    plan: Plan,
+    numbers: Iterable[int],
+    committed: CommittedRows,
+    *,
+    accept_new: bool = False,
+    tries_again: bool = False,
+) -> Plan:
     """Returns `plan` with the present times of those of its sources that have new ones and still hold the same.
 
-    What changed is left as it was planned, so that its parts fail, each on its own; or, with `accept_new`, is planned
-    as it is now.
+    A file that changed is left as it was planned, so that its parts fail, each on its own; or, with `accept_new`, is
+    planned as it is now.
+
+    Args:
+        plan: as it is.
+        numbers: places of the sources.
+        committed: what is committed of them.
+        accept_new: as `grown_by`.
+        tries_again: files that were bad are read as they are now, however new.
 
     Raises:
+        MismatchError: files behind a folder or a table of paths changed after they were read.
         EnvironmentProblem: as `look_again`.
     """
-    growth = _Growth(plan, committed, accept_new, None)
+    growth = _Growth(plan, committed, accept_new, None, tries_again=tries_again)
     for number in numbers:
         entry = plan.sources[number]
         is_gone = not is_remote(entry.uri) and not os.path.exists(entry.uri)
@@ -126,12 +141,19 @@ class _Growth:
     """A plan while it grows."""
 
     def __init__(
-        self, plan: Plan, committed: CommittedRows | None, accept_new: bool, progress: Progress | None
+        self,
+        plan: Plan,
+        committed: CommittedRows | None,
+        accept_new: bool,
+        progress: Progress | None,
+        *,
+        tries_again: bool = False,
     ) -> None:
         self._plan = plan
         self._committed = committed
         self._accept_new = accept_new
         self._progress = progress
+        self._tries_again = tries_again
         self._new: list[tuple[SourceEntry, ScannedSource]] = []
         self._numbers = {_place(entry): at for at, entry in enumerate(plan.sources) if entry.replaced_by is None}
         self._same_scan: dict[str, list[int]] = {}
@@ -178,12 +200,16 @@ class _Growth:
         if self.is_unchanged(number):
             # A table of paths that is the same itself: only the files behind it may have changed.
             now = replace(planned, state={**planned.state, **planned_now()})
-            if not self._change(number, source, now) or not self._accept_new:
+            if not self._change(number, source, now):
                 return
         state, scan = _scanned(source)
         entry = _entry_of(source, state, scan)
-        if self._change(number, source, entry) and self._accept_new:
+        change = self._change(number, source, entry)
+        if change and self._accept_new:
             self._replace(number, source, entry, scan)
+        elif change and _has_files(planned):
+            # No part would notice.
+            raise MismatchError(f"{source.uri} changed since it was planned ({change}): {_CHANGED}")
 
     def finished(self) -> Plan:
         """Returns the plan with a segment for what is new."""
@@ -210,6 +236,7 @@ class _Growth:
         # A file that is newer than all that were planned has changed; unless those that were read before have new times
         # too, and the same bytes: then times mean nothing.
         keeps_newest = bool(rows) and again.newest_ns <= then.state.get("newest_ns", again.newest_ns)
+        keeps_newest &= not self._tries_again
         newest = {"newest_ns": then.state["newest_ns"]} if keeps_newest and "newest_ns" in then.state else {}
         is_committed = self._committed is not None and self._committed.has(number)
         fingerprint = then.fingerprint if is_committed else now.fingerprint

@@ -152,7 +152,9 @@ def ask(
         check_described(cache, arrays, described.probes)
     for modality, plan in plans.items():
         names = [array.name for array in arrays if array.modality == modality]
-        plans[modality] = looked_again(plan, pending_sources(cache, plan, names), CommittedRows(cache, modality))
+        tries_again = config.retry_bad is not None
+        numbers = range(len(cache.plan(modality).sources)) if tries_again else pending_sources(cache, plan, names)
+        plans[modality] = looked_again(plan, numbers, CommittedRows(cache, modality), tries_again=tries_again)
     return Asked(
         specification,
         plans,

@@ -87,6 +87,12 @@ class PartReader:
         if "_pool" in self.__dict__:
             self._pool.close()
 
+    def decode_apart(self) -> None:
+        """Has pictures decoded in another process from now on: a decoder may be what kills this one."""
+        if self._decode_workers == 0:
+            self._decode_workers = 1
+            self.__dict__.pop("_pool", None)
+
     def source(self, modality: Modality, number: int) -> Source:
         """Returns a source of the plan; all parts are read from the same one."""
         if (modality, number) not in self._open_sources:

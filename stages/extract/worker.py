@@ -156,6 +156,8 @@ class PartWorker(PartsWorker):
         """
         # A library may have taken them for itself while the last part was encoded.
         _set_threads(self._num_threads)
+        if task.may_kill:
+            self._reader.decode_apart()
         if task.fatal:
             task = self._still_pending(task)
         outputs = self._settings.outputs.get(task.modality, ())

@@ -11,12 +11,13 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from cache_schema.errors import MismatchError, RefusedError, UsageError
+from cache_schema.errors import MismatchError, RefusedError
 from cache_schema.layout import Modality
 from cache_schema.sha256 import sha256_of
 from stages.feature_files.base import FEATURE_ENCODING, MAX_DIM, FeatureRow, HashedFile, ScannedFeatures, SourceAddress
 from stages.files.keyed_lines import KeyedLine, keyed_lines, require_line_index
 from stages.files.keys import first_repeated, hash_of_key
+from stages.files.lines import LineCheck, refuse_nothing
 from stages.files.opened import SourceFile, planned_file, read_range
 from stages.files.strict_base64 import decoded_base64
 
@@ -51,20 +52,19 @@ class DimeFmFeatures:
         """Reads the file once; a `.lineidx` beside it must agree.
 
         Raises:
-            DamagedError: it is cut, a line has no key, or its `.lineidx` ends elsewhere.
+            DamagedError: it has 0 bytes or a hole of zero bytes, is cut, a line has no key, or its `.lineidx` ends
+                elsewhere.
             RefusedError: a key stands twice, or no line can hold float32 values.
-            UsageError: there is no line.
         """
         offsets, hashes = array("q"), array("Q")
         widths: Counter[int] = Counter()
         with planned_file(self.uri) as file:
             hashed = HashedFile(file)
-            for line in keyed_lines(self.uri, hashed):
+            refuse_nothing(self.uri, file.size_bytes)
+            for line in keyed_lines(self.uri, hashed, check=LineCheck(self.uri)):
                 offsets.append(line.offset_bytes)
                 hashes.append(hash_of_key(line.key))
                 widths[_width_of(line.value_bytes)] += 1
-        if not offsets:
-            raise UsageError(f"no lines in {self.uri}: leave it out")
         require_line_index(self.uri, offsets[-1])
         dim = widths.most_common(1)[0][0]
         if not 1 <= dim <= MAX_DIM:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
 from cache_schema.errors import DamagedError, MismatchError, PipelineError
+from stages.files.lines import refuse_nothing
 from stages.files.opened import planned_file, state_of
 
 COMPRESSIONS = {".gz": (b"\x1f\x8b", "gzip"), ".zst": (b"\x28\xb5\x2f\xfd", "zstd")}
@@ -51,6 +52,7 @@ def content_of(uri: str, offset_bytes: int = 0) -> Iterator[BinaryIO]:
     if not compression_of(uri):
         with planned_file(uri) as planned, planned.stream(offset_bytes) as stream:
             if offset_bytes == 0:
+                refuse_nothing(uri, planned.size_bytes)
                 _refuse_compressed(uri, planned.read_at(0, 4))
             yield stream
         return

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cache_schema.errors import DamagedError
+from stages.files.lines import SIGNATURE, LineCheck
 from stages.files.opened import SourceFile, is_remote
 
 _CHUNK_BYTES = 4 << 20
@@ -25,8 +26,12 @@ class KeyedLine:
     value_bytes: int
 
 
-def keyed_lines(uri: str, file: SourceFile, *, offset_bytes: int = 0, chunk_bytes: int = 0) -> Iterator[KeyedLine]:
+def keyed_lines(
+    uri: str, file: SourceFile, *, offset_bytes: int = 0, chunk_bytes: int = 0, check: LineCheck | None = None
+) -> Iterator[KeyedLine]:
     """Yields every line from `offset_bytes` on, where one must start, reading 4 MiB or `chunk_bytes` at a time.
+
+    A byte order mark at the start of the file is no part of the first key. `check` sees all that is read.
 
     Raises:
         DamagedError: a line has no key, or one of more than 64 KiB, or the last line has no end: the file is cut.
@@ -35,6 +40,8 @@ def keyed_lines(uri: str, file: SourceFile, *, offset_bytes: int = 0, chunk_byte
     position = offset_bytes
     while chunk := file.read_at(position, chunk_bytes or _CHUNK_BYTES):
         at = 0
+        if check is not None:
+            check.add(chunk)
         while at < len(chunk):
             end = chunk.find(b"\n", at)
             line.add(chunk, at, end if end >= 0 else len(chunk), position)
@@ -89,7 +96,7 @@ class _LineSoFar:
             self.head += chunk[first : tab if tab >= 0 else min(end, first + _MAX_KEY_BYTES + 1)]
             if tab < 0:
                 return
-            self.key = _text(self.head)
+            self.key = self._key_so_far()
             self._value_offset = position + tab + 1
             first = tab + 1
         if self._value_end < 0:
@@ -97,8 +104,11 @@ class _LineSoFar:
             if second >= 0:
                 self._value_end = position + second
 
+    def _key_so_far(self) -> str:
+        return _text(self.head if self.offset_bytes else self.head.removeprefix(SIGNATURE))
+
     def finished(self, uri: str, end: int) -> KeyedLine:
-        key = self.key if self.key is not None else _text(self.head)
+        key = self.key if self.key is not None else self._key_so_far()
         if not key:
             raise DamagedError(f"{uri}: {_place(self)} has no key: {_FORM}")
         if self.key is None:

@@ -9,6 +9,8 @@ import base64
 import contextlib
 from binascii import Error as NotBase64
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import Any
 from uuid import UUID
@@ -17,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cache_schema.errors import DamagedError, RefusedError
+from stages.files import compact_thrift
 from stages.files.opened import SourceFile, planned_file, read_range
 
 _MAGIC, _ENCRYPTED = b"PAR1", b"PARE"
@@ -35,6 +38,15 @@ _OF_ARROW = (
 )
 _BATCH_BYTES = 64 << 20
 _COLUMNS_SHOWN = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A column in one row group: the number of its compression, how many values it has, and where its pages start."""
+
+    codec: int
+    num_values: int
+    offset: int
 
 
 class ParquetTable:
@@ -115,16 +127,36 @@ class ParquetTable:
                 f"{self.found()}): choose another one with ?key_column=NAME, or leave it out"
             )
 
+    def leaves(self) -> list[str]:
+        """Returns the paths of the columns without children, in their order in the file."""
+        return [self.metadata.schema.column(leaf).path for leaf in range(self.metadata.num_columns)]
+
     def values_of_groups(self, column: str) -> list[int]:
         """Returns per row group how many values a column has: a list has one per element, or one if it has none.
 
-        Only for columns whose type has one leaf, such as lists of sentences.
+        Only for columns whose type has one leaf, such as lists of sentences. Raises `DamagedError` as `chunks_of`.
         """
-        leaves = [self.metadata.schema.column(at).path for at in range(self.metadata.num_columns)]
         # Old writers repeat the column itself.
-        leaf = next(at for at, path in enumerate(leaves) if path == column or path.startswith(f"{column}."))
-        groups = (self.metadata.row_group(group) for group in range(self.metadata.num_row_groups))
-        return [group.column(leaf).num_values for group in groups]
+        leaf = next(at for at, path in enumerate(self.leaves()) if path == column or path.startswith(f"{column}."))
+        return [chunk.num_values for chunk in self.chunks_of(leaf)]
+
+    def chunks_of(self, leaf: int) -> list[Chunk]:
+        """Returns what the footer says of one leaf in every row group; raises `DamagedError` when that is nonsense."""
+        try:
+            told = [group[1][leaf][3] for group in self._row_groups]
+            chunks = [Chunk(one[4], one[5], min(one[9], one.get(11) or one[9])) for one in told]
+            valid = all(min(chunk.codec, chunk.num_values, chunk.offset) >= 0 for chunk in chunks)
+        except (IndexError, KeyError, TypeError, ValueError):
+            valid = False
+        if not valid or len(chunks) != self.metadata.num_row_groups:
+            raise DamagedError(f"{self.uri} has a footer that contradicts itself: it is damaged; fetch it again")
+        return chunks
+
+    @cached_property
+    def _row_groups(self) -> list[compact_thrift.Struct]:
+        # Not from `metadata`: asked for a column whose chunk is damaged, pyarrow 26.0.1 aborts the process.
+        row_groups: list[compact_thrift.Struct] = compact_thrift.read_struct(self.footer, 0)[0][4]
+        return row_groups
 
     def groups(self) -> list[tuple[int, int]]:
         """Returns the first row of every row group, and the row behind its last."""

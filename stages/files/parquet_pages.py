@@ -18,13 +18,14 @@ from cache_schema.errors import DamagedError
 from stages.files import compact_thrift
 from stages.files.compact_thrift import Struct
 from stages.files.opened import SourceFile, read_range
-from stages.files.parquet_file import ParquetTable, damage_in_words
+from stages.files.parquet_file import Chunk, ParquetTable, damage_in_words
 
 _MAGIC = b"PAR1"
 _BYTE_ARRAY, _REQUIRED, _OPTIONAL = 6, 0, 1
 _DATA, _DICTIONARY, _DATA_V2 = 0, 2, 3
 _ENCODINGS = (0, 3, 8)
-_CODECS = {"UNCOMPRESSED": 0, "SNAPPY": 1, "GZIP": 2, "BROTLI": 4, "ZSTD": 6, "LZ4": 7}
+# Uncompressed, Snappy, gzip, Brotli, Zstandard and LZ4 as such; LZO and LZ4 as Hadoop frames it are left out.
+_CODECS = {0, 1, 2, 4, 6, 7}
 _HEADER_BYTES, _MAX_HEADER_BYTES = 1 << 12, 1 << 24
 _BATCH_BYTES = 64 << 20
 
@@ -52,14 +53,19 @@ class RowsAtRandom:
         self.size_bytes = table.size_bytes
         self.num_rows = table.num_rows
         self._uri = table.uri
-        self._metadata = table.metadata
         self._groups = table.groups()
         self._fields = fields
-        paths = [table.metadata.schema.column(leaf).path for leaf in range(table.metadata.num_columns)]
+        paths = table.leaves()
         wanted = [f"{column}.{field}" for field in fields] or [column]
         self._leaves = [leaf for leaf, path in enumerate(paths) if path in wanted]
         self._leaves.sort(key=lambda leaf: wanted.index(paths[leaf]))
-        self.is_possible = len(self._leaves) == len(wanted) and all(map(self._has_plain_pages, self._leaves))
+        columns = [table.metadata.schema.column(leaf) for leaf in self._leaves]
+        self._depths = [column.max_definition_level for column in columns]
+        self._chunks = [table.chunks_of(leaf) for leaf in self._leaves]
+        # Every row must be one value of bytes: old writers repeat the column itself where it is a list.
+        are_bytes = all(column.physical_type == "BYTE_ARRAY" and not column.max_repetition_level for column in columns)
+        codecs = {chunk.codec for chunks in self._chunks for chunk in chunks}
+        self.is_possible = len(self._leaves) == len(wanted) and are_bytes and codecs <= _CODECS
         self._pages: dict[tuple[int, int], _ColumnPages] = {}
 
     def around(self, file: SourceFile, row: int) -> tuple[int, pa.Array]:
@@ -78,24 +84,19 @@ class RowsAtRandom:
         group = bisect_right(self._groups, row, key=lambda rows: rows[0]) - 1
         first = self._groups[group][0]
         with damage_in_words(self._uri):
-            runs = [self._pages_of(file, group, leaf).rows_around(file, row - first) for leaf in self._leaves]
+            places = range(len(self._leaves))
+            runs = [self._pages_of(file, group, place).rows_around(file, row - first) for place in places]
         if not self._fields:
             return first + runs[0][0], runs[0][1]
         start, end = max(at for at, _ in runs), min(at + len(values) for at, values in runs)
         cut = [values.slice(start - at, end - start) for at, values in runs]
         return first + start, pa.StructArray.from_arrays(cut, list(self._fields))
 
-    def _has_plain_pages(self, leaf: int) -> bool:
-        """Returns whether every row is one value of bytes, compressed in a way that can be told again."""
-        # Old writers repeat the column itself where it is a list.
-        column, groups = self._metadata.schema.column(leaf), range(self._metadata.num_row_groups)
-        codecs = {self._metadata.row_group(group).column(leaf).compression for group in groups}
-        return column.physical_type == "BYTE_ARRAY" and column.max_repetition_level == 0 and codecs <= _CODECS.keys()
-
-    def _pages_of(self, file: SourceFile, group: int, leaf: int) -> "_ColumnPages":
-        if (group, leaf) not in self._pages:
-            self._pages[group, leaf] = _ColumnPages(self._uri, file, self._metadata, group, leaf)
-        return self._pages[group, leaf]
+    def _pages_of(self, file: SourceFile, group: int, place: int) -> "_ColumnPages":
+        if (group, place) not in self._pages:
+            chunk, depth = self._chunks[place][group], self._depths[place]
+            self._pages[group, place] = _ColumnPages(self._uri, file, chunk, depth)
+        return self._pages[group, place]
 
 
 class _ColumnPages:
@@ -104,24 +105,20 @@ class _ColumnPages:
     Args:
         uri: of the file, for messages.
         file: the file, open.
-        metadata: its footer.
-        group: number of the row group.
-        leaf: number of the column, among those without children.
+        chunk: what the footer says of it.
+        depth: its definition levels.
 
     Raises:
         DamagedError: the headers are damaged.
     """
 
-    def __init__(self, uri: str, file: SourceFile, metadata: pq.FileMetaData, group: int, leaf: int) -> None:
+    def __init__(self, uri: str, file: SourceFile, chunk: Chunk, depth: int) -> None:
         self._uri = uri
-        chunk = metadata.row_group(group).column(leaf)
-        self._depth = metadata.schema.column(leaf).max_definition_level
-        self._codec = _CODECS[chunk.compression]
+        self._depth = depth
+        self._codec = chunk.codec
         self._dictionary: _Page | None = None
         self._pages: list[_Page] = []
-        position, row = chunk.data_page_offset, 0
-        if chunk.has_dictionary_page and chunk.dictionary_page_offset:
-            position = min(position, chunk.dictionary_page_offset)
+        position, row = chunk.offset, 0
         while row < chunk.num_values:
             kind, page = self._page_at(file, position, row)
             if kind == _DICTIONARY:
@@ -130,6 +127,8 @@ class _ColumnPages:
                 self._pages.append(page)
                 row += page.num_rows
             position += page.size
+        if not self._pages:
+            raise self._damaged(position)
 
     def rows_around(self, file: SourceFile, row: int) -> tuple[int, pa.LargeBinaryArray]:
         """Returns the first of some neighbouring rows of one page, counted in the row group, and their values.

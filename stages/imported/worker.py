@@ -109,6 +109,8 @@ class PartImporter(PartsWorker):
             DamagedError: one of them is damaged.
             EnvironmentProblem, LockedError: as `commit_part`.
         """
+        if task.may_kill:
+            self._reader.decode_apart()
         self._clock.restart()
         group = max(number for number in self._settings.features[task.modality] if number <= task.part.number)
         known = self._settings.features[task.modality][group]

@@ -91,7 +91,10 @@ def _equal_contents(array: CachedArray, rows: np.ndarray, progress: Progress | N
 
 
 def _digests_of_part(array: CachedArray, part: int, rows: np.ndarray) -> np.ndarray:
-    table = array.cache.samples(array.modality, part).take(rows - part * array.cache.part_rows)
+    column = "text" if array.modality == "text" else "digest"
+    # Every part is read once, so none is kept: a part of sentences may be large.
+    table = array.cache.read_samples(array.modality, part, ["row", column])
+    table = table.take(rows - part * array.cache.part_rows)
     if array.modality == "text":
         digests = [digest_of(text.encode()) for text in table.column("text").to_pylist()]
     else:

@@ -21,8 +21,8 @@ _TOLERANCE = 2e-3
 def require_index_of(index: Any, array: CachedArray, where: object) -> None:
     """Raises `DamagedError` unless `index`, on the CPU, holds exactly the ok rows of `array`, once each.
 
-    Kind, width, metric, sums and ids are compared with all rows, vectors with the features of some drawn by seed; every
-    vector must be finite.
+    Kind, width, metric, sums and ids are compared with all rows, vectors with the features of one row of every part and
+    some more, drawn by seed; every vector must be finite. Opens, and so checks, every part of the features.
 
     Args:
         index: inverted lists of float16 vectors, or exact vectors with ids.
@@ -102,7 +102,10 @@ def _view(pointer: Any, count: int) -> np.ndarray:
 
 
 def _wrong_vectors(stored: Stored, array: CachedArray, rows: np.ndarray) -> Iterator[str]:
-    sampled = np.sort(np.random.default_rng(2).permutation(rows)[:_SAMPLED_ROWS])
+    drawn = np.random.default_rng(2).permutation(rows)
+    # One row of every part, so that all parts are opened, which checks them whole, and some rows more.
+    _, of_every_part = np.unique(drawn // array.cache.part_rows, return_index=True)
+    sampled = np.union1d(drawn[:_SAMPLED_ROWS], drawn[of_every_part])
     expected = dict(zip(sampled.tolist(), array.features.gather_unit(sampled), strict=True))
     for ids, vectors, centre in stored:
         spoilt = ~np.isfinite(vectors).all(axis=1)

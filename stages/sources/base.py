@@ -56,7 +56,8 @@ class ScannedSource:
             cannot repeat inside it and mean nothing across files.
         ignored: how many members or files of each extension are not part of any sample's payload.
         state: of a source whose samples are files of their own: `newest_ns`, the time after which a file that changes
-            is not what was planned; of a folder also `names`, a number that stands for the names in it.
+            is not what was planned; of a folder also `names` and `listing`, numbers that stand for the names in it,
+            without and with their sizes.
     """
 
     fingerprint: str

@@ -15,7 +15,15 @@ from cache_schema.errors import RefusedError, UsageError, unknown_name
 from cache_schema.layout import Modality
 from stages.files.compressed import compression_of, content_of, with_compressions
 from stages.files.lines import ENCODINGS
-from stages.sources.entries import TABLE_OPTIONS, BrokenEntry, Entry, EntrySource, without_signature
+from stages.sources.entries import (
+    TABLE_OPTIONS,
+    BareReturn,
+    BrokenEntry,
+    Entry,
+    EntrySource,
+    place_of,
+    without_signature,
+)
 from stages.sources.text import refuse_wide_characters
 
 DELIMITERS = {",": b",", ";": b";", "|": b"|", "tab": b"\t", "\t": b"\t"}
@@ -24,7 +32,10 @@ DELIMITERS = {",": b",", ";": b";", "|": b"|", "tab": b"\t", "\t": b"\t"}
 _PIECE_BYTES = 1 << 20
 _QUOTE, _QUOTE_BYTE = b'"', 34
 # Where a reader stands in a row.
-_AT_FIELD, _IN_FIELD, _IN_QUOTES, _BEHIND_QUOTE = range(4)
+_AT_FIELD, _IN_FIELD, _IN_QUOTES, _BEHIND_QUOTE, _BEHIND_BLANK, _BROKEN = range(6)
+_BLANKS, _LINE_END = b" \t", b"\r\n"
+_MIN_SWALLOWED_LINES = {b"\t": 2}
+_MIN_SWALLOWED_LINES_ELSE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +53,10 @@ class CsvSource(EntrySource):
     Options: those of `EntrySource`; `delimiter` (`,` `;` `|` `tab`), `encoding`, `header=no`, `quotes=no`. The first
     row names the columns; with `header=no` they are named by their number, from 1. With `quotes=no` a quote is a
     character like any other and every line is a row. A row with another number of fields than the first is broken.
+
+    Text behind a closing quote is refused: the quote before it may have been a letter, and what lies between are rows.
+    So is a quoted field of several lines each of which would be a row by itself, unless `quotes=yes` says that quotes
+    mean something in this file.
     """
 
     kind: ClassVar[str] = "csv"
@@ -66,6 +81,8 @@ class CsvSource(EntrySource):
         self._delimiter = DELIMITERS[delimiter]
         self._has_header = options.get("header", "yes") == "yes"
         self._has_quotes = options.get("quotes", "yes") == "yes"
+        self._are_quotes_sure = "quotes" in options
+        self._returns_ok = self._has_quotes
         self._header: _Header | None = None
         if not self._has_header:
             if self._value_option not in options:
@@ -83,7 +100,7 @@ class CsvSource(EntrySource):
             with content_of(self.uri) as content:
                 first = next(self._rows(content, 0), None)
             if first is None:
-                raise UsageError(f"{self.uri} is empty: leave it out")
+                return
             try:
                 names = self._fields(first.data or b"")
             except BrokenEntry as error:
@@ -107,25 +124,34 @@ class CsvSource(EntrySource):
             )
         return names.index(column)
 
-    def _entries(self, content: BinaryIO, offset_bytes: int, *, line: int = 1) -> Iterator[Entry]:
+    def _entries(self, content: BinaryIO, offset_bytes: int, *, line: int = 0) -> Iterator[Entry]:
         rows = self._rows(content, offset_bytes, line=line)
         if offset_bytes == 0 and self._has_header:
             next(rows, None)
         return rows
 
-    def _rows(self, content: BinaryIO, offset_bytes: int, *, line: int = 1) -> Iterator[Entry]:
+    def _rows(self, content: BinaryIO, offset_bytes: int, *, line: int = 0) -> Iterator[Entry]:
         while True:
             pieces: list[bytes] = []
-            num_bytes = num_kept = num_lines = 0
+            num_bytes = num_kept = num_lines = num_like_rows = 0
             state = _AT_FIELD
             while piece := content.readline(_PIECE_BYTES):
                 num_bytes += len(piece)
+                is_further = num_lines > 0
                 num_lines += piece.endswith(b"\n")
                 if num_bytes <= self._max_entry_bytes:
                     pieces.append(piece)
                     num_kept += len(piece)
                 if self._has_quotes:
                     state = _advanced(state, piece, self._delimiter)
+                    if is_further or state == _IN_QUOTES:
+                        num_like_rows += self._is_like_a_row(piece)
+                if state == _BROKEN:
+                    raise RefusedError(
+                        f"{self.uri}: text follows a closing quote {_in_line(line, num_lines, piece)}in the row that "
+                        f"starts at {place_of(line, offset_bytes)}: mend that row, or write ?quotes=no if quotes are "
+                        "letters in this file"
+                    )
                 if state != _IN_QUOTES and piece.endswith(b"\n"):
                     break
             if not num_bytes:
@@ -135,13 +161,26 @@ class CsvSource(EntrySource):
                 refuse_wide_characters(self.uri, data[:4096])
             if state == _IN_QUOTES:
                 raise RefusedError(
-                    f"{self.uri}: a quote opened in the row at line {line:,} (offset {offset_bytes:,}) is never "
+                    f"{self.uri}: a quote opened in the row at {place_of(line, offset_bytes)} is never "
                     "closed: mend that row, or write ?quotes=no if quotes mean nothing in this file"
                 )
+            if line and not self._are_quotes_sure and num_like_rows * 10 >= num_lines * 9:
+                self._refuse_swallowed(line, num_lines)
             row, start = without_signature(data, offset_bytes)
             yield Entry(start, line, row if num_kept == num_bytes else None)
             offset_bytes += num_bytes
-            line += num_lines
+            line += num_lines if line else 0
+
+    def _is_like_a_row(self, piece: bytes) -> bool:
+        return self._header is not None and 0 < piece.count(self._delimiter) == self._header.num_fields - 1
+
+    def _refuse_swallowed(self, line: int, num_lines: int) -> None:
+        if num_lines >= _MIN_SWALLOWED_LINES.get(self._delimiter, _MIN_SWALLOWED_LINES_ELSE):
+            raise RefusedError(
+                f"{self.uri}: a quote opened in line {line:,} is closed in line {line + num_lines - 1:,}, and every "
+                "line of these would be a row by itself: write ?quotes=no if quotes are letters in this file, or "
+                "?quotes=yes if they are right"
+            )
 
     def _values(self, data: bytes) -> tuple[object, object]:
         assert self._header is not None
@@ -153,7 +192,7 @@ class CsvSource(EntrySource):
     def _fields(self, data: bytes) -> list[str]:
         fields = fields_of(data, self._delimiter, has_quotes=self._has_quotes)
         if fields is None:
-            raise BrokenEntry("csv", "carriage return outside quotes")
+            raise BareReturn("csv", "carriage return outside quotes")
         try:
             return [field.decode(self._encoding) for field in fields]
         except UnicodeDecodeError:
@@ -195,6 +234,11 @@ def _quoted(row: bytes, at: int) -> tuple[bytes, int]:
     return b"".join([*pieces, row[at:]]), len(row)
 
 
+def _in_line(first_line: int, num_lines: int, piece: bytes) -> str:
+    line = first_line + num_lines - piece.endswith(b"\n")
+    return f"in line {line:,}, " if first_line else ""
+
+
 def _advanced(state: int, piece: bytes, delimiter: bytes) -> int:
     """Returns where a reader stands after `piece`, of which only the last byte may be a line feed."""
     if state in (_AT_FIELD, _IN_FIELD) and _QUOTE not in piece:
@@ -211,10 +255,14 @@ def _advanced(state: int, piece: bytes, delimiter: bytes) -> int:
             if end < 0:
                 return state
             state, at = _AT_FIELD, end + 1
-        elif piece[at] == _QUOTE_BYTE:
-            state, at = _IN_QUOTES, at + 1
         elif piece.startswith(delimiter, at):
             state, at = _AT_FIELD, at + 1
+        elif state != _BEHIND_BLANK and piece[at] == _QUOTE_BYTE:
+            state, at = _IN_QUOTES, at + 1
+        elif state != _AT_FIELD and piece[at] in _BLANKS:
+            state, at = _BEHIND_BLANK, at + 1
+        elif state != _AT_FIELD and piece[at] not in _LINE_END:
+            return _BROKEN
         else:
             state = _IN_FIELD
     return state

@@ -13,10 +13,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from cache_schema.errors import MismatchError, RefusedError, UsageError
+from cache_schema.errors import MismatchError, RefusedError
 from cache_schema.layout import Modality
 from stages.files.keyed_lines import KeyedLine, keyed_lines, require_line_index
 from stages.files.keys import first_repeated, hash_of_key
+from stages.files.lines import LineCheck, refuse_nothing
 from stages.files.opened import SourceFile, planned_file, read_range
 from stages.files.strict_base64 import decoded_base64
 from stages.sources.base import MAX_PAYLOAD_BYTES, RawSample, ScannedSource
@@ -47,19 +48,18 @@ class DimeFmSource:
         """Reads the file once for its keys and the places of its lines; a `.lineidx` beside it must agree.
 
         Raises:
-            DamagedError: it is cut, a line has no key, or its `.lineidx` ends elsewhere.
-            RefusedError: a key stands twice; both places are named.
-            UsageError: there is no line.
+            DamagedError: it has 0 bytes or a hole of zero bytes, is cut, a line has no key, or its `.lineidx` ends
+                elsewhere.
+            RefusedError: a key stands twice, both places are named; or a carriage return without a line feed.
         """
         offsets, hashes = array("q"), array("Q")
         digest = hashlib.sha256()
         with planned_file(self.uri) as file:
-            for line in keyed_lines(self.uri, file):
+            refuse_nothing(self.uri, file.size_bytes)
+            for line in keyed_lines(self.uri, file, check=LineCheck(self.uri)):
                 offsets.append(line.offset_bytes)
                 hashes.append(hash_of_key(line.key))
                 digest.update(f"{line.offset_bytes} {line.value_bytes} {line.key}\n".encode())
-        if not offsets:
-            raise UsageError(f"no lines in {self.uri}: leave it out")
         require_line_index(self.uri, offsets[-1])
         starts, key_hashes = np.frombuffer(offsets, np.int64), np.frombuffer(hashes, np.uint64)
         repeated = first_repeated(key_hashes)

@@ -18,7 +18,7 @@ from cache_schema.errors import MismatchError, RefusedError, UsageError
 from cache_schema.layout import Modality
 from stages.files.compressed import content_of
 from stages.files.keys import first_repeated, hash_of_key
-from stages.files.lines import MAX_LINE_BYTES, SIGNATURE, read_ahead
+from stages.files.lines import MAX_LINE_BYTES, SIGNATURE, LineCheck, read_ahead
 from stages.files.strict_base64 import decoded_base64
 from stages.sources.base import RawSample, ScannedSource
 from stages.sources.image_files import ImageFile, planned_now, read_image_file, require_root, root_of
@@ -31,7 +31,7 @@ TABLE_OPTIONS = ("column", "key_column", "path_column", "root")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """The bytes of one entry, or None of one that is too long; where they start, and in which line, from 1."""
+    """The bytes of one entry, or None of one that is too long; where they start, and in which line, 0 if unknown."""
 
     offset_bytes: int
     line: int
@@ -47,6 +47,10 @@ class BrokenEntry(Exception):
         self.reason = reason
 
 
+class BareReturn(BrokenEntry):
+    """A carriage return stands where only a line end may."""
+
+
 class EntrySource(ABC):
     """Base of the kinds whose samples are the entries of a text file, plain or compressed.
 
@@ -57,6 +61,7 @@ class EntrySource(ABC):
 
     kind: ClassVar[str]
     entry_word: ClassVar[str]
+    _returns_ok = False
 
     def __init__(self, uri: str, modality: Modality, options: dict[str, str]) -> None:
         self.uri = uri
@@ -74,8 +79,11 @@ class EntrySource(ABC):
         """Learns what has to be known before any entry is read, once; raises `RefusedError`."""
 
     @abstractmethod
-    def _entries(self, content: BinaryIO, offset_bytes: int, *, line: int = 1) -> Iterator[Entry]:
-        """Yields the entries of `content`, which stands at `offset_bytes`; at 0 it skips what comes before them."""
+    def _entries(self, content: BinaryIO, offset_bytes: int, *, line: int = 0) -> Iterator[Entry]:
+        """Yields the entries of `content`, which stands at `offset_bytes`; at 0 it skips what comes before them.
+
+        `line` is the number of the first line there, 0 if nobody counted.
+        """
 
     @abstractmethod
     def _values(self, data: bytes) -> tuple[object, object]:
@@ -90,27 +98,27 @@ class EntrySource(ABC):
         return ""
 
     def scan(self) -> ScannedSource:
-        """Reads the file once, for where its entries start, their keys and its digest.
+        """Reads the file once, for where its entries start, their keys and its digest; an empty shard has none.
 
         Raises:
-            UsageError: there is no entry, or the root of the paths is no folder.
-            RefusedError: the file is in UTF-16, more than one entry in a hundred is broken, none has the column, or a
-                key is missing or repeated; the message names the lines.
+            UsageError: the root of the paths is no folder.
+            DamagedError: the file has 0 bytes, a hole or a tail of zero bytes.
+            RefusedError: it is in UTF-16, a carriage return stands where only a line end may, more than one entry in a
+                hundred is broken, none has the column, or a key is missing or repeated; the message names the lines.
         """
         state = {}
         if self.root is not None:
             require_root(self.root)
             state = planned_now()
         self._prepare()
-        tally = _Tally(self)
+        tally, check = _Tally(self), LineCheck(self.uri, returns_ok=self._returns_ok)
         digest = hashlib.sha256(json.dumps([self.kind, self._value_option, *self._settings()]).encode())
         with content_of(self.uri) as content:
-            for entry in self._entries(cast(BinaryIO, _Hashed(content, digest)), 0):
+            for entry in self._entries(cast(BinaryIO, _Watched(content, digest, check)), 0, line=1):
                 tally.add(entry)
-        if not tally.offsets:
-            raise UsageError(f"no {self.modality}s in {self.uri}: it has no {self.entry_word}; leave it out")
+        check.finish()
         tally.judge()
-        offsets = np.frombuffer(tally.offsets, dtype=np.int64)
+        offsets = np.frombuffer(tally.offsets, dtype=np.int64) if tally.offsets else np.zeros(0, np.int64)
         hashes = np.frombuffer(tally.hashes, dtype=np.uint64) if tally.hashes else np.zeros(0, np.uint64)
         self._refuse_repeated_key(hashes, offsets, tally.lines)
         return ScannedSource(digest.hexdigest(), len(offsets), offsets, hashes, state=state)
@@ -181,8 +189,8 @@ class EntrySource(ABC):
     def _key_text(self, key: object, entry: Entry) -> str:
         if isinstance(key, bool) or not isinstance(key, str | int) or key == "":
             raise RefusedError(
-                f"{self.uri}: the {self.entry_word} at offset {entry.offset_bytes:,} has no key in column "
-                f"{self._key_column!r}, which must be text or a whole number: fill it in, or leave key_column out"
+                f"{self.uri}: column {self._key_column!r} has no key at {place_of(entry.line, entry.offset_bytes)}, "
+                "where text or a whole number must stand: fill it in, or leave key_column out"
             )
         return str(key).encode("utf-8", "backslashreplace").decode()
 
@@ -227,6 +235,11 @@ class _Tally:
                 self._num_usable += isinstance(value, str)
                 self._found = self._found or source._found(entry.data)
                 key = source._key_text(found_key, entry) if source._key_column else ""
+            except BareReturn as error:
+                raise RefusedError(
+                    f"{source.uri}: a {error.reason} in line {entry.line:,} (offset {entry.offset_bytes:,}): if "
+                    "carriage returns end its lines, convert it with tr '\\r' '\\n', else take it out"
+                ) from None
             except BrokenEntry as error:
                 self._num_broken += 1
                 self._first_broken = self._first_broken or f"in line {entry.line:,} ({error.reason})"
@@ -240,6 +253,8 @@ class _Tally:
 
     def judge(self) -> None:
         source = self._source
+        if not self.offsets:
+            return
         if self._num_broken * 100 > len(self.offsets):
             raise RefusedError(
                 f"{source.uri}: {self._num_broken:,} of {len(self.offsets):,} {source.entry_word}s are broken, the "
@@ -253,17 +268,24 @@ class _Tally:
             )
 
 
-class _Hashed:
-    """A stream whose lines go into a digest as they are read."""
+class _Watched:
+    """A stream whose lines go into a digest and a check as they are read."""
 
-    def __init__(self, content: BinaryIO, digest: Any) -> None:
+    def __init__(self, content: BinaryIO, digest: Any, check: LineCheck) -> None:
         self._content = content
         self._digest = digest
+        self._check = check
 
     def readline(self, size: int) -> bytes:
         line = self._content.readline(size)
         self._digest.update(line)
+        self._check.add(line)
         return line
+
+
+def place_of(line: int, offset_bytes: int) -> str:
+    """Returns where an entry stands, in words; lines are counted only by who reads from the beginning."""
+    return f"line {line:,} (offset {offset_bytes:,})" if line else f"offset {offset_bytes:,}"
 
 
 def without_signature(data: bytes, offset_bytes: int) -> tuple[bytes, int]:

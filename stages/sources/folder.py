@@ -3,6 +3,7 @@
 import hashlib
 import os
 import stat
+import time
 from array import array
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
@@ -60,9 +61,9 @@ class FolderSource:
         A file that changed is its own row's matter: it is newer than all that were planned.
         """
         listing = self._listing = self._listing or self._list()
-        if listing.digest() == fingerprint:
-            return
         now = listing.state()
+        if listing.digest() == fingerprint or now["listing"] == state.get("listing"):
+            return
         if now["names"] != state.get("names") or now["newest_ns"] <= state["newest_ns"]:
             raise MismatchError(
                 f"{self.uri} changed since it was planned (files added, removed, renamed or resized): restore it, or "
@@ -115,13 +116,14 @@ class FolderSource:
         return path
 
     def _list(self) -> "_Listing":
-        listing = _Listing()
+        listing, now_ns = _Listing(), time.time_ns()
         for name, size, mtime_ns in self._walk("", listing.ignored):
             # A name that is not UTF-8 cannot be a key; it keeps its row under an escaped one.
             key = os.fsencode(name).decode("utf-8", "backslashreplace")
             listing.names.append(key)
             listing.sizes.append(size if key.encode() == os.fsencode(name) else _NO_SIZE)
-            listing.newest_ns = max(listing.newest_ns, mtime_ns)
+            # A time that is still to come says nothing.
+            listing.newest_ns = max(listing.newest_ns, mtime_ns if mtime_ns <= now_ns else 0)
         return listing
 
     def _walk(self, inside: str, ignored: Counter[str]) -> Iterator[tuple[str, int, int]]:
@@ -176,11 +178,12 @@ class _Listing:
         return digest.hexdigest()
 
     def state(self) -> dict[str, int]:
-        names = hashlib.blake2b(digest_size=8)
+        names = hashlib.sha256()
         for name in self.names:
             names.update(f"{len(name)} {name}\n".encode())
-        # 53 bits, which every JSON reader keeps.
-        return {"newest_ns": self.newest_ns, "names": int.from_bytes(names.digest(), "little") >> 11}
+        # 52 bits of each, which every JSON reader keeps.
+        of_names, of_listing = (int(digest[:13], 16) for digest in (names.hexdigest(), self.digest()))
+        return {"newest_ns": self.newest_ns, "names": of_names, "listing": of_listing}
 
 
 def _size_and_time_of(entry: "os.DirEntry[str]") -> tuple[int, int]:

@@ -6,7 +6,7 @@ from typing import Any, BinaryIO, ClassVar
 
 from cache_schema.layout import Modality
 from stages.files.compressed import with_compressions
-from stages.files.lines import read_line
+from stages.files.lines import SIGNATURE, read_line
 from stages.sources.entries import TABLE_OPTIONS, BrokenEntry, Entry, EntrySource, without_signature
 from stages.sources.text import refuse_wide_characters
 
@@ -32,10 +32,10 @@ class JsonlSource(EntrySource):
     def _settings(self) -> list[str]:
         return [self._column, self._key_column or ""]
 
-    def _entries(self, content: BinaryIO, offset_bytes: int, *, line: int = 1) -> Iterator[Entry]:
+    def _entries(self, content: BinaryIO, offset_bytes: int, *, line: int = 0) -> Iterator[Entry]:
         while True:
             data, num_bytes = read_line(content, self._max_entry_bytes + 2)
-            if not num_bytes:
+            if not num_bytes or (offset_bytes == 0 and data == SIGNATURE):
                 return
             if offset_bytes == 0:
                 refuse_wide_characters(self.uri, data[:4096])
@@ -43,7 +43,7 @@ class JsonlSource(EntrySource):
             entry, start = without_signature(data, offset_bytes)
             yield Entry(start, line, entry if is_whole else None)
             offset_bytes += num_bytes
-            line += 1
+            line += bool(line)
 
     def _values(self, data: bytes) -> tuple[object, object]:
         value = parse_object(data)

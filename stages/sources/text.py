@@ -7,10 +7,10 @@ from typing import BinaryIO, ClassVar
 
 import numpy as np
 
-from cache_schema.errors import MismatchError, RefusedError, UsageError, unknown_name
+from cache_schema.errors import MismatchError, RefusedError, unknown_name
 from cache_schema.layout import Modality
 from stages.files.compressed import content_of, with_compressions
-from stages.files.lines import ENCODINGS, MAX_LINE_BYTES, SIGNATURE, read_ahead, read_line
+from stages.files.lines import ENCODINGS, MAX_LINE_BYTES, SIGNATURE, LineCheck, read_ahead, read_line
 from stages.sources.base import RawSample, ScannedSource
 
 _HEAD_BYTES = 4096
@@ -41,14 +41,15 @@ class TextSource:
             raise unknown_name("encoding", self._encoding, ENCODINGS)
 
     def scan(self) -> ScannedSource:
-        """Reads the file once, in chunks, for its line starts and its digest.
+        """Reads the file once, in chunks, for its line starts and its digest; one without a line is an empty shard.
 
         Raises:
-            UsageError: there is no line.
-            RefusedError: the file is in UTF-16, or more than one line in a hundred is not in the declared UTF-8.
+            DamagedError: the file has 0 bytes, a hole or a tail of zero bytes.
+            RefusedError: it is in UTF-16, has a carriage return without a line feed, or more than one line in a hundred
+                is not in the declared UTF-8.
         """
         digest = hashlib.sha256(f"{self._encoding}\n".encode())
-        validity = _Utf8Lines()
+        validity, check = _Utf8Lines(), LineCheck(self.uri)
         first, position = 0, 0
         starts: list[np.ndarray] = []
         with content_of(self.uri) as content:
@@ -56,16 +57,16 @@ class TextSource:
                 if position == 0:
                     refuse_wide_characters(self.uri, chunk)
                     first = len(SIGNATURE) if self._encoding == "utf-8" and chunk.startswith(SIGNATURE) else 0
+                check.add(chunk)
                 digest.update(chunk)
                 if self._encoding == "utf-8":
                     validity.add(chunk)
                 starts.append(np.flatnonzero(np.frombuffer(chunk, dtype=np.uint8) == _LINE_FEED) + (position + 1))
                 position += len(chunk)
+        check.finish()
         validity.finish()
         offsets = np.concatenate([np.array([first], dtype=np.int64), *starts]).astype(np.int64)
         offsets = offsets[offsets < position]
-        if not len(offsets):
-            raise UsageError(f"no sentences in {self.uri}: it is empty; write one sentence per line")
         if validity.num_bad * 100 > len(offsets):
             raise RefusedError(
                 f"{self.uri}: {validity.num_bad:,} of {len(offsets):,} lines are not UTF-8, the first is line "
@@ -123,7 +124,8 @@ class TextSource:
 
 def refuse_wide_characters(uri: str, head: bytes) -> None:
     """Raises `RefusedError` when the first bytes of a text file look like UTF-16 or UTF-32."""
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")) or head.count(0) * 4 > len(head):
+    text = head.rstrip(b"\0")
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")) or text.count(0) * 4 > len(text):
         raise RefusedError(
             f"{uri} is not UTF-8 text (every other byte is zero, as in UTF-16): convert it with "
             "'iconv -f UTF-16 -t UTF-8'"

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -46,7 +47,7 @@ def state_of_source(uri: str) -> dict[str, int]:
 
 def file_state(state: Mapping[str, int]) -> dict[str, int]:
     """Returns what of a source's state is true of its own file, and not of the files that it names."""
-    return {name: value for name, value in state.items() if name not in ("newest_ns", "names")}
+    return {name: value for name, value in state.items() if name not in ("newest_ns", "names", "listing")}
 
 
 def is_same_state(then: Mapping[str, int], now: Mapping[str, int]) -> bool:
@@ -106,7 +107,8 @@ class SourceWatch:
         newest_ns = self._sources[modality][number].state.get("newest_ns")
         if raw.payload is not None:
             self._remember(os.path.dirname(raw.file.path))
-        if newest_ns is not None and raw.file.mtime_ns > newest_ns:
+        # A time that is still to come says nothing.
+        if newest_ns is not None and newest_ns < raw.file.mtime_ns <= time.time_ns():
             return replace(raw, payload=None, status="src-changed", reason="after it was planned")
         return raw
 

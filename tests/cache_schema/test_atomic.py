@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cache_schema import atomic
-from cache_schema.errors import EnvironmentProblem, LockedError
+from cache_schema.errors import EnvironmentProblem, LockedError, UsageError
 
 # Dies hard at the n-th call of fsync or rename while it replaces a file, as a power cut between two system calls would.
 CRASHING_WRITER = """
@@ -76,6 +76,14 @@ def test_a_lock_that_is_gone_or_names_nobody_was_lost(tmp_path: Path, held: obje
     atomic.publish_json(tmp_path / "lock.json", held)
     with pytest.raises(LockedError, match=r"^the lock was lost: .*\(another process took over"):
         fence.check()
+
+
+def test_a_name_that_no_file_system_takes_is_a_usage_error(tmp_path: Path) -> None:
+    for path in (tmp_path / ("n" * 300), tmp_path / "d" / ("n" * 300)):
+        with pytest.raises(UsageError, match=r"^cannot write .*: name a shorter path$"):
+            atomic.make_folder(path)
+        with pytest.raises(UsageError, match=r"^cannot write .*: name a shorter path$"):
+            atomic.publish_bytes(tmp_path / ("n" * 300), b"")
 
 
 def test_a_log_is_cut_back_to_whole_lines(tmp_path: Path) -> None:

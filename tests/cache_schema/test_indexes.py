@@ -22,7 +22,7 @@ from cache_schema.indexes import (
 from cache_schema.json_file import seal
 from cache_schema.plan import SourceEntry, write_plan
 from tests.corpora.damaged_files import DAMAGE
-from tests.corpora.tiny_cache import append_segment, make_cache, unit_features
+from tests.corpora.tiny_cache import add_array, append_segment, make_cache, unit_features
 
 FILE = b"bytes that only FAISS can read"
 
@@ -171,3 +171,13 @@ def test_an_index_of_an_array_that_is_gone_is_reported_at_its_sidecar(cache: Cac
     (described,) = describe_indexes(Cache.open(cache.path))
     assert "did you mean" in str(described["state"])
     assert described["array"] is described["num_rows"] is None, "nothing of it is shown as if it were true"
+
+
+def test_a_sidecar_under_the_name_of_another_array_is_reported(cache: Cache) -> None:
+    info = info_of(cache)
+    add_array(cache, "image", unit_features(40, 8), name="other.v0")
+    array = Cache.open(cache.path).array("image", "other.v0")
+    of_other = replace(info, array="other.v0", fingerprint=array.recipe.fingerprint, digest=array.digest())
+    publish_index_info(sidecar_of(cache), of_other, fence=None)
+    ((where, what, _),) = problems(cache)
+    assert where == "imaginary.v0.flat.json" and "describes an index of image array other.v0" in what

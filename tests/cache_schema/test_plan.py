@@ -1,5 +1,7 @@
 """Every sample is planned exactly once, and what was planned never moves."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cache_schema.errors import DamagedError
-from cache_schema.plan import Plan, SourceEntry, part_starts, read_plan, write_plan
+from cache_schema.plan import Plan, Segment, SourceEntry, read_plan, write_plan
 
 SIZES = st.lists(st.integers(1, 30), min_size=1, max_size=6)
 
@@ -15,8 +17,7 @@ SIZES = st.lists(st.integers(1, 30), min_size=1, max_size=6)
 def extend(plan: Plan, sizes: list[int]) -> Plan:
     first = len(plan.sources)
     entries = [SourceEntry(f"/s{first + i}", "text", f"{first + i:064x}", size) for i, size in enumerate(sizes)]
-    starts = part_starts(sizes, plan.part_rows)
-    return plan.extended(entries, [{at: 100 * at for at in places} for places in starts])
+    return plan.extended(entries, [range(0, 100 * size, 100) for size in sizes])
 
 
 @given(st.lists(SIZES, min_size=1, max_size=4), st.integers(1, 12))
@@ -65,3 +66,41 @@ def test_a_part_fingerprint_follows_the_samples_and_not_the_path() -> None:
     assert plan.part_fingerprint(part) == moved.part_fingerprint(moved.part(1))
     assert plan.part_fingerprint(part) != other.part_fingerprint(other.part(1))
     assert plan.part_fingerprint(part) != plan.part_fingerprint(plan.part(0))
+
+
+@given(st.lists(SIZES, min_size=1, max_size=3), st.data())
+def test_only_the_runs_that_are_asked_for_are_planned(segments: list[list[int]], data: st.DataObject) -> None:
+    plan = Plan("text", 8)
+    for sizes in segments:
+        plan = extend(plan, sizes)
+    before, size = plan.num_rows, data.draw(st.integers(1, 40))
+    chosen = sorted(data.draw(st.sets(st.integers(0, size - 1))))
+    longer = plan.extended([SourceEntry("/new", "text", "f" * 64, size)], [range(size)], [[(at, 1) for at in chosen]])
+    rows = [
+        (span.source, span.first_sample + i, span.offset_bytes + i)
+        for part in longer.parts()
+        for span in part.spans
+        for i in range(span.num_samples)
+    ]
+    assert rows[before:] == [(len(plan.sources), at, at) for at in chosen]
+    assert longer.sources[-1].uri == "/new"
+
+
+def test_records_of_a_part_as_it_was_planned_before_still_hold_where_the_plan_says_so(tmp_path: Path) -> None:
+    plan = extend(Plan("text", 8), [20])
+    part = plan.part(1)
+    then = plan.part_fingerprint(part)
+    again = replace(part, spans=(replace(part.spans[0], offset_bytes=1),))
+    assert not plan.is_of_part(again, 8, then)
+    kept = replace(again, before=(then,))
+    assert plan.is_of_part(kept, 8, then) and not plan.is_of_part(kept, 7, then)
+    longer = replace(plan, segments=(Segment((plan.part(0), kept, plan.part(2))),))
+    write_plan(tmp_path / "plan.json", longer)
+    assert read_plan(tmp_path / "plan.json", "text", 8) == longer
+
+
+def test_a_plan_that_uses_nothing_new_is_written_as_before(tmp_path: Path) -> None:
+    write_plan(tmp_path / "plan.json", extend(Plan("text", 8), [20]))
+    value = json.loads((tmp_path / "plan.json").read_text())
+    assert set(value["sources"][0]) == {"uri", "kind", "fingerprint", "num_samples", "options", "state"}
+    assert [len(part) for part in value["segments"][0]] == [3, 3, 3]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from tests.corpora.stub_teacher import StubTeacher
 from tests.corpora.stub_teacher import make as make_stub
@@ -16,6 +17,9 @@ def deadly(**options: object) -> str:
     """Returns the specification of a deadly teacher, 16 wide; see `make` for the options."""
     asked = "&".join(f"{name}={value}" for name, value in {"dim": 16, **options}.items())
     return f"python:tests.corpora.deadly_teacher:make?{asked}"
+
+
+_open = Image.open
 
 
 class DeadlyTeacher:
@@ -60,19 +64,30 @@ class DeadlyTeacher:
         signal.raise_signal(getattr(signal, self._how))
 
 
+def _open_deadly(*args: Any, **options: Any) -> Any:
+    image = _open(*args, **options)
+    if image.width == 41:
+        signal.raise_signal(signal.SIGSEGV)
+    return image
+
+
 def make(
     text: str = "",
     black: bool = False,
     how: str | int = "SIGSEGV",
     spared: str = "",
     batches: bool = False,
+    decoder: bool = False,
     dim: int = 16,
     seconds_per_batch: float = 0.0,
 ) -> DeadlyTeacher:
     """Returns a teacher with the identity and the features of the stub.
 
     It dies of sentences with `text`, of nearly black pictures when `black`, of every batch of sentences when
-    `batches`: of the signal or with the exit code `how`, or by `sys.exit`. With `spared`, a file, it does so once.
+    `batches`: of the signal or with the exit code `how`, or by `sys.exit`. With `spared`, a file, it does so once. With
+    `decoder`, Pillow dies of pictures 41 wide where this teacher is loaded.
     """
+    if decoder:
+        Image.open = _open_deadly
     stub = make_stub(dim=dim, seconds_per_batch=seconds_per_batch)
     return DeadlyTeacher(stub, text, black, str(how), spared, batches)

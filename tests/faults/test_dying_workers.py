@@ -134,3 +134,22 @@ def test_no_note_is_left_by_a_run_that_can_say_how_it_ended(folder: Path) -> Non
     wait_for(note.exists, process)
     os.kill(process.pid, signal.SIGINT)
     assert process.wait() == 130 and not note.exists()
+
+
+def test_a_decoder_that_dies_in_the_process_of_the_run_decodes_apart_in_the_next_one(folder: Path) -> None:
+    Image.new("RGB", (41, 40), (90, 10, 200)).save(folder / "pictures" / "99.png")
+    args = args_of(folder, "cache", decoder=True)
+    assert run(*args).returncode == -signal.SIGSEGV
+    done = run(*args)
+    assert done.returncode == 0, done.stderr
+    assert bad_rows(folder, "cache", "image") == {}
+    run(*args_of(folder, "undisturbed"))
+    assert digests_of(folder / "cache") == digests_of(folder / "undisturbed")
+
+
+def test_sys_exit_while_the_teacher_is_loaded_is_an_error_and_no_success(folder: Path) -> None:
+    (folder / "leaving.py").write_text("import sys\ndef make():\n    sys.exit(0)\n")
+    sources = ("--texts", folder / "sentences.txt", "--cache", folder / "cache")
+    done = run("extract", *sources, "--teacher", "python:leaving:make", cwd=folder)
+    assert done.returncode not in (0, 3) and "sys.exit" in done.stderr and "Traceback" not in done.stderr
+    assert not (folder / "cache").exists()

@@ -110,3 +110,15 @@ def test_part_after_part_that_kills_ends_the_run(job: ExtractJob, monkeypatch: p
     with pytest.raises(EnvironmentProblem, match="workers died of 3 parts in a row, the last was text part 2: "):
         while (task := next(queue, None)) is not None:
             queue.settled(dead(task))
+
+
+def test_parts_that_kill_with_a_good_one_between_them_end_no_run(
+    job: ExtractJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(part_queue, "MOST_GIVEN_UP_IN_A_ROW", 2)
+    queue = PartQueue(job, is_here=False)
+    failed = []
+    while (task := next(queue, None)) is not None:
+        outcome = queue.settled(dead(task) if task.part.number % 2 == 0 else done(task))
+        failed += [task.part.number] if outcome is not None and outcome.error is not None else []
+    assert failed == [0, 2, 4]

@@ -1,12 +1,14 @@
 """One loop runs the parts of every job: it shows rows, counts bad ones, and names the parts that failed."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cache_schema.cache import Cache
-from cache_schema.errors import TooManyBadRows
+from cache_schema.errors import EnvironmentProblem, LockedError, TooManyBadRows
 from pipeline.executors.serial import SerialExecutor
 from pipeline.parts import bottleneck, next_step, rate, run_parts
 from stages.extract.config import ExtractConfig
@@ -88,3 +90,33 @@ def test_the_next_step_adds_the_modality_that_is_missing_and_then_mines() -> Non
     assert next_step(Path("a cache"), [image], add) == "pipeline extract --texts URI --cache 'a cache'"
     assert next_step(Path("c"), [text, text], add) == "pipeline extract --images URI --cache c"
     assert next_step(Path("c"), [image, text], add).startswith("pipeline mine --cache c --from image --to text")
+
+
+class FindsNoLock:
+    """An executor whose workers do not find the lock of the run."""
+
+    def map(self, make_worker: object, tasks: object) -> Iterator[Any]:
+        raise LockedError("the lock was lost: over there")
+        yield
+
+
+def test_a_lock_that_another_run_took_before_the_first_part_was_lost_and_nothing_is_written(
+    config: ExtractConfig,
+) -> None:
+    with open_job(config) as job:
+        job.cache.layout.lock_json.unlink()
+        before = sorted(config.cache.rglob("*"))
+        with pytest.raises(LockedError, match=r"^the lock was lost: "):
+            run_parts(job, SerialExecutor(), lambda *_: None)
+        assert sorted(config.cache.rglob("*")) == before
+
+
+def test_a_worker_that_finds_no_lock_while_the_run_holds_it_sees_a_copy_of_the_cache(config: ExtractConfig) -> None:
+    with open_job(config) as job:
+        with pytest.raises(
+            EnvironmentProblem, match=r"over there; but this process holds the lock, .*: mount the same"
+        ):
+            run_parts(job, FindsNoLock(), lambda *_: None, elsewhere=True)
+        job.cache.layout.lock_json.unlink()
+        with pytest.raises(LockedError, match="no longer held by this process"):
+            run_parts(job, FindsNoLock(), lambda *_: None, elsewhere=True)

@@ -50,3 +50,13 @@ def test_it_is_alive_as_long_as_its_child_has_a_task() -> None:
     worker.attempt(4)
     assert (worker.describe(), worker.sign_of_life()) == ("4", worker.sign_of_life())
     worker.close()
+
+
+def test_a_child_that_is_needed_no_more_ends_before_the_worker_here_is_made(tmp_path: Path) -> None:
+    worker: OwnWorker[Any, Any] = OwnWorker(partial(workers.ClosableWherever, tmp_path), 60.0)
+    worker.attempt(Dangerous(1))
+    assert list(tmp_path.iterdir()) == []
+    worker.attempt(2)
+    assert len(list(tmp_path.iterdir())) == 1
+    worker.close()
+    assert len(list(tmp_path.iterdir())) == 2

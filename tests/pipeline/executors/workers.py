@@ -262,3 +262,16 @@ class NotesItselfAndHangs:
         self._note.write_text(str(os.getpid()))
         hang()
         return number
+
+
+class ClosableWherever:
+    """Does anything, and leaves a file with the number of its process behind when it is closed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __call__(self, task: object) -> int:
+        return 0
+
+    def close(self) -> None:
+        (self._folder / str(os.getpid())).touch()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 from cache_schema import lock
 from cache_schema.cache import Cache
 from cache_schema.errors import (
+    DamagedError,
     DivergedError,
     LockedError,
     MismatchError,
@@ -29,6 +31,7 @@ from stages.students import load_image_tower
 from tests.corpora import tiny_cache
 from tests.corpora.by_hand import scored, write_neighbours
 from tests.corpora.extracts import extracted_cache
+from tests.corpora.resealed import exchange
 from tests.corpora.runs import distill_config, stop_after
 from tests.corpora.small_corpus import small_cache, write_sources
 from tests.corpora.stub_teacher import stub
@@ -349,3 +352,14 @@ def test_vit_b_32_trains_two_steps_towards_a_teacher_768_wide(tmp_path):
     )
     assert result["num_parameters"] == 88_045_824  # 12 layers 768 wide, 224 px in patches of 32
     assert np.isfinite(result["loss"])
+
+
+@pytest.mark.parametrize(("modality", "kind"), [("image", "shard"), ("image", "samples"), ("text", "rows")])
+def test_a_record_sealed_anew_over_exchanged_files_is_refused_before_the_first_step(
+    cache, config, tmp_path, modality, kind
+):
+    copy = Cache.open(shutil.copytree(cache.path, tmp_path / "resealed"))
+    exchange(copy.array(modality), kind)
+    with pytest.raises(DamagedError, match="run `pipeline verify`"):
+        distill(replace(config, cache=copy.path))
+    assert not RunFolder(config.out).metrics.exists() and not (config.out / "model").exists()

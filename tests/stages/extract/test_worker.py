@@ -3,7 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import zarr
 
 from cache_schema import atomic
 from cache_schema.cache import Cache
@@ -78,3 +80,42 @@ def test_workers_of_one_run_need_not_be_of_one_kind_when_that_is_allowed(config:
     for allowed in (False, True):
         with open_job(replace(config, allow_mixed_numerics=allowed)) as job, job.make_worker() as worker:
             assert worker.kind == ("any" if allowed else numerics_of("cpu"))
+
+
+def test_a_look_at_some_rows_commits_nothing(config: ExtractConfig) -> None:
+    with open_job(config) as job, job.make_worker() as worker:
+        before = sorted(config.cache.rglob("*"))
+        worker(replace(job.tasks[0], may_kill=True, only=range(3, 9)))
+        assert sorted(config.cache.rglob("*")) == before
+
+
+def test_rows_of_which_workers_die_have_a_status_and_no_feature_and_the_others_the_same_bits(
+    config: ExtractConfig, tmp_path: Path
+) -> None:
+    other = replace(config, cache=tmp_path / "other")
+    extract(other)
+    with open_job(config) as job, job.make_worker() as worker:
+        assert worker(replace(job.tasks[0], fatal={4: "SIGSEGV", 15: "exit code 3"})).num_bad == 2
+    array = Cache.open(config.cache).array("text")
+    bad = {row: said for row, (_, _, *said) in enumerate(array.outcome(2)) if said[0] != "ok"}
+    assert bad == {4: ["worker-died", "SIGSEGV"], 15: ["worker-died", "exit code 3"]}
+    seen, undisturbed = features_of(config.cache)[32:48], features_of(other.cache)[32:48]
+    kept = [row for row in range(16) if row not in bad]
+    assert np.array_equal(seen[kept], undisturbed[kept]) and np.isnan(seen[list(bad)]).all()
+    assert verify_cache(config.cache) == []
+
+
+def test_what_was_committed_before_a_worker_died_is_not_done_again(config: ExtractConfig) -> None:
+    with open_job(config) as job, job.make_worker() as worker:
+        worker(job.tasks[0])
+        (record,) = config.cache.glob("text/arrays/*/records/00002.json")
+        before = record.read_bytes()
+        worker(replace(job.tasks[0], fatal={4: "SIGSEGV"}))
+    assert record.read_bytes() == before
+
+
+def features_of(cache: Path) -> np.ndarray:
+    """Returns the features of the sentences, as zarr reads them."""
+    (array,) = zarr.open_group(cache / "text" / "features.zarr", mode="r").array_values()
+    values: np.ndarray = array[:]
+    return values

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache_schema.errors import DamagedError, MismatchError, UsageError
+from cache_schema.errors import DamagedError, MismatchError
 from stages.files import compressed as compressed_module
 from stages.files.compressed import content_of
 from stages.sources import expand
@@ -111,10 +111,9 @@ def test_content_and_name_must_agree(tmp_path: Path) -> None:
             TextSource(str(tmp_path / name), "text", {}).scan()
 
 
-def test_a_compressed_file_of_nothing_is_a_usage_error(path: Path) -> None:
+def test_a_compressed_file_of_nothing_is_an_empty_shard(path: Path) -> None:
     path.write_bytes(compressed(b"", path.suffix))
-    with pytest.raises(UsageError, match="no sentences"):
-        TextSource(str(path), "text", {}).scan()
+    assert TextSource(str(path), "text", {}).scan().num_samples == 0
 
 
 def test_content_that_ends_before_the_planned_part_is_refused(path: Path) -> None:

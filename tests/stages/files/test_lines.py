@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from stages.files.lines import ENCODINGS, read_ahead, read_line
+from cache_schema.errors import RefusedError
+from stages.files.lines import ENCODINGS, LineCheck, read_ahead, read_line
 
 LINES = [b"one\n", b"\n", b"\r\n", b"four\n", b"12345\n", b"x" * 3000 + b"\n", b"after\n", b"no end"]
 
@@ -71,3 +72,54 @@ def test_an_error_behind_an_item_comes_in_its_place() -> None:
 
     with pytest.raises(ValueError, match="the file is cut"):
         next(read_ahead(items()))
+
+
+def verdict_of(content: bytes, *, chunk_bytes: int = 1 << 20, returns_ok: bool = False) -> str:
+    check = LineCheck("u", returns_ok=returns_ok)
+    try:
+        for at in range(0, len(content), chunk_bytes):
+            check.add(content[at : at + chunk_bytes])
+        check.finish()
+    except RefusedError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 2, 3, 7, 1 << 20])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"a\r\nb\r\n", b"a\n\n", b"a\r", b"\r\n", b"a\0b\n", b"\0\n" * 9, b"a" + bytes(4095) + b"b"],
+    ids=ascii,
+)
+def test_a_sound_text_passes_the_check_whatever_its_chunks(content: bytes, chunk_bytes: int) -> None:
+    assert verdict_of(content, chunk_bytes=chunk_bytes) == ""
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 2, 3, 7, 1 << 20])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"a\nb\rc\n", "a carriage return without a line feed in line 2 (offset 3)"),
+        (b"a\r\nb\r\r\n", "a carriage return without a line feed in line 2 (offset 4)"),
+        (b"a\nbc\0", "zero bytes stand in place of text from line 2 (offset 4)"),
+        (b"a\n" + bytes(90), "zero bytes stand in place of text from line 2 (offset 2)"),
+        (b"\0\0a\n\0b\n\0\0\0", "zero bytes stand in place of text from line 3 (offset 7)"),
+    ],
+    ids=["return", "two returns", "one zero", "zeros", "other zeros"],
+)
+def test_bare_returns_and_tails_of_zeros_are_refused_with_their_place(
+    content: bytes, said: str, chunk_bytes: int
+) -> None:
+    assert said in verdict_of(content, chunk_bytes=chunk_bytes)
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 7, 3000, 4099, 5000, 1 << 20])
+def test_a_hole_of_zeros_is_refused_with_its_place_whatever_the_chunks(chunk_bytes: int) -> None:
+    content = b"a\nb" + bytes(4096) + b"c\n"
+    said = "zero bytes stand in place of text from line 2 (offset 3)"
+    assert said in verdict_of(content, chunk_bytes=chunk_bytes)
+    assert said in verdict_of(content[:-2], chunk_bytes=chunk_bytes)
+
+
+def test_returns_may_be_allowed() -> None:
+    assert verdict_of(b"a\rb\n", returns_ok=True) == ""

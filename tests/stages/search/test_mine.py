@@ -9,9 +9,12 @@ import zarr
 
 from cache_schema.cache import Cache
 from cache_schema.errors import DamagedError, MismatchError, UnfinishedError, UsageError
+from cache_schema.layout import Modality
 from cache_schema.neighbours import NeighboursReader
 from cache_schema.verify import verify_cache
+from stages.search.index import build_index
 from stages.search.mine import mine
+from tests.corpora.resealed import rewrite_features
 from tests.corpora.tiny_cache import add_array, append_segment, make_cache, unit_features
 
 K = 5
@@ -126,3 +129,14 @@ def test_mining_again_after_images_were_appended_mines_their_parts_alone(cache: 
     texts = grown.array("text").features.gather_unit(np.arange(60))
     asked = grown.array("image").features.gather_unit(np.arange(48, 53))
     assert np.array_equal(reader.ids(np.arange(48, 53)), np.argsort(-(asked @ texts.T), axis=1)[:, :K])
+
+
+@pytest.mark.parametrize("modality", ["image", "text"])
+@pytest.mark.parametrize("part", [0, 2])
+def test_a_resealed_part_of_either_array_is_refused_also_when_the_index_was_built_before(
+    cache: Cache, modality: Modality, part: int
+) -> None:
+    build_index(cache.array("text"))
+    rewrite_features(cache.array(modality), part, lambda rows: rows.__setitem__([1, 2], rows[[2, 1]]))
+    with pytest.raises(DamagedError, match=rf"is not the one that was committed in part {part} of {modality} array"):
+        mined(Cache.open(cache.path))

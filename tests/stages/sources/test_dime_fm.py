@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from cache_schema.errors import DamagedError, MismatchError, RefusedError, UsageError
+from cache_schema.errors import DamagedError, MismatchError, RefusedError
 from stages.files import keyed_lines
 from stages.sources.dime_fm import DimeFmSource, caption_of
 from tests.corpora.pictures import jpeg
-from tests.corpora.samples import outcomes_of
+from tests.corpora.samples import outcomes_of, rows_of
 
 
 def write(path: Path, *lines: str) -> Path:
@@ -102,16 +102,30 @@ def test_a_line_without_a_key_is_refused(line: str, tmp_path: Path) -> None:
         texts(write(tmp_path / "t.tsv", "a\tx", line)).scan()
 
 
-def test_a_file_without_lines_is_a_usage_error(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no lines"):
+def test_a_file_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DamagedError, match=r"t\.tsv is empty \(0 bytes\)"):
         texts(write(tmp_path / "t.tsv")).scan()
 
 
 def test_endless_bytes_without_a_tab_are_refused_in_little_memory(tmp_path: Path) -> None:
     path = tmp_path / "t.tsv"
-    path.write_bytes(bytes(1 << 20))
+    path.write_bytes(b"x" * (1 << 20))
     with pytest.raises(DamagedError, match="no tab in 65,536 bytes"):
         texts(path).scan()
+
+
+def test_zeros_and_bare_carriage_returns_are_refused_and_a_byte_order_mark_is_no_letter(tmp_path: Path) -> None:
+    path = tmp_path / "t.tsv"
+    for content, said in (
+        (b"a\tx\n" + bytes(5000), "zero bytes stand in place of text from line 2"),
+        (b"a\tx\nb\ty" + bytes(50), "ends inside the line"),
+        (b"a\tx\nb\ty\rc\tz\n", "a carriage return without a line feed in line 2"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(RefusedError, match=said):
+            texts(path).scan()
+    path.write_bytes(b"\xef\xbb\xbfa\tx\r\nb\ty\r\n")
+    assert rows_of(texts(path)) == [("a", b"x", "ok"), ("b", b"y", "ok")]
 
 
 def test_lines_are_the_same_wherever_chunks_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

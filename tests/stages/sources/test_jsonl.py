@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cache_schema.errors import MismatchError, RefusedError, UsageError
+from cache_schema.errors import DamagedError, MismatchError, RefusedError, UsageError
 from cache_schema.layout import Modality
 from stages.sources import expand
 from stages.sources.jsonl import JsonlSource
@@ -93,7 +93,7 @@ def test_keys_come_from_the_key_column_and_must_be_there_once(path: Path) -> Non
         source_of(path, key_column="id").scan()
     for missing in ('{"text": "b"}', '{"text": "b", "id": null}', '{"text": "b", "id": true}', '{"text":"b","id":""}'):
         write(path, ['{"text": "a", "id": "x"}', missing])
-        with pytest.raises(RefusedError, match="has no key in column 'id'"):
+        with pytest.raises(RefusedError, match="column 'id' has no key at line 2"):
             source_of(path, key_column="id").scan()
 
 
@@ -116,7 +116,29 @@ def test_utf_16_and_nothing_at_all_are_refused(path: Path) -> None:
     with pytest.raises(RefusedError, match="iconv"):
         source_of(path).scan()
     path.write_bytes(b"")
-    with pytest.raises(UsageError, match="no texts"):
+    with pytest.raises(DamagedError, match=r"lines\.jsonl is empty \(0 bytes\)"):
+        source_of(path).scan()
+    path.write_bytes(b"\xef\xbb\xbf")
+    assert source_of(path).scan().num_samples == 0, "an empty shard, for a signature is no line"
+
+
+@pytest.mark.parametrize("pieces", [(GOOD[0], GOOD[1]), ('{"text":', '"a"}')], ids=["lines", "inside"])
+def test_a_carriage_return_without_a_line_feed_is_refused_with_its_line(pieces: tuple[str, str], path: Path) -> None:
+    write(path, [GOOD[0] + "\r", "\r".join(pieces), GOOD[1]])
+    with pytest.raises(RefusedError, match=r"a carriage return without a line feed in line 2 \(offset \d+\): .*tr"):
+        source_of(path).scan()
+
+
+def test_zeros_at_the_end_or_in_a_hole_are_a_download_that_was_cut(path: Path) -> None:
+    whole = "\n".join(GOOD).encode()
+    for cut in (len(whole), 5000):
+        path.write_bytes(whole[:cut] + bytes(3000))
+        with pytest.raises(
+            DamagedError, match=rf"zero bytes stand in place of text from line \d+ \(offset {cut:,}\) on: .*fetch"
+        ):
+            source_of(path).scan()
+    path.write_bytes(whole[:1000] + bytes(4096) + whole[5096:])
+    with pytest.raises(DamagedError, match=r"zero bytes stand in place of text from line \d+ \(offset 1,000\)"):
         source_of(path).scan()
 
 

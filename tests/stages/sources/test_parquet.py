@@ -1,5 +1,6 @@
 """Parquet: which columns are images or sentences, keys, and files that are not what they must be."""
 
+import contextlib
 from pathlib import Path
 from typing import ClassVar
 from uuid import UUID
@@ -379,3 +380,17 @@ def test_a_file_that_shrinks_between_two_rows_is_read_anew(path: Path) -> None:
     assert source.read_one("1", 1, len(IMAGES[1])) == IMAGES[1]
     with pytest.raises(MismatchError, match="is not the planned one"):
         source.read_one("3", 3, len(IMAGES[3]))
+
+
+def test_no_flipped_bit_in_a_footer_ends_the_process(path: Path) -> None:
+    """pyarrow 26.0.1 aborts where it is asked for a column whose chunk is damaged."""
+    table = pa.table({"image": IMAGES[:2], "text": [["a", "b"], ["c"]]})
+    pq.write_table(table, path, store_schema=False)
+    whole = path.read_bytes()
+    first = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    for at in range(first, len(whole) - 8):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
+        with contextlib.suppress(RefusedError):
+            source_of(path, "text").scan()
+        with contextlib.suppress(RefusedError):
+            source_of(path).read_one("0", 0, len(IMAGES[0]))

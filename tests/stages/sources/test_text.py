@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cache_schema.errors import MismatchError, RefusedError, UsageError
+from cache_schema.errors import DamagedError, MismatchError, RefusedError, UsageError
 from stages.sources import text as text_module
 from stages.sources.text import TextSource
 from tests.corpora.samples import rows_of
@@ -41,11 +41,34 @@ def test_a_signature_at_the_start_of_the_file_is_not_text(path: Path) -> None:
     assert rows_of(source_of(path)) == [("1", b"first", "ok"), ("2", b"\xef\xbb\xbfsecond", "ok")]
 
 
-@pytest.mark.parametrize("content", [b"", b"\xef\xbb\xbf"], ids=["nothing", "signature only"])
-def test_a_file_without_a_line_is_a_usage_error(content: bytes, path: Path) -> None:
-    path.write_bytes(content)
-    with pytest.raises(UsageError, match="no sentences"):
+def test_a_file_of_nothing_is_refused_and_one_with_only_a_signature_is_an_empty_shard(path: Path) -> None:
+    path.write_bytes(b"")
+    with pytest.raises(DamagedError, match=r"lines\.txt is empty \(0 bytes\): fetch it again, or leave it out"):
         source_of(path).scan()
+    path.write_bytes(b"\xef\xbb\xbf")
+    assert source_of(path).scan().num_samples == 0
+
+
+@pytest.mark.parametrize("size", [10, 5000])
+@pytest.mark.parametrize("cut", [9, 12, 3_000])
+def test_a_tail_of_zeros_is_a_download_that_was_cut(cut: int, size: int, path: Path) -> None:
+    path.write_bytes((b"sentence\n" * 1000)[:cut] + bytes(size))
+    with pytest.raises(
+        DamagedError,
+        match=rf"zero bytes stand in place of text from line {cut // 9 + 1:,} \(offset {cut:,}\) on: .*fetch it again",
+    ):
+        source_of(path).scan()
+
+
+def test_a_carriage_return_alone_is_refused_with_its_line_and_one_before_a_line_feed_is_an_end(path: Path) -> None:
+    path.write_bytes(b"one\r\ntwo\r\nthree\r")
+    assert [text for _, text, _ in rows_of(source_of(path))] == [b"one", b"two", b"three"]
+    for content, line in ((b"a\rb\rc\r", 1), (b"a\r\nb\rc\r\n", 2), (b"a\nb\r\r\n", 2), (b"a\n" * 5000 + b"\rb", 5001)):
+        path.write_bytes(content)
+        with pytest.raises(
+            RefusedError, match=rf"a carriage return without a line feed in line {line:,} \(offset .*tr"
+        ):
+            source_of(path).scan()
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])

@@ -36,7 +36,9 @@ def keyed_lines(
     Raises:
         DamagedError: a line has no key, or one of more than 64 KiB, or the last line has no end: the file is cut.
     """
-    line = _LineSoFar(offset_bytes)
+    # Only who reads from the beginning knows the number of a line.
+    number = int(offset_bytes == 0)
+    line = _LineSoFar(offset_bytes, number)
     position = offset_bytes
     while chunk := file.read_at(position, chunk_bytes or _CHUNK_BYTES):
         at = 0
@@ -50,7 +52,8 @@ def keyed_lines(
                     raise DamagedError(f"{uri}: no tab in {_MAX_KEY_BYTES:,} bytes of {_place(line)}: {_FORM}")
                 break
             yield line.finished(uri, position + end)
-            line = _LineSoFar(position + end + 1)
+            number += bool(number)
+            line = _LineSoFar(position + end + 1, number)
             at = end + 1
         position += len(chunk)
     if line.offset_bytes < position:
@@ -82,8 +85,9 @@ _FORM = "a line is KEY, a tab and VALUE; fetch the file again, or name its kind"
 class _LineSoFar:
     """A line whose end may lie in a later chunk, as far as it was read."""
 
-    def __init__(self, offset_bytes: int) -> None:
+    def __init__(self, offset_bytes: int, number: int) -> None:
         self.offset_bytes = offset_bytes
+        self.number = number
         self.head = b""
         self.key: str | None = None
         self._value_offset = 0
@@ -123,4 +127,6 @@ def _text(raw: bytes) -> str:
 
 
 def _place(line: _LineSoFar) -> str:
-    return f"the line at byte {line.offset_bytes:,}"
+    return (
+        f"line {line.number:,} (byte {line.offset_bytes:,})" if line.number else f"a line at byte {line.offset_bytes:,}"
+    )

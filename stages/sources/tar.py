@@ -20,7 +20,7 @@ from stages.files.opened import SourceFile, planned_file, read_range
 from stages.files.tar_members import BLOCK_BYTES, Member, TarSample, member_size, read_members, samples_in
 from stages.images.formats import is_misnamed
 from stages.sources.base import MAX_PAYLOAD_BYTES, RawSample, ScannedSource
-from stages.sources.tar_rows import Row, RowRule, Scan, TextRule, dotted_texts, image_rule, text_rule
+from stages.sources.tar_rows import DOTTED_IMAGE, Row, RowRule, Scan, TextRule, dotted_texts, image_rule, text_rule
 
 _MAX_ROWS = BLOCK_BYTES - 1
 _NEW = 1 << 52
@@ -199,7 +199,9 @@ class TarSource:
         )
 
     def _hint(self, scan: Scan) -> str:
-        dotted = dotted_texts(scan.ignored)[:_NAMES_SHOWN] if self.modality == "text" else []
+        if self.modality == "image":
+            return " (?images=all takes those with dots in their names too)" if DOTTED_IMAGE in scan.ignored else ""
+        dotted = dotted_texts(scan.ignored)[:_NAMES_SHOWN]
         return f", or another member with ?ext=NAME (found {', '.join(dotted)})" if dotted else ""
 
     def _sample(self, file: SourceFile, group: TarSample, number: int, row: Row) -> RawSample:

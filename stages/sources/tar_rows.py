@@ -5,6 +5,7 @@ and no JSON behind a byte order mark. `Scan.is_new` says where a tar has such sa
 other rows.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,9 @@ SYNTHETIC, SYNTHETIC_KEY = "syn.json", "syn_text"
 """Where DataCompDR keeps its synthetic captions: the member, and the name in it."""
 
 TEXT_EXTENSIONS = ("txt", "json")
+DOTTED_IMAGE = "image with dots in its name"
 _MAX_IGNORED_NAMES = 40
+_WORDS = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)+")
 
 ReadMember = Callable[[Member], bytes]
 
@@ -110,7 +113,7 @@ class TextRule:
         used = {id(row.member) for row in rows}
         for extension, member in sample.members:
             if id(member) not in used:
-                _count(scan.ignored, member.link or f".{extension}")
+                _count(scan.ignored, member.link or _extension_word(extension))
         scan.is_new |= bool(self.former) and used != {id(member) for member in self._formerly(sample)}
         return rows
 
@@ -206,11 +209,16 @@ def _ignored_image(extension: str, member: Member) -> str:
         return member.link
     if extension in IMAGE_EXTENSIONS:
         return "second image"
-    return "image with dots in its name" if _last(extension) in IMAGE_EXTENSIONS else f".{extension}"
+    return DOTTED_IMAGE if _last(extension) in IMAGE_EXTENSIONS else _extension_word(extension)
+
+
+def _extension_word(extension: str) -> str:
+    # Dots in names make as many extensions as there are members.
+    is_word = "." not in extension or _WORDS.fullmatch(extension)
+    return f".{extension}" if is_word else f".{_last(extension)} with dots in its name"
 
 
 def _count(ignored: Counter[str], word: str) -> None:
-    # Dots in names make as many extensions as there are members.
     ignored[word if word in ignored or len(ignored) < _MAX_IGNORED_NAMES else "others"] += 1
 
 

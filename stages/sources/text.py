@@ -56,7 +56,7 @@ class TextSource:
             for chunk in _chunks(content):
                 if position == 0:
                     refuse_wide_characters(self.uri, chunk)
-                    first = len(SIGNATURE) if self._encoding == "utf-8" and chunk.startswith(SIGNATURE) else 0
+                    first = len(SIGNATURE) if chunk.startswith(SIGNATURE) else 0
                 check.add(chunk)
                 digest.update(chunk)
                 if self._encoding == "utf-8":

@@ -76,6 +76,16 @@ def test_reading_can_start_at_every_line() -> None:
     assert lines_of(data, offset_bytes=len(data)) == [] and lines_of(b"") == []
 
 
+def test_a_line_that_is_read_from_the_middle_of_a_file_is_named_by_its_byte() -> None:
+    with pytest.raises(DamagedError, match=r"t\.tsv: a line at byte 4 has no key"):
+        lines_of(b"a\t1\n\tx\n", offset_bytes=4)
+
+
+def test_a_byte_order_mark_before_the_first_key_is_no_part_of_it() -> None:
+    lines = lines_of(b"\xef\xbb\xbfa\t1\n\xef\xbb\xbfb\t2\n")
+    assert [line.key for line in lines] == ["a", "\ufeffb"]
+
+
 def test_a_file_is_read_once_in_order_and_in_pieces_of_4_mib_unless_told() -> None:
     file = BytesFile(b"a\t" + b"x" * (9 << 20) + b"\n")
     (line,) = keyed_lines("t.tsv", file)
@@ -94,7 +104,7 @@ def test_of_a_large_value_nothing_is_kept() -> None:
 @pytest.mark.parametrize("data", [b"a\t1\n\tx\n", b"a\t1\n  \tx\n", b"a\t1\n\n", b"a\t1\n \r\n"])
 @pytest.mark.parametrize("chunk_bytes", [1, 0])
 def test_a_line_without_a_key_is_refused_with_its_place_and_the_form(data: bytes, chunk_bytes: int) -> None:
-    said = r"t\.tsv: the line at byte 4 has no key: a line is KEY, a tab and VALUE; fetch the file again, or name its"
+    said = r"t\.tsv: line 2 \(byte 4\) has no key: a line is KEY, a tab and VALUE; fetch the file again, or name its"
     with pytest.raises(DamagedError, match=said):
         lines_of(data, chunk_bytes=chunk_bytes)
 
@@ -103,7 +113,7 @@ def test_a_line_without_a_key_is_refused_with_its_place_and_the_form(data: bytes
 def test_a_last_line_without_an_end_is_a_cut_file_after_all_lines_before_it(rest: bytes) -> None:
     lines = keyed_lines("t.tsv", BytesFile(b"a\t1\n" + rest))
     assert next(lines).key == "a"
-    said = rf"t\.tsv ends inside the line at byte 4, at {4 + len(rest)} bytes: it is cut; .* end its last line with a"
+    said = rf"t\.tsv ends inside line 2 \(byte 4\), at {4 + len(rest)} bytes: it is cut; .* end its last line with a"
     with pytest.raises(DamagedError, match=said):
         next(lines)
 
@@ -113,7 +123,7 @@ def test_a_key_may_have_64_kib_and_no_more(chunk_bytes: int) -> None:
     key = b"k" * (1 << 16)
     assert len(lines_of(key + b"\tv\n", chunk_bytes=chunk_bytes)[0].key) == 65_536
     file = BytesFile(b"a\t1\n" + key + b"k" * (8 << 20))
-    with pytest.raises(DamagedError, match=r"t\.tsv: no tab in 65,536 bytes of the line at byte 4: a line is KEY"):
+    with pytest.raises(DamagedError, match=r"t\.tsv: no tab in 65,536 bytes of line 2 \(byte 4\): a line is KEY"):
         list(keyed_lines("t.tsv", file, chunk_bytes=chunk_bytes))
     assert sum(size for _, size in file.asked) <= max(chunk_bytes * 2 + 4, 4 << 20), "it was not read to its end"
 

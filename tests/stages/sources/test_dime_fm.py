@@ -77,7 +77,7 @@ def test_bad_base64_and_a_missing_column_keep_their_rows(tmp_path: Path) -> None
 def test_a_cut_file_is_refused_and_named(tmp_path: Path) -> None:
     path = tmp_path / "i.tsv"
     path.write_bytes(b"a\tQUJD\nb\tQUJ")
-    with pytest.raises(DamagedError, match=r"i\.tsv ends inside the line at byte 7.*cut"):
+    with pytest.raises(DamagedError, match=r"i\.tsv ends inside line 2 \(byte 7\).*cut"):
         images(path).scan()
 
 
@@ -98,7 +98,7 @@ def test_a_key_that_stands_twice_is_refused_with_both_lines(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("line", ["", "\tx", "  \tx"])
 def test_a_line_without_a_key_is_refused(line: str, tmp_path: Path) -> None:
-    with pytest.raises(DamagedError, match="the line at byte 4 has no key"):
+    with pytest.raises(DamagedError, match=r"line 2 \(byte 4\) has no key"):
         texts(write(tmp_path / "t.tsv", "a\tx", line)).scan()
 
 
@@ -118,7 +118,7 @@ def test_zeros_and_bare_carriage_returns_are_refused_and_a_byte_order_mark_is_no
     path = tmp_path / "t.tsv"
     for content, said in (
         (b"a\tx\n" + bytes(5000), "zero bytes stand in place of text from line 2"),
-        (b"a\tx\nb\ty" + bytes(50), "ends inside the line"),
+        (b"a\tx\nb\ty" + bytes(50), "ends inside line 2"),
         (b"a\tx\nb\ty\rc\tz\n", "a carriage return without a line feed in line 2"),
     ):
         path.write_bytes(content)

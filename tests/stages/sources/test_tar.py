@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cache_schema.errors import DamagedError, RefusedError, UsageError
+from cache_schema.errors import DamagedError, MismatchError, RefusedError, UsageError
 from stages.sources import base as source_base
 from stages.sources.tar import TarSource
 from tests.corpora.pictures import encoded, jpeg, noise
@@ -175,6 +175,13 @@ def test_dots_in_the_names_of_images_are_counted_in_one_word(tmp_path: Path) -> 
     members = [("a.jpg", IMAGE), *((f"shot 2.{number} (clean).jpg", IMAGE) for number in range(200))]
     source = source_of(write_tar(tmp_path / "a.tar", members))
     assert source.scan().ignored == {"image with dots in its name": 200}
+    texts = [(f"shot 2.{number} (clean).txt", b"x") for number in range(9)]
+    members = [("a.jpg", IMAGE), *texts, ("b.url.txt", b"x"), ("b.jpg", IMAGE)]
+    source = source_of(write_tar(tmp_path / "texts.tar", members))
+    assert source.scan().ignored == {".txt with dots in its name": 9, ".url.txt": 1}
+    only = write_tar(tmp_path / "only.tar", [("shot 2.1.jpg", IMAGE)])
+    with pytest.raises(UsageError, match=r"found image with dots in its name.*\?images=all takes those"):
+        source_of(only).scan()
     names = [(f"{number}.x{number}", b"") for number in range(100)]
     assert len(source_of(write_tar(tmp_path / "b.tar", [("a.jpg", IMAGE), *names])).scan().ignored) <= 41
 
@@ -202,6 +209,10 @@ def test_a_link_that_stands_for_an_image_is_a_row_and_others_are_counted(tmp_pat
         ("e", IMAGE, "ok", "misnamed"),
     ]
     assert source.scan().ignored == {"symbolic link": 3, ".txt": 1}
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        place = tar.getmember("b.jpg").offset
+    with pytest.raises(MismatchError, match=r"an earlier version.*'b', or none for a link"):
+        list(source.read(1, 1, place))
     assert [(sample.key, sample.status) for sample in samples_of(TarSource(source.uri, "text", {}))] == [
         ("a", "src-no-text"),
         ("c", "ok"),

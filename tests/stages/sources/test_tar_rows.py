@@ -123,6 +123,8 @@ def test_a_byte_order_mark_at_the_start_of_a_member_is_no_letter(path: Path) -> 
     members = [("a.txt", mark + b"caption\r\n"), ("b.json", mark + captions(["x", "y"])), ("c.txt", b"in " + mark)]
     expected = [b"caption", b"x", b"y", b"in " + mark]
     assert [text for _, text, _ in rows_of(source_of(write_tar(path, members)))] == expected
+    with pytest.raises(MismatchError, match=r"an earlier version, which took other members of sample 'b'"):
+        list(source_of(path).read(1, 1, 1024))
     old = source_of(path).read_one("a", 512, 10)
     assert old == mark + b"caption", "as earlier versions planned it"
 

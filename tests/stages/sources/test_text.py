@@ -41,6 +41,11 @@ def test_a_signature_at_the_start_of_the_file_is_not_text(path: Path) -> None:
     assert rows_of(source_of(path)) == [("1", b"first", "ok"), ("2", b"\xef\xbb\xbfsecond", "ok")]
 
 
+def test_a_signature_is_not_text_whatever_the_declared_encoding(path: Path) -> None:
+    path.write_bytes(b"\xef\xbb\xbffirst\nsecond\n")
+    assert [text for _, text, _ in rows_of(source_of(path, encoding="latin-1"))] == [b"first", b"second"]
+
+
 def test_a_file_of_nothing_is_refused_and_one_with_only_a_signature_is_an_empty_shard(path: Path) -> None:
     path.write_bytes(b"")
     with pytest.raises(DamagedError, match=r"lines\.txt is empty \(0 bytes\): fetch it again, or leave it out"):

@@ -53,6 +53,10 @@ class MismatchError(RefusedError):
     """Two things that must be the same are not; the message shows both."""
 
 
+class DriftedError(MismatchError):
+    """A teacher no longer gives the features that it gave before: whatever it makes next would be wrong too."""
+
+
 class LockedError(RefusedError):
     """Another process is writing here, or took over the lock of this one."""
 

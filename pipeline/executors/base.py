@@ -4,8 +4,8 @@ An executor knows nothing of features. A worker commits its own results to disk 
 travels is `make_worker`, tasks and reports, and all of them can be pickled. A task that fails comes back as a
 `Failure` and the others go on; so does one at which the worker's process died, as the kind `WORKER_DIED`, unless the
 process is the run's own. A task that says by a true `may_kill` that this is to be expected is done in a child. What
-makes further work pointless (the lock is lost, the disk is full, the worker cannot be made) ends the run at once, as
-the exception it is.
+makes further work pointless (the lock is lost, the disk is full, the worker cannot be made or has gone wrong) ends the
+run at once, as the exception it is.
 """
 
 import traceback
@@ -14,7 +14,7 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from cache_schema.errors import EnvironmentProblem, LockedError, PipelineError
+from cache_schema.errors import DriftedError, EnvironmentProblem, LockedError, PipelineError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 WORKER_DIED = "WorkerDied"
 
 # With these the next task would fail in the same way, or would do harm.
-STOPS_THE_RUN = (LockedError, EnvironmentProblem)
+STOPS_THE_RUN = (LockedError, EnvironmentProblem, DriftedError)
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def attempt(worker: Callable[[Task], Result], task: Task) -> Outcome[Task, Resul
     """Returns what `worker` makes of `task`, or its failure. This is the boundary where any error becomes a value.
 
     Raises:
-        LockedError, EnvironmentProblem: the run must stop.
+        LockedError, EnvironmentProblem, DriftedError: the run must stop.
         KeyboardInterrupt: a person or the watchdog wants it to.
     """
     try:

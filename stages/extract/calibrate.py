@@ -30,6 +30,7 @@ _LEAST_PART_ROWS = 2 * MAX_CHUNK_ROWS
 _MOST_HEADS = 32
 _WANTED_HEADS = 8
 _GOLDEN_RATIO = 0.6180339887498949
+_ONCE_A_PART = ("probe", "write")
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class TimedHead:
         num_bad: of them without a feature.
         seconds: by the clock, except for writing, of which only the share of these rows is counted: a shard is as long
             for a few rows as for a whole part.
-        stage_seconds: read, decode, forward, write.
+        stage_seconds: read, decode, forward, probe, write.
     """
 
     modality: Modality
@@ -67,7 +68,7 @@ class Speed:
         seconds_per_row: the mean over the heads, long or short: each stands for a part.
         fastest_seconds_per_row: of one head.
         slowest_seconds_per_row: of one head.
-        stage_seconds: read, decode, forward, write.
+        stage_seconds: read, decode, forward, probe, write.
         row_bytes: of a row in the sample table.
     """
 
@@ -231,10 +232,10 @@ class _Timing:
         report = self._worker(head)
         wall = time.perf_counter() - start
         self._parts[task.modality].append(task.part.number)
-        write = min(report.seconds.get("write", 0.0), wall)
+        per_part = min(sum(report.seconds.get(stage, 0.0) for stage in _ONCE_A_PART), wall)
         share = report.num_rows / self._part_rows
-        stages = {name: value * (share if name == "write" else 1) for name, value in report.seconds.items()}
-        return TimedHead(task.modality, report.num_rows, report.num_bad, wall - write + write * share, stages)
+        stages = {name: value * (share if name in _ONCE_A_PART else 1) for name, value in report.seconds.items()}
+        return TimedHead(task.modality, report.num_rows, report.num_bad, wall - per_part + per_part * share, stages)
 
 
 def _speed(heads: Sequence[TimedHead], layout: Layout, parts: Sequence[int]) -> Speed:

@@ -28,6 +28,7 @@ from stages.extract.config import ExtractConfig
 from stages.extract.disk import PendingWork, disk_estimate, most_picture_bytes, pending_work, require_free_disk
 from stages.extract.grow_plan import looked_again
 from stages.extract.part import ArrayOutput, PixelsOutput
+from stages.extract.probed import check_described
 from stages.extract.source_rows import CommittedRows
 from stages.extract.wanted import DECODING, WantedArray, wanted_arrays, wanted_pixels
 from stages.extract.wanted_sources import grown_plans, pending_sources, sources_of_tasks
@@ -148,6 +149,7 @@ def ask(
     if arrays is None:
         described = described or _describe(specification, config, describe_on)
         arrays = wanted_arrays(cache, config, {modality: described.recipes[modality] for modality in plans}, pixels)
+        check_described(cache, arrays, described.probes)
     for modality, plan in plans.items():
         names = [array.name for array in arrays if array.modality == modality]
         tries_again = config.retry_bad is not None
@@ -267,6 +269,10 @@ def _settings(
         decode_workers=config.decode_workers,
         fence=fence,
         outputs=outputs,
+        probes={
+            modality: tuple(cache.layout.probes(modality, array.name) for array in of_modality)
+            for modality, of_modality in arrays.items()
+        },
         versions=package_versions(),
         sources={modality: plan.sources for modality, plan in asked.plans.items()},
         layout=cache.layout,

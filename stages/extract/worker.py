@@ -22,17 +22,18 @@ from cache_schema.plan import SourceEntry
 from cache_schema.samples import Sample
 from stages.extract.admission import check_admission
 from stages.extract.part import ArrayInProgress, ArrayOutput, ImageBatch, PixelsOutput, in_batches, rows_to_show
+from stages.extract.probed import ProbedTeacher
 from stages.extract.reader import PartReader, Row
 from stages.extract.wanted import require_same_pixels
 from stages.images.decode import Limits
-from stages.images.preprocess import Preprocess, normalise
+from stages.images.preprocess import Preprocess
 from stages.parts.pending import PartReport, PartTask
 from stages.parts.worker import PartsWorker, StageClock
 from stages.prefetch import prefetched
 from stages.sources.watch import SeenRoots
 from stages.teachers.arithmetic import Arithmetic, may_share_an_array
+from stages.teachers.batches import padded_pixels, padded_texts
 from stages.teachers.described import arithmetic_of, loaded_teacher
-from stages.teachers.probes import check_probes, probes_from_bytes
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class WorkerSettings:
         versions: of the packages that decide what a feature is; every worker must have the same.
         outputs: of each modality the arrays with a pending part, view 0 first. Where there are none at all, no teacher
             is needed.
+        probes: of each modality the probes' files of all arrays that the teacher makes, finished ones too.
         sources: the plan's sources of each modality.
         layout: of the cache.
         begun: the folders that the sources lie in, at the start of the run.
@@ -68,6 +70,7 @@ class WorkerSettings:
     fence: Fence
     versions: Mapping[str, str]
     outputs: Mapping[Modality, tuple[ArrayOutput, ...]]
+    probes: Mapping[Modality, tuple[Path, ...]]
     sources: Mapping[Modality, tuple[SourceEntry, ...]]
     layout: Layout
     begun: SeenRoots | None = None
@@ -86,26 +89,31 @@ class PartWorker(PartsWorker):
 
     Raises, when it is made:
         EnvironmentProblem: this machine does not see the cache that the run writes.
-        MismatchError: the teacher loaded here does not reproduce the probes of an array, or its device computes
-            otherwise than the one that made the parts already there; or its packages are not those of the run, or
-            store other pixels.
+        MismatchError: the teacher loaded here does not reproduce the probes of an array, or gives other features in
+            another batch; its device computes otherwise than the one that made the parts already there; or its
+            packages are not those of the run, or store other pixels.
+        RefusedError: it gives different probes one feature.
     """
 
     def __init__(self, settings: WorkerSettings, *, progress: Callable[[int], None] | None = None) -> None:
         super().__init__(progress=progress)
         check_admission(settings.fence, settings.versions)
         self._settings = settings
-        # Stays so where pixels alone are pending.
+        # Both stay so where pixels alone are pending.
         self._arithmetic = Arithmetic(settings.precision, "nothing")
+        self._num_threads = 0
         if any(settings.outputs.values()):
             self._teacher = loaded_teacher(settings.specification, settings.device, settings.precision)
-            _set_threads(settings.num_threads)
+            self._num_threads = _set_threads(settings.num_threads)
             self._arithmetic = arithmetic_of(self._teacher, settings.device, settings.precision)
-        for modality, outputs in settings.outputs.items():
-            self._admit(modality, outputs)
+            for modality, outputs in settings.outputs.items():
+                self._require_arithmetic(modality, outputs)
+            self._probed = ProbedTeacher(
+                self._teacher, self._arithmetic, batch_size=settings.batch_size, paths=settings.probes
+            )
         if settings.pixels is not None:
             require_same_pixels(settings.pixels.recipe)
-        self._clock = StageClock("read", "decode", "forward", "write")
+        self._clock = StageClock("read", "decode", "forward", "probe", "write")
         self._reader = PartReader(
             settings.sources,
             settings.preprocess,
@@ -117,23 +125,15 @@ class PartWorker(PartsWorker):
             clock=self._clock,
         )
 
-    def _admit(self, modality: Modality, outputs: Sequence[ArrayOutput]) -> None:
-        probes: dict[bytes, Path] = {}
+    def _require_arithmetic(self, modality: Modality, outputs: Sequence[ArrayOutput]) -> None:
         for output in outputs:
-            target = output.target
-            path = target.layout.probes(modality, target.array)
-            # The views of one teacher have the same probes, which need to be computed once only.
-            probes.setdefault(path.read_bytes(), path)
             others = [kind for kind in output.numerics if not may_share_an_array(kind, self._arithmetic.numerics)]
             if others and not self._settings.allow_mixed_numerics:
                 raise MismatchError(
-                    f"{modality} parts in {target.layout.root} were computed on {' and '.join(others)}, this worker "
-                    f"computes on {self._arithmetic.numerics}: use such a device and version, extract into a new "
-                    "cache, or say --allow-mixed-numerics, which is recorded"
+                    f"{modality} parts in {output.target.layout.root} were computed on {' and '.join(others)}, this "
+                    f"worker computes on {self._arithmetic.numerics}: use such a device and version, extract into a "
+                    "new cache, or say --allow-mixed-numerics, which is recorded"
                 )
-        for data, path in probes.items():
-            stored = probes_from_bytes(data, where=path)
-            check_probes(stored, self._teacher, modality, where=path, arithmetic=self._arithmetic)
 
     @property
     def kind(self) -> str:
@@ -151,8 +151,11 @@ class PartWorker(PartsWorker):
 
         Raises:
             RefusedError: a source is damaged or no longer what was planned, or the lock was lost.
+            DriftedError: the teacher no longer gives what it gave at the start; nothing of the array is committed.
             EnvironmentProblem: the cache cannot be written.
         """
+        # A library may have taken them for itself while the last part was encoded.
+        _set_threads(self._num_threads)
         if task.may_kill:
             self._reader.decode_apart()
         if task.fatal:
@@ -183,6 +186,8 @@ class PartWorker(PartsWorker):
             samples = self._encode_texts(rows, *arrays, fatal=task.fatal)
         if task.only is not None:
             return PartReport(task.modality, task.part.number, 0)
+        if arrays:
+            self._probe(task)
         num_bad = sum(self._commit(task, samples, array) for array in arrays if array.output.rule is None)
         if task.pixels:
             self._commit_pixels(task, samples, jpegs)
@@ -197,6 +202,8 @@ class PartWorker(PartsWorker):
         views = [array.output.rule for array in arrays]
         rows = self._reader.stored(task.part, views=views, layout=arrays[0].output.target.layout)
         samples, _ = self._encode_images(rows_to_show(rows, task), arrays)
+        if task.only is None:
+            self._probe(task)
         for array in arrays if task.only is None else ():
             self._commit(task, samples, array)
         return PartReport(task.modality, task.part.number, task.part.num_rows, 0, self._clock.seconds)
@@ -231,13 +238,12 @@ class PartWorker(PartsWorker):
             pixels = [picture.pixels for picture in pictures if picture.pixels is not None]
             views = range(num_views) if pixels else ()
             with self._clock.measured("decode"):
-                of_view = [self._padded_pixels([of_row[view] for of_row in pixels]) for view in views]
+                of_view = [self._padded([of_row[view] for of_row in pixels]) for view in views]
             checks, jpegs = [picture.checks for picture in pictures], [picture.jpeg for picture in pictures]
             yield ImageBatch([row.sample for row in batch], offsets, of_view, checks, jpegs)
 
-    def _padded_pixels(self, batch: list[np.ndarray]) -> np.ndarray:
-        padding = [np.zeros_like(batch[0])] * (self._settings.batch_size - len(batch))
-        return normalise(np.stack(batch + padding), self._teacher.preprocess)
+    def _padded(self, pictures: list[np.ndarray]) -> np.ndarray:
+        return padded_pixels(pictures, self._settings.batch_size, self._teacher.preprocess)
 
     def _encode_texts(self, rows: Iterator[Row], array: ArrayInProgress, *, fatal: Collection[int]) -> list[Sample]:
         """Encodes the sentences of a part into `array`, those at `fatal` as blanks; returns all its samples."""
@@ -250,10 +256,15 @@ class PartWorker(PartsWorker):
             if texts:
                 with self._clock.measured("forward"):
                     array.note_truncation(offsets, texts, self._teacher)
-                    padding = [""] * (self._settings.batch_size - len(texts))
-                    array.store(offsets, self._teacher.encode_texts(texts + padding))
+                    padded = padded_texts(texts, self._settings.batch_size)
+                    array.store(offsets, self._teacher.encode_texts(padded))
             self._show(len(samples))
         return samples
+
+    def _probe(self, task: PartTask) -> None:
+        """Asks the teacher for probes before anything that it made is committed."""
+        with self._clock.measured("probe"):
+            self._probed.require_same(task.modality, task.part.num_rows)
 
     def _commit(self, task: PartTask, samples: Sequence[Sample], array: ArrayInProgress) -> int:
         """Commits the part of one array; returns its bad rows."""
@@ -300,8 +311,12 @@ class PartWorker(PartsWorker):
             )
 
 
-def _set_threads(num_threads: int) -> None:
+def _set_threads(num_threads: int) -> int:
+    """Sets the CPU threads of torch, unless 0 are asked for; returns how many there are, 0 where torch is not used."""
     # A teacher that computes with torch has imported it by now; no other one is made to.
     torch = sys.modules.get("torch")
-    if torch is not None and num_threads:
+    if torch is None:
+        return 0
+    if num_threads not in (0, torch.get_num_threads()):
         torch.set_num_threads(num_threads)
+    return int(torch.get_num_threads())

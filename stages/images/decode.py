@@ -7,6 +7,7 @@ Statuses and reasons enter the logical digest of a cache, so they are our own wo
 import io
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import (  # noqa: F401
@@ -45,6 +46,15 @@ _PILLOW_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbC
 _SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 _ORIENTATION_TAG = 0x0112
 _STRIP_ROWS = 512
+_PILLOW: tuple[tuple[Any, str, object], ...] = (
+    (ImageFile, "LOAD_TRUNCATED_IMAGES", False),
+    (Image, "MAX_IMAGE_PIXELS", 1024 * 1024 * 1024 // 4 // 3),
+    (PngImagePlugin, "MAX_TEXT_CHUNK", 1 << 20),
+    (PngImagePlugin, "MAX_TEXT_MEMORY", 64 << 20),
+    (GifImagePlugin, "LOADING_STRATEGY", GifImagePlugin.LoadingStrategy.RGB_AFTER_FIRST),
+    (TiffImagePlugin, "READ_LIBTIFF", False),
+)
+"""Module, name and value. Source: the defaults of Pillow 13.0."""
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -113,8 +123,7 @@ def decode_image(payload: bytes, limits: Limits, *, reduce_for: tuple[Crop, tupl
         status, reason = check_png(payload)
         if status != "ok":
             return Decoded(None, status, reason)
-    # Some libraries switch this on for the whole process; half a picture must stay an error.
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    set_pillow()
     width = height = 0
     try:
         with Image.open(io.BytesIO(payload), formats=[name.upper()]) as image:
@@ -130,6 +139,12 @@ def decode_image(payload: bytes, limits: Limits, *, reduce_for: tuple[Crop, tupl
         # Pillow's plugins raise whatever their parsers meet: OSError, SyntaxError, ValueError, struct.error, KeyError.
         status = "img-corrupt" if is_whole(name, payload) else "img-truncated"
         return Decoded(None, status, name, width, height)
+
+
+def set_pillow() -> None:
+    """Sets what any library may set for the whole process, and decides which pictures are whole, or too large."""
+    for module, name, value in _PILLOW:
+        setattr(module, name, value)
 
 
 def _decode_opened(

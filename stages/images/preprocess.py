@@ -33,7 +33,7 @@ class Preprocess:
     Attributes:
         size: (height, width) of the input in pixels.
         mean: per colour, in units of 0 to 1.
-        std: per colour, in units of 0 to 1, above 0.
+        std: per colour, in units of 0 to 1; 1/255 leaves colours of 0 to 255 to the model.
         interpolation: a name of `INTERPOLATIONS`.
         resize_mode: `shortest` (fit the shorter side, crop the centre), `squash` (ignore the aspect) or `longest`
             (fit the longer side, pad with `fill_color`).
@@ -64,6 +64,11 @@ class Preprocess:
         if len(self.mean) != 3 or len(self.std) != 3 or not min(self.std) > 0:
             raise RefusedError(
                 f"preprocessing mean {self.mean}, std {self.std}: expected three values each, std above 0"
+            )
+        if not 0 <= min(self.mean) <= max(self.mean) <= 1 or not 1 / 256 <= min(self.std) <= max(self.std) <= 1:
+            raise RefusedError(
+                f"preprocessing mean {self.mean}, std {self.std} are on another scale than colours of 0 to 1, to which "
+                "they are applied: divide those that are meant for 0 to 255 by 255"
             )
 
     @property

@@ -11,6 +11,7 @@ from cache_schema.recipe import Recipe
 from stages.teachers import Teacher, load_teacher, recipes_of
 from stages.teachers.arithmetic import UNKNOWN, Arithmetic, numerics_of
 from stages.teachers.base import files_unchanged
+from stages.teachers.held import HeldTeacher
 from stages.teachers.probes import compute_probes, probes_to_bytes
 
 
@@ -42,11 +43,14 @@ _LOADED: dict[tuple[str, str, str, str], Teacher] = {}
 
 
 def loaded_teacher(specification: str, device: str, precision: str) -> Teacher:
-    """Returns the teacher, the one already in this process while its files are unchanged; errors as `load_teacher`."""
+    """Returns the teacher, the one already in this process while its files are unchanged; errors as `load_teacher`.
+
+    It computes every batch under the settings of the process with which it was loaded.
+    """
     key = (specification, device, precision, str(Path.cwd()))
     if key not in _LOADED or not files_unchanged(_LOADED[key].files):
         _LOADED.clear()
-        _LOADED[key] = load_teacher(specification, device=device, precision=precision)
+        _LOADED[key] = HeldTeacher(load_teacher(specification, device=device, precision=precision))
     return _LOADED[key]
 
 

@@ -53,7 +53,7 @@ def test_progress_counts_rows_of_the_whole_cache_and_moves_within_a_part(config:
     assert [line[:3] for line in shown.lines] == [(done, 56, "rows") for done in (40, 44, 48, 48, 52, 56, 56)]
     assert shown.lines[0][3] == "" and shown.lines[-1][3].startswith("slowest: ")
     assert (ran.num_parts, ran.num_rows, ran.failed) == (2, 16, [])
-    assert set(ran.seconds) == {"read", "decode", "forward", "write"} and ran.seconds["write"] > 0
+    assert set(ran.seconds) == {"read", "decode", "forward", "probe", "write"} and ran.seconds["write"] > 0
 
 
 def test_workers_elsewhere_are_shown_part_by_part(config: ExtractConfig) -> None:

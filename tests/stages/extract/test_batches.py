@@ -29,5 +29,5 @@ def test_every_batch_has_the_same_shape_and_none_crosses_a_part(tmp_path: Path) 
         for task in job.tasks:
             worker(task)
         job.finish()
-    # Parts of 8 and 5 pictures, and of 8 and 3 sentences.
-    assert Counter(calls.read_text().splitlines()) == {"image 5": 2 + 1, "text 5": 2 + 1}
+    # Parts of 8 and 5 pictures, and of 8 and 3 sentences, and probes at the end of each part.
+    assert Counter(calls.read_text().splitlines()) == {"image 5": 2 + 1 + 2, "text 5": 2 + 1 + 2}

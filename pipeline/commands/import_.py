@@ -62,7 +62,7 @@ def command(as_json: bool, quiet: bool, **settings: Any) -> None:
     if useless and not config.allow_useless_sources:
         from stages.parts.useless import useless_refused
 
-        raise useless_refused(useless)
+        raise useless_refused(useless, is_import=True)
 
 
 def _import(config: ImportConfig, progress: Progress) -> "tuple[dict[str, Any], RanParts, Sequence[UselessSource]]":

@@ -28,6 +28,7 @@ class UselessSource:
         reason: that goes with it most often.
         num_alike: how many have both.
         key: of one of these.
+        has_files: its samples are files of their own, which can be mended one by one.
     """
 
     modality: Modality
@@ -37,6 +38,7 @@ class UselessSource:
     reason: str
     num_alike: int
     key: str
+    has_files: bool = False
 
     def __str__(self) -> str:
         why = f"{self.status}: {self.reason}" if self.reason else self.status
@@ -56,13 +58,16 @@ def useless_sources(job: "PartsJob[Any]") -> list[UselessSource]:
     return found
 
 
-def useless_refused(sources: Sequence[UselessSource]) -> RefusedError:
-    """Returns the error that names `sources`, at least one."""
+def useless_refused(sources: Sequence[UselessSource], *, is_import: bool = False) -> RefusedError:
+    """Returns the error that names `sources`, at least one, of an extract or an import."""
     named = "; ".join(map(str, sources[:_MOST_SHOWN]))
     more = f"; and {len(sources) - _MOST_SHOWN} more" if len(sources) > _MOST_SHOWN else ""
+    remedy = (
+        f"run again with --retry-bad {sources[0].status}" if sources[0].has_files else "run again with --accept-new"
+    )
+    mended = "import into a new cache" if is_import else remedy
     return RefusedError(
-        f"not one row is usable of {named}{more}: mend it and run again with --retry-bad {sources[0].status}, leave it "
-        "out, or say --allow-useless-sources"
+        f"not one row is usable of {named}{more}: mend it and {mended}, leave it out, or say --allow-useless-sources"
     )
 
 
@@ -107,5 +112,7 @@ def _useless(array: CachedArray, number: int) -> UselessSource:
             offset += span.num_samples
     (status, reason), num_alike = alike.most_common(1)[0]
     key = example[status, reason]
-    uri = array.plan.sources[number].uri
-    return UselessSource(array.modality, uri, alike.total(), status, reason, num_alike, key)
+    entry = array.plan.sources[number]
+    return UselessSource(
+        array.modality, entry.uri, alike.total(), status, reason, num_alike, key, has_files="newest_ns" in entry.state
+    )

@@ -81,5 +81,18 @@ def test_what_is_no_sample_is_counted_and_said_and_kept_in_the_plan(tmp_path: Pa
 
 
 def test_many_useless_sources_are_counted() -> None:
-    found = [UselessSource("image", f"/{n}.csv", 1, "src-unreadable", "gone", 1, "1") for n in range(5)]
+    found = [UselessSource("image", f"/{n}.csv", 1, "src-unreadable", "gone", 1, "1", True) for n in range(5)]
     assert "/2.csv" in str(useless_refused(found)) and "; and 2 more: mend it" in str(useless_refused(found))
+
+
+def test_the_advice_for_a_file_that_is_mended_as_a_whole_works_too(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "bad.tar", [("a.json", b'{"text": NaN}'), ("b.json", b"{")])
+    common = ("--cache", tmp_path / "cache", "--no-index", "--quiet", "--json")
+    first = invoke("extract", "--texts", tar, "--teacher", STUB, *common)
+    assert first.exit_code == 4 and "mend it and run again with --accept-new" in first.stderr
+    write_tar(tar, [("a.json", b'{"text": "a sentence"}'), ("b.json", b'{"text": "another"}')])
+    again = invoke("extract", "--texts", tar, *common, "--accept-new")
+    assert again.exit_code == 0, again.stderr
+    (array,) = json.loads(again.stdout)["arrays"].values()
+    assert (array["ok"], array["bad"]) == (2, 2)
+    assert invoke("extract", "--texts", tar, *common).exit_code == 0

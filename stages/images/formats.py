@@ -164,6 +164,9 @@ def _inflated_bytes(body: bytes, name: bytes) -> int:
         return len(body)
     compressed = fields[1][1:]
     if name == b"iTXt":
+        if fields[1][:1] == b"\x00":
+            # Plain text costs what the file costs: programs that make pictures keep megabytes of parameters there.
+            return 0
         if fields[1][:1] != b"\x01":
             return len(body)
         compressed = fields[1][2:].split(b"\x00", 2)[-1]

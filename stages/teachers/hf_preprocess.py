@@ -1,8 +1,9 @@
-"""From transformers' preprocessor_config.json to our `Preprocess`: exactly, or refused with the name of the field.
+"""From what transformers' files say of pictures to our `Preprocess`: exactly, or refused with the name of the field.
 
 The reference is the processor of transformers that computes with Pillow; its torchvision one rounds otherwise.
 """
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 
 from cache_schema.errors import RefusedError, unknown_name
 from stages.images.preprocess import Preprocess, normalise, prepare_pixels
-from stages.teachers.hf_source import PREPROCESS_NAME, HfSource
+from stages.teachers.hf_source import HfSource
 from stages.teachers.probe_inputs import probe_images
 
 _PROCESSORS = {name: f"{name}ImageProcessorPil" for name in ("CLIP", "ChineseCLIP", "Siglip", "EfficientNet", "ViT")}
@@ -33,11 +34,21 @@ def preprocess_of(source: HfSource) -> Preprocess:
     """Returns the preprocessing of `source`, after comparing the pixels of the probe pictures with transformers' own.
 
     Raises:
-        RefusedError: a field has a value that `Preprocess` cannot follow exactly, or is unknown.
+        RefusedError: a field has a value that `Preprocess` cannot follow exactly, or is unknown; or two files differ.
     """
-    where = source.folder / PREPROCESS_NAME
-    processor = _processor_of(source)
-    for name, value in source.preprocess.items():
+    (where, preprocess), *others = [(path, _preprocess_of(source, path)) for path in source.preprocess]
+    for path, other in others:
+        if other != preprocess:
+            raise RefusedError(
+                f"{where} prepares pictures otherwise than {path.name} beside it ({preprocess} and {other}): remove "
+                "the one that the model was not trained with"
+            )
+    return preprocess
+
+
+def _preprocess_of(source: HfSource, where: Path) -> Preprocess:
+    processor = _processor_of(source, where)
+    for name, value in source.preprocess[where].items():
         if name not in _FOLLOWED + _WITHOUT_EFFECT and value not in (None, False):
             raise _cannot_follow(where, name, value)
     preprocess = _mapped(processor, where)
@@ -51,23 +62,22 @@ def preprocess_of(source: HfSource) -> Preprocess:
     return preprocess
 
 
-def _processor_of(source: HfSource) -> Any:
+def _processor_of(source: HfSource, where: Path) -> Any:
     import transformers
 
-    named = source.preprocess.get("image_processor_type") or source.preprocess.get("feature_extractor_type")
+    values = source.preprocess[where]
+    named = values.get("image_processor_type") or values.get("feature_extractor_type")
     kind = _OF_FAMILY.get(source.config["model_type"], "CLIP")
     if named is not None:
         for ending in ("Fast", "Pil"):
             named = str(named).removesuffix(ending)
         kind = named.removesuffix("ImageProcessor").removesuffix("FeatureExtractor")
     if kind not in _PROCESSORS:
-        raise unknown_name(f"image_processor_type in {source.folder / PREPROCESS_NAME}", kind, _PROCESSORS)
+        raise unknown_name(f"image_processor_type in {where}", kind, _PROCESSORS)
     try:
-        return getattr(transformers, _PROCESSORS[kind]).from_dict(dict(source.preprocess))
+        return getattr(transformers, _PROCESSORS[kind]).from_dict(dict(values))
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise RefusedError(
-            f"{source.folder / PREPROCESS_NAME} is not one that transformers can follow ({error}): correct it"
-        ) from error
+        raise RefusedError(f"{where} is not one that transformers can follow ({error}): correct it") from error
 
 
 def _mapped(processor: Any, where: object) -> Preprocess:

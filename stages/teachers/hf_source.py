@@ -1,7 +1,9 @@
 """Finds the folder of an hf teacher, a local directory or a repository of the hub, and checks what is in it.
 
-A folder holds what `save_pretrained` of transformers writes: config.json, safetensors, preprocessor_config.json and the
-tokenizer's files. No code that lies there is ever run, and nothing is unpickled.
+A folder holds what `save_pretrained` of transformers writes: config.json, safetensors, the tokenizer's files, and how
+pictures are prepared, in preprocessor_config.json or, since transformers 5, in processor_config.json.
+
+No code that lies there is ever run, and nothing is unpickled.
 """
 
 import os
@@ -18,6 +20,7 @@ from stages.teachers.hub import cached_only_unless_it_answers
 FORMS = "hf:ORG/NAME, hf:ORG/NAME@REVISION or hf:PATH"
 CONFIG_NAME = "config.json"
 PREPROCESS_NAME = "preprocessor_config.json"
+PROCESSOR_NAME = "processor_config.json"
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 TOKENIZER_NAMES = (
@@ -70,7 +73,7 @@ class HfSource:
         specification: with an absolute path where it is one.
         folder: local.
         config: content of config.json.
-        preprocess: content of preprocessor_config.json.
+        preprocess: file -> how it says that pictures are prepared; one or two, which must agree.
         family: the one that the configuration names as its model_type.
         weights: the safetensors files, one or several.
         weights_sha256: name -> SHA-256 of each.
@@ -80,7 +83,7 @@ class HfSource:
     specification: str
     folder: Path
     config: dict[str, Any]
-    preprocess: dict[str, Any]
+    preprocess: dict[Path, dict[str, Any]]
     family: Family
     weights: tuple[Path, ...]
     weights_sha256: dict[str, str]
@@ -89,7 +92,7 @@ class HfSource:
     @property
     def files(self) -> list[Path]:
         """Returns every file that decides a feature."""
-        named = [self.folder / name for name in (CONFIG_NAME, PREPROCESS_NAME, INDEX_NAME)]
+        named = [self.folder / name for name in (CONFIG_NAME, PREPROCESS_NAME, PROCESSOR_NAME, INDEX_NAME)]
         return [path for path in named if path.is_file()] + [*self.weights, *self.tokenizer_files]
 
 
@@ -116,7 +119,7 @@ def _downloaded(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
-    wanted = [CONFIG_NAME, PREPROCESS_NAME, INDEX_NAME, "*.safetensors", *TOKENIZER_NAMES]
+    wanted = [CONFIG_NAME, PREPROCESS_NAME, PROCESSOR_NAME, INDEX_NAME, "*.safetensors", *TOKENIZER_NAMES]
     try:
         with cached_only_unless_it_answers():
             return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
@@ -147,12 +150,25 @@ def _read_folder(folder: Path, specification: str) -> HfSource:
         specification=specification,
         folder=folder,
         config=config,
-        preprocess=_read_object(folder / PREPROCESS_NAME),
+        preprocess=_preprocess_in(folder),
         family=FAMILIES[str(kind)],
         weights=weights,
         weights_sha256={path.name: sha256_of_path(path) for path in weights},
         tokenizer_files=tuple(folder / name for name in TOKENIZER_NAMES if (folder / name).is_file()),
     )
+
+
+def _preprocess_in(folder: Path) -> dict[Path, dict[str, Any]]:
+    """Returns file -> how it says that pictures are prepared; raises `RefusedError` when none does."""
+    found: dict[Path, dict[str, Any]] = {}
+    # Older folders have one that says nothing of pictures.
+    whole = _read_object(folder / PROCESSOR_NAME) if (folder / PROCESSOR_NAME).is_file() else {}
+    of_pictures = whole.get("image_processor") or whole.get("feature_extractor")
+    if isinstance(of_pictures, dict):
+        found[folder / PROCESSOR_NAME] = of_pictures
+    if not found or (folder / PREPROCESS_NAME).is_file():
+        found[folder / PREPROCESS_NAME] = _read_object(folder / PREPROCESS_NAME)
+    return found
 
 
 def _read_object(path: Path) -> dict[str, Any]:

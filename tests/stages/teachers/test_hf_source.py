@@ -223,3 +223,27 @@ def test_code_in_the_folder_is_never_run(folder: Path, tmp_path: Path) -> None:
     with contextlib.suppress(RefusedError):
         load_teacher(f"hf:{folder}")
     assert not marker.exists()
+
+
+def as_transformers_5(folder: Path, **changes: object) -> Path:
+    """Moves what is said of pictures to where `AutoProcessor.save_pretrained` of transformers 5 writes it."""
+    said = json.loads((folder / PREPROCESS).read_text())
+    whole = {"image_processor": {**said, **changes}, "processor_class": "CLIPProcessor"}
+    (folder / "processor_config.json").write_text(json.dumps(whole))
+    return folder
+
+
+def test_a_folder_of_transformers_5_prepares_pictures_as_one_of_before(made: Path, folder: Path) -> None:
+    as_transformers_5(folder)
+    (folder / PREPROCESS).unlink()
+    teacher = load_teacher(f"hf:{folder}")
+    assert teacher.preprocess == load_teacher(f"hf:{made}").preprocess
+    assert str(folder / "processor_config.json") in {str(path) for path in teacher.files}
+
+
+def test_two_files_that_prepare_pictures_otherwise_are_refused(made: Path, folder: Path) -> None:
+    as_transformers_5(folder)
+    assert load_teacher(f"hf:{folder}").preprocess == load_teacher(f"hf:{made}").preprocess
+    as_transformers_5(folder, image_mean=[0.1, 0.2, 0.3])
+    with pytest.raises(RefusedError, match=r"processor_config.json prepares pictures otherwise than prep"):
+        load_teacher(f"hf:{folder}")

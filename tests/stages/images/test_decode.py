@@ -291,3 +291,8 @@ def test_decoding_leaves_no_open_file_behind() -> None:
     assert image is not None
     image.resize((3, 3))
     assert getattr(image, "fp", None) is None or isinstance(image.fp, io.BytesIO)
+
+
+def test_a_limit_that_a_library_sets_for_pillow_makes_no_picture_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 1)
+    assert status_of(jpeg(60, 40)) == "ok"

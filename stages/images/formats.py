@@ -59,6 +59,9 @@ _MAGIC = (
     (b"qoif", "qoi"),
     (b"DDS ", "dds"),
 )
+_INFLATED_AT_ONCE = 1 << 20
+# First column and row of every pass of an interlaced PNG, and the steps to the next ones.
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _BMP_HEADER_BYTES = (12, 40, 52, 56, 64, 108, 124)
 _HEIF_BRANDS = {b"avif": "avif", b"avis": "avif"} | dict.fromkeys(
     (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"), "heif"
@@ -99,7 +102,7 @@ def is_whole(format_name: str, payload: bytes) -> bool:
     if format_name == "jpeg":
         return jpeg.reaches_its_end(payload)
     if format_name == "png":
-        return check_png(payload)[0] != "img-truncated"
+        return check_png(payload)[0] != "img-truncated" and not png_lacks_rows(payload)
     if format_name == "webp":
         return len(payload) >= 8 + struct.unpack_from("<I", payload, 4)[0]
     if format_name == "gif":
@@ -144,6 +147,46 @@ def check_png(payload: bytes) -> tuple[str, str]:
         if name == b"IEND":
             return "ok", ""
         position = end
+
+
+def png_lacks_rows(payload: bytes) -> bool:
+    """Returns whether the picture data of a PNG, whose chunks are whole, ends before its last row.
+
+    Data that is no picture data at all is damaged and lacks nothing.
+    """
+    try:
+        return _lacks_rows(payload)
+    except (zlib.error, struct.error, KeyError):
+        return False
+
+
+def _lacks_rows(payload: bytes) -> bool:
+    missing, inflate, position = 1, zlib.decompressobj(), 8
+    while missing > 0:
+        length, name = struct.unpack_from(">I4s", payload, position)
+        body = payload[position + 8 : position + 8 + length]
+        if name == b"IHDR":
+            missing = _png_bytes(body)
+        elif name == b"IEND":
+            return True
+        elif name == b"IDAT":
+            while body and missing > 0 and not inflate.eof:
+                missing -= len(inflate.decompress(body, _INFLATED_AT_ONCE))
+                body = inflate.unconsumed_tail
+        position += 12 + length
+    return False
+
+
+def _png_bytes(header: bytes) -> int:
+    """Returns how many bytes the rows of a PNG have before they are deflated, with the byte before each."""
+    width, height, depth, color_type, _, _, is_interlaced = struct.unpack(">IIBBBBB", header)
+    bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[color_type]
+    total = 0
+    for left, top, right, down in _ADAM7 if is_interlaced else ((0, 0, 1, 1),):
+        columns, rows = -(-(width - left) // right), -(-(height - top) // down)
+        if columns > 0 and rows > 0:
+            total += rows * (1 + -(-columns * bits // 8))
+    return total
 
 
 def tiff_has_second_page(payload: bytes) -> bool:

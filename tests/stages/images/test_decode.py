@@ -96,6 +96,47 @@ def test_a_png_chunk_with_a_wrong_checksum_is_corrupt(monkeypatch: pytest.Monkey
     assert status_of(bytes(payload)) == "img-corrupt"
 
 
+def shortened(payload: bytes, num_bytes: int) -> bytes:
+    """Returns a PNG of whole chunks and a whole stream, of which the last `num_bytes` of its rows were left out."""
+    at = payload.index(b"IDAT") - 4
+    end = payload.index(b"IEND") - 4
+    (length,) = struct.unpack(">I", payload[at : at + 4])
+    assert at + 12 + length == end, "one chunk"
+    rows = zlib.decompress(payload[at + 8 : at + 8 + length])
+    return payload[:at] + png_chunk(b"IDAT", zlib.compress(rows[: len(rows) - num_bytes])) + payload[end:]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+@pytest.mark.parametrize("num_bytes", [1, 300])
+def test_a_png_whose_whole_stream_ends_before_its_last_row_is_truncated(mode: str, num_bytes: int) -> None:
+    image = Image.fromarray(np.ones((90, 60), np.uint16)) if mode == "I;16" else noise(60, 90).convert(mode)
+    whole = encoded(image, "PNG")
+    assert status_of(whole) == status_of(shortened(whole, 0)) == "ok"
+    assert status_of(shortened(whole, num_bytes)) == "img-truncated"
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (64, 33)])
+def test_a_png_that_ends_in_black_or_in_nothing_at_all_is_ok(mode: str, size: tuple[int, int]) -> None:
+    black = np.zeros(size[::-1], np.uint16)
+    image = Image.fromarray(black) if mode == "I;16" else Image.new(mode, size)
+    assert status_of(encoded(image, "PNG")) == "ok"
+
+
+def test_an_interlaced_png_is_whole_with_all_its_passes_only() -> None:
+    for width, height in ((1, 1), (2, 1), (1, 2), (5, 3), (9, 17)):
+        passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+        sizes = [(len(range(x, width, dx)), len(range(y, height, dy))) for x, y, dx, dy in passes]
+        rows = b"".join((b"\x00" + b"\x07" * 3 * w) * h for w, h in sizes if w)
+        head = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 1))
+
+        def made(data: bytes, head: bytes = head) -> bytes:
+            return b"\x89PNG\r\n\x1a\n" + head + png_chunk(b"IDAT", zlib.compress(data)) + png_chunk(b"IEND", b"")
+
+        assert np.array_equal(pixels_of(made(rows)), np.full((height, width, 3), 7))
+        assert status_of(made(rows[:-1])) == "img-truncated"
+
+
 def test_a_bmp_with_a_negative_width_is_corrupt() -> None:
     payload = bytearray(encoded(noise(10, 10), "BMP"))
     payload[18:22] = struct.pack("<i", -10)

@@ -14,6 +14,7 @@ from cache_schema.records import RowException
 from cache_schema.samples import OK, Sample
 from cache_schema.view_checks import VIEW_CHECK_BYTES
 from stages.extract.reader import Row
+from stages.images.decode import TOO_MANY_PIXELS
 from stages.images.views import ViewRule
 from stages.parts.fatal_rows import WORKER_DIED
 from stages.parts.pending import PartTask
@@ -55,6 +56,7 @@ class ImageBatch:
         pixels_of_view: of every wanted view, the normalised pixels_BCHW, padded to a whole batch.
         checks: of every picture, those of the wanted crops, one after the other.
         jpegs: of every picture, as it is to be stored; empty where it is not.
+        too_long: of every picture, why the teacher's own preprocessing of it cannot be done; empty where it can.
     """
 
     samples: list[Sample]
@@ -62,6 +64,7 @@ class ImageBatch:
     pixels_of_view: list[np.ndarray]
     checks: list[bytes]
     jpegs: list[bytes]
+    too_long: list[str]
 
 
 class ArrayInProgress:
@@ -88,6 +91,13 @@ class ArrayInProgress:
         self.features_BD[offsets] = stored
         for place, status in refused.items():
             self.exceptions[offsets[place]] = RowException(offsets[place], status, "")
+
+    def set_aside(self, offsets: Sequence[int], too_long: Sequence[str]) -> None:
+        """Takes back, of the rows at `offsets`, the features of pictures that are too long for the teacher's input."""
+        for offset, reason in zip(offsets, too_long, strict=True):
+            if reason:
+                self.features_BD[offset] = np.nan
+                self.exceptions[offset] = RowException(offset, TOO_MANY_PIXELS, reason)
 
     def store_checks(self, offsets: Sequence[int], checks: Sequence[bytes], place: int) -> None:
         """Keeps the view checks of the rows at `offsets`: of each row's `checks`, one a crop, the one at `place`."""

@@ -226,6 +226,8 @@ class PartWorker(PartsWorker):
                 for array, pixels_BCHW in zip(arrays, batch.pixels_of_view, strict=False):
                     with self._clock.measured("forward"):
                         array.store(batch.offsets, self._teacher.encode_images(pixels_BCHW))
+                    if array.output.rule is None:
+                        array.set_aside(batch.offsets, batch.too_long)
                 for place, array in enumerate(crops):
                     array.store_checks(batch.offsets, batch.checks, place)
                 self._show(len(samples))
@@ -239,8 +241,14 @@ class PartWorker(PartsWorker):
             views = range(num_views) if pixels else ()
             with self._clock.measured("decode"):
                 of_view = [self._padded([of_row[view] for of_row in pixels]) for view in views]
-            checks, jpegs = [picture.checks for picture in pictures], [picture.jpeg for picture in pictures]
-            yield ImageBatch([row.sample for row in batch], offsets, of_view, checks, jpegs)
+            yield ImageBatch(
+                [row.sample for row in batch],
+                offsets,
+                of_view,
+                checks=[picture.checks for picture in pictures],
+                jpegs=[picture.jpeg for picture in pictures],
+                too_long=[picture.too_long for picture in pictures],
+            )
 
     def _padded(self, pictures: list[np.ndarray]) -> np.ndarray:
         return padded_pixels(pictures, self._settings.batch_size, self._teacher.preprocess)

@@ -42,6 +42,8 @@ DECODE_RULES = {
     "profiles": "ignored",
 }
 
+TOO_MANY_PIXELS = "img-too-many-pixels"
+
 _PILLOW_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 _SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 _ORIENTATION_TAG = 0x0112
@@ -129,10 +131,10 @@ def decode_image(payload: bytes, limits: Limits, *, reduce_for: tuple[Crop, tupl
         with Image.open(io.BytesIO(payload), formats=[name.upper()]) as image:
             width, height = image.size
             if width * height > limits.max_pixels:
-                return Decoded(None, "img-too-many-pixels", f"over {limits.max_pixels}", width, height)
+                return Decoded(None, TOO_MANY_PIXELS, f"over {limits.max_pixels}", width, height)
             return _decode_opened(image, payload, limits, reduce_for)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        return Decoded(None, "img-too-many-pixels", f"over {limits.max_pixels}", width, height)
+        return Decoded(None, TOO_MANY_PIXELS, f"over {limits.max_pixels}", width, height)
     except MemoryError:
         return Decoded(None, "img-memory", name, width, height)
     except Exception:  # noqa: BLE001

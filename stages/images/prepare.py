@@ -4,16 +4,19 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image
 
 from stages.images.crops import Crop
-from stages.images.decode import Decoded, Limits, decode_image
+from stages.images.decode import TOO_MANY_PIXELS, Decoded, Limits, decode_image
 from stages.images.preprocess import Preprocess, crop_pixels, prepare_pixels, resized_size
 from stages.images.stored import PixelRule
 from stages.images.views import ViewRule, check_of
 
 Request = tuple[bytes, Any]
 """A payload and what is wanted of it, in the words of the preparation that prepares it."""
+
+
+AFTER_RESIZE = "after resize"
+"""The end of the reason why one model cannot see a picture, which is nothing against the picture."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class Prepared:
         height: likewise.
         checks: `VIEW_CHECK_BYTES` for every crop that was to be checked, see `stages.images.view_check`.
         jpeg: the picture as it is to be stored, where that was wanted.
+        too_long: the reason why an ok picture has no view 0: the resize before the crop would make too many pixels of
+            it. Where view 0 was wanted, its pixels are black.
     """
 
     pixels: np.ndarray | None
@@ -37,6 +42,7 @@ class Prepared:
     height: int = 0
     checks: bytes = b""
     jpeg: bytes = b""
+    too_long: str = ""
 
 
 class Preparation(Protocol):
@@ -83,7 +89,7 @@ class CropPreparation:
             pixels = crop_pixels(decoded.image, crop, self.preprocess)
         else:
             if too_long := over_resized_limit(decoded, self.preprocess, self.limits):
-                return Prepared(None, "img-too-many-pixels", too_long, decoded.width, decoded.height)
+                return Prepared(None, TOO_MANY_PIXELS, too_long, decoded.width, decoded.height)
             pixels = prepare_pixels(decoded.image, self.preprocess)
         return Prepared(pixels, "ok", decoded.reason, decoded.width, decoded.height)
 
@@ -92,7 +98,7 @@ def over_resized_limit(decoded: Decoded, preprocess: Preprocess, limits: Limits)
     """Returns the reason why a picture is too long for the resize of `preprocess`, empty when it is not."""
     width, height = resized_size(decoded.width, decoded.height, preprocess)
     too_long = width * height > limits.max_resized_pixels
-    return f"over {limits.max_resized_pixels} after resize" if too_long else ""
+    return f"over {limits.max_resized_pixels} {AFTER_RESIZE}" if too_long else ""
 
 
 @dataclass(frozen=True)
@@ -162,19 +168,18 @@ class ViewsPreparation:
         decoded = decode_image(payload, self.limits)
         if decoded.image is None:
             return Prepared(None, decoded.status, decoded.reason, decoded.width, decoded.height)
-        # Asked of every original, so that a sample has one status whatever was extracted of it first.
-        if wanted.original_size is None and (too_long := over_resized_limit(decoded, self.preprocess, self.limits)):
-            return Prepared(None, "img-too-many-pixels", too_long, decoded.width, decoded.height)
+        # The fault of this model's input, not of the picture: crops of it, and other models, are not concerned.
+        too_long = over_resized_limit(decoded, self.preprocess, self.limits) if None in wanted.views else ""
         width, height = wanted.original_size or (decoded.width, decoded.height)
         crops = [
             None if rule is None else rule.crop(wanted.digest, width=width, height=height) for rule in wanted.views
         ]
-        pixels_VHWC = np.empty((len(crops), *self.shape[1:]), np.uint8)
+        pixels_VHWC = np.zeros((len(crops), *self.shape[1:]), np.uint8)
         for place, crop in enumerate(crops):
-            pixels_VHWC[place] = self._pixels(decoded.image, crop)
+            if crop is not None:
+                pixels_VHWC[place] = crop_pixels(decoded.image, crop, self.preprocess)
+            elif not too_long:
+                pixels_VHWC[place] = prepare_pixels(decoded.image, self.preprocess)
         checks = b"".join(check_of(decoded.image, crop) for crop in crops if crop is not None)
         jpeg = b"" if wanted.store is None else wanted.store.encode(decoded.image)
-        return Prepared(pixels_VHWC, "ok", decoded.reason, decoded.width, decoded.height, checks, jpeg)
-
-    def _pixels(self, image: Image.Image, crop: Crop | None) -> np.ndarray:
-        return prepare_pixels(image, self.preprocess) if crop is None else crop_pixels(image, crop, self.preprocess)
+        return Prepared(pixels_VHWC, "ok", decoded.reason, decoded.width, decoded.height, checks, jpeg, too_long)

@@ -68,7 +68,7 @@ def _method(field: str) -> tuple[str, ...]:
 
 _LOOP, _RESOLVE = "stages/distill/loop.py", "stages/distill/resolve.py"
 _BATCHES, _OPTIMIZER = "stages/distill/batches.py", "stages/distill/optimizer.py"
-_GRADIENT, _WORKER = "stages/distill/gradient_cache.py", "stages/extract/worker.py"
+_GRADIENT, _PADDED = "stages/distill/gradient_cache.py", "stages/teachers/batches.py"
 
 MUTANTS = (
     Mutant("learning rate never reaches the optimiser", _LOOP, 'group["lr"] = rate', 'group["lr"] = 1e-3', _OWN),
@@ -156,12 +156,12 @@ MUTANTS = (
         "return epochs * 0",
         _REPLAYED,
     ),
-    Mutant("last pictures of a part not padded", _WORKER, "np.stack(batch + padding)", "np.stack(batch)", _ONE_SHAPE),
+    Mutant("last pictures of a part not padded", _PADDED, "[*pictures_HWC, *padding]", "[*pictures_HWC]", _ONE_SHAPE),
     Mutant(
         "last sentences of a part not padded",
-        _WORKER,
-        "encode_texts(texts + padding)",
-        "encode_texts(texts)",
+        _PADDED,
+        '[*texts, *[""] * (batch_size - len(texts))]',
+        "[*texts]",
         _ONE_SHAPE,
     ),
     Mutant(

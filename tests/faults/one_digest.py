@@ -1,6 +1,8 @@
 """Program: one corpus, extracted serially, on Ray, killed at random and grown in two steps, has one digest.
 
-    python -m tests.faults.one_digest FOLDER --images 2000 --texts 3000 --kills 30
+    python -m tests.faults.one_digest FOLDER --images 2000 --texts 3000 --kills 30 --changes 10
+
+So it has when its sources change, or their folder vanishes, while they are read, and come back.
 
 Prints one JSON object: what was done, the digests met, and every deviation found.
 """
@@ -10,6 +12,7 @@ import json
 import random
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,9 @@ from tests.corpora.processes import kill_group, records_of, result_of, start
 from tests.corpora.stub_teacher import stub
 
 BATCH_ROWS = 32
-NUM_PROBES = 16
+PROBE_ROWS = (8, 16)
+# A worker is also asked for probes in one batch of the run's size of each modality, before anything else.
+BATCHES_OF_ADMISSION = 2
 
 
 class Trial:
@@ -107,6 +112,64 @@ def kill_at_random(trial: Trial, *, num_kills: int, seconds: float, seed: int) -
     }
 
 
+def change_and_come_back(trial: Trial, *, num_changes: int, seconds: float, seed: int) -> dict[str, Any]:
+    """Changes a source, or takes the folder of all away, while an extract runs; brings it back; until so many are done.
+
+    An extract may end with 1, 3 or 4 then, and with 0 when it was done before.
+    """
+    rng = random.Random(seed)
+    changes, ends, name, finished = 0, Counter[str](), "changed-0", 0
+    while changes < num_changes:
+        with open(trial.folder / "changed.err", "a") as log:
+            process = start(*trial.command(name), log=log)
+            deadline = time.monotonic() + rng.uniform(0.2, seconds)
+            while process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.005)
+            if process.poll() is None:
+                changes += 1
+                bring_back = rng.choice([take_away, replace_one])(trial.corpus, rng)
+                process.wait(timeout=600)
+                bring_back()
+        ends[str(process.returncode)] += 1
+        if process.returncode == 0:
+            trial.judge(name)
+            finished += 1
+            name = f"changed-{finished}"
+        elif process.returncode not in (1, 3, 4):
+            trial.wrong.append(f"{name}: an extract whose sources changed ended with {process.returncode}")
+    result_of(*trial.command(name))
+    trial.judge(name)
+    if "Traceback" in (trial.folder / "changed.err").read_text():
+        trial.wrong.append("a traceback was shown")
+    return {"changes": changes, "ends_of_changed_extracts": dict(ends)}
+
+
+def take_away(corpus: Corpus, rng: random.Random) -> Callable[[], object]:
+    """Renames the folder of all sources, and leaves an empty one or none; returns what undoes it."""
+    folder = corpus.images[0].parent
+    away = folder.with_name("away")
+    folder.rename(away)
+    if rng.random() < 0.5:
+        folder.mkdir()
+
+    def undo() -> None:
+        if folder.exists():
+            folder.rmdir()
+        away.rename(folder)
+
+    return undo
+
+
+def replace_one(corpus: Corpus, rng: random.Random) -> Callable[[], object]:
+    """Puts another file of the same size in the place of a source; returns what undoes it."""
+    path = rng.choice([*corpus.images, *corpus.texts])
+    kept = path.with_name(path.name + ".kept")
+    path.rename(kept)
+    data = kept.read_bytes()
+    path.write_bytes(data.replace(b"e", b"i") if path in corpus.texts else data[:512] + data[512:][::-1])
+    return lambda: kept.replace(path)
+
+
 def committed(path: Path) -> set[tuple[str, int]]:
     """Returns (modality, part) of every part with a record."""
     return {(record.parts[-5], int(record.stem)) for record in records_of(path)}
@@ -116,7 +179,7 @@ def calls_of(path: Path) -> Counter[str]:
     """Returns the batches that the teacher saw so far, without those of probes."""
     calls = path.with_name(path.name + ".calls")
     lines = calls.read_text().splitlines() if calls.exists() else []
-    return Counter(line for line in lines if not line.endswith(f" {NUM_PROBES}"))
+    return Counter(line for line in lines if int(line.split()[-1]) not in PROBE_ROWS)
 
 
 def redone_parts(trial: Trial, name: str, before: set[tuple[str, int]], calls_before: Counter[str]) -> int:
@@ -126,13 +189,20 @@ def redone_parts(trial: Trial, name: str, before: set[tuple[str, int]], calls_be
     for modality, part in committed(trial.folder / name) - before:
         batches -= -(-whole.array(modality).record(part).num_ok // BATCH_ROWS)  # type: ignore[arg-type]
     assert batches >= 0, (name, batches)
-    return -(-batches * BATCH_ROWS // trial.part_rows)
+    return -(-max(0, batches - BATCHES_OF_ADMISSION) * BATCH_ROWS // trial.part_rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
-    for flag, default in (("--images", 2000), ("--texts", 3000), ("--kills", 30), ("--part-rows", 256), ("--seed", 0)):
+    for flag, default in (
+        ("--images", 2000),
+        ("--texts", 3000),
+        ("--kills", 30),
+        ("--changes", 10),
+        ("--part-rows", 256),
+        ("--seed", 0),
+    ):
         parser.add_argument(flag, type=int, default=default)
     parser.add_argument("--seconds-per-batch", type=float, default=0.05)
     parser.add_argument("--longest", type=float, help="seconds until a kill [default: those of the serial extract]")
@@ -147,7 +217,9 @@ def main() -> None:
     if not args.without_ray:
         result_of(*trial.command("ray", "--executor", "ray", "--workers", "2"))
         trial.judge("ray")
-    killed = kill_at_random(trial, num_kills=args.kills, seconds=args.longest or seconds, seed=args.seed)
+    longest = args.longest or seconds
+    changed = change_and_come_back(trial, num_changes=args.changes, seconds=longest, seed=args.seed)
+    killed = kill_at_random(trial, num_kills=args.kills, seconds=longest, seed=args.seed)
     result_of(*trial.command("grown", sources=slice(1)))
     result_of(*trial.command("grown"))
     trial.judge("grown")
@@ -159,6 +231,7 @@ def main() -> None:
                 "bad": len(corpus.bad),
                 "parts": num_parts,
                 **killed,
+                **changed,
                 "judged_caches": trial.digests.total(),
                 "digests": len(trial.digests),
                 "rows_lost": trial.lost,

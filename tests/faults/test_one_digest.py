@@ -23,8 +23,8 @@ def test_an_extract_killed_six_times_at_random_and_one_grown_in_two_steps_have_t
 ) -> None:
     small = ["--images", "300", "--texts", "400", "--part-rows", "64"]
     # `test_killed_extracts` asks which instants do harm, one after the other; here the whole program dies, a few times.
-    result = trial(tmp_path, *small, "--kills", "6", "--without-ray")
-    assert result["kills"] == 6 and result["kills_while_the_cache_was_written"] >= 3
+    result = trial(tmp_path, *small, "--kills", "6", "--changes", "4", "--without-ray")
+    assert result["changes"] == 4 and result["kills"] == 6 and result["kills_while_the_cache_was_written"] >= 3
 
 
 @pytest.mark.campaign

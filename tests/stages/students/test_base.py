@@ -33,7 +33,7 @@ def test_mean_and_std_are_those_of_open_clip() -> None:
 
 
 def test_a_description_survives_json() -> None:
-    wide = replace(PLAIN, preprocess=Preprocess((16, 24), (0.1, 0.2, 0.3), (1.0, 2.0, 3.0), resize_mode="squash"))
+    wide = replace(PLAIN, preprocess=Preprocess((16, 24), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), resize_mode="squash"))
     for description in (PLAIN, wide, replace(PLAIN, quick_gelu=True)):
         assert TowerDescription.from_json(json.loads(json.dumps(description.to_json())), "there") == description
 

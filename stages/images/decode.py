@@ -22,7 +22,7 @@ from PIL import (  # noqa: F401
     WebPImagePlugin,
 )
 
-from stages.images import jpeg
+from stages.images import jpeg, tiff
 from stages.images.crops import Crop
 from stages.images.formats import ALLOWED_FORMATS, check_png, format_of, is_whole, tiff_has_second_page
 from stages.images.preprocess import crop_box
@@ -162,10 +162,14 @@ def _decode_opened(
         notes.append("first-frame")
     if reduce_for is not None and image.format == "JPEG":
         _draft(image, *reduce_for)
+    # Asked before the pixels are there: Pillow forgets the tags with them.
+    lacks_tiff_data = image.format == "TIFF" and tiff.lacks_data(image.tag_v2, payload)  # type: ignore[attr-defined]
     image.load()
     # A reduced one was whole when the teacher saw it, and still has the bytes of then.
     if image.format in ("JPEG", "MPO") and reduce_for is None and _lacks_data(image, payload):
         return Decoded(None, "img-truncated", "jpeg", width, height)
+    if image.format == "TIFF" and lacks_tiff_data:
+        return Decoded(None, "img-truncated", "tiff", width, height)
     if image.format == "TIFF":
         # Pillow turns a TIFF upright while loading it.
         width, height = image.size

@@ -12,20 +12,22 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cache_schema.cache import Cache
+from cache_schema.layout import MODALITIES
 from cache_schema.verify import verify_cache
 from tests.corpora.mixed_corpus import Corpus, write_corpus
-from tests.corpora.processes import kill_group, records_of, result_of, start
+from tests.corpora.processes import kill_group, records_of, result_of, start, wait_for
 from tests.corpora.stub_teacher import stub
 
 BATCH_ROWS = 32
-PROBE_ROWS = (8, 16)
-# A worker is also asked for probes in one batch of the run's size of each modality, before anything else.
-BATCHES_OF_ADMISSION = 2
+# A worker is asked for all probes at once and then in one batch of the run's size, before anything else; so is a child
+# that does the part at which the run before died. Before every commit a few are asked for again.
+ALL_PROBES, FEW_PROBES = 16, 8
 
 
 class Trial:
@@ -122,7 +124,10 @@ def change_and_come_back(trial: Trial, *, num_changes: int, seconds: float, seed
     while changes < num_changes:
         with open(trial.folder / "changed.err", "a") as log:
             process = start(*trial.command(name), log=log)
-            deadline = time.monotonic() + rng.uniform(0.2, seconds)
+            # What changes before it is planned is planned as it is then.
+            plans = [trial.folder / name / modality / "plan.json" for modality in MODALITIES]
+            wait_for(partial(all_exist, plans), process)
+            deadline = time.monotonic() + rng.uniform(0, seconds)
             while process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.005)
             if process.poll() is None:
@@ -142,6 +147,10 @@ def change_and_come_back(trial: Trial, *, num_changes: int, seconds: float, seed
     if "Traceback" in (trial.folder / "changed.err").read_text():
         trial.wrong.append("a traceback was shown")
     return {"changes": changes, "ends_of_changed_extracts": dict(ends)}
+
+
+def all_exist(paths: Sequence[Path]) -> bool:
+    return all(path.exists() for path in paths)
 
 
 def take_away(corpus: Corpus, rng: random.Random) -> Callable[[], object]:
@@ -176,20 +185,22 @@ def committed(path: Path) -> set[tuple[str, int]]:
 
 
 def calls_of(path: Path) -> Counter[str]:
-    """Returns the batches that the teacher saw so far, without those of probes."""
+    """Returns the batches that the teacher saw so far, without those of a few probes."""
     calls = path.with_name(path.name + ".calls")
     lines = calls.read_text().splitlines() if calls.exists() else []
-    return Counter(line for line in lines if int(line.split()[-1]) not in PROBE_ROWS)
+    return Counter(line for line in lines if not line.endswith(f" {FEW_PROBES}"))
 
 
 def redone_parts(trial: Trial, name: str, before: set[tuple[str, int]], calls_before: Counter[str]) -> int:
     """Returns how many parts the last attempt computed, at least in part, without committing them."""
     whole = Cache.open(trial.folder / "serial")
-    batches = (calls_of(trial.folder / name) - calls_before).total()
+    calls = calls_of(trial.folder / name) - calls_before
+    probed = sum(count for line, count in calls.items() if line.endswith(f" {ALL_PROBES}"))
+    batches = calls.total() - 2 * probed
     for modality, part in committed(trial.folder / name) - before:
         batches -= -(-whole.array(modality).record(part).num_ok // BATCH_ROWS)  # type: ignore[arg-type]
-    assert batches >= 0, (name, batches)
-    return -(-max(0, batches - BATCHES_OF_ADMISSION) * BATCH_ROWS // trial.part_rows)
+    # Killed inside its admission, or describing its teacher first, a run has seen fewer.
+    return -(-max(0, batches) * BATCH_ROWS // trial.part_rows)
 
 
 def main() -> None:

@@ -224,7 +224,8 @@ class CachedArray:
     @cached_property
     def committed(self) -> frozenset[int]:
         """Numbers of the parts that have a record."""
-        return frozenset(committed_parts(self._records_folder))
+        folder, read = self._records_folder, self.cache.read_record
+        return self.plan.recorded(committed_parts(folder), lambda part: read(record_path(folder, part)))
 
     def record(self, part: int) -> Record:
         """Returns the record of a committed part, checked against recipe and plan.

@@ -4,10 +4,12 @@ A row is `part * part_rows + offset`. The last part of a segment may be shorter;
 so that what was planned keeps its row for ever while new sources append new segments.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -84,6 +86,16 @@ class Part:
     @property
     def num_rows(self) -> int:
         return sum(span.num_samples for span in self.spans)
+
+
+class PartRecord(Protocol):
+    """What every record says of its part."""
+
+    @property
+    def num_rows(self) -> int: ...
+
+    @property
+    def part_fingerprint(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -178,6 +190,32 @@ class Plan:
             for span in part.spans
         ]
         return fingerprint_of({"part": part.number, "first_row": part.first_row, "spans": spans})
+
+    @cached_property
+    def replanned(self) -> frozenset[int]:
+        """Numbers of the parts that lie in a source that was replaced, or in one that replaced another.
+
+        A record of such a part may be of the part as it was planned before: then it is none any more.
+        """
+        replaced = {number: entry.replaced_by for number, entry in enumerate(self.sources)}
+        touched = {number for pair in replaced.items() if pair[1] is not None for number in pair}
+        if not touched:
+            return frozenset()
+        return frozenset(part.number for part in self.parts() if touched & {span.source for span in part.spans})
+
+    def recorded(self, numbers: Iterable[int], record_of: Callable[[int], PartRecord]) -> frozenset[int]:
+        """Returns those of `numbers` whose records are of the parts as they are planned now.
+
+        Others stay behind, until the next run removes them, where one was killed between planning anew and that.
+        """
+
+        def is_of_now(number: int) -> bool:
+            if number not in self.replanned:
+                return True
+            record = record_of(number)
+            return self.is_of_part(self.part(number), record.num_rows, record.part_fingerprint)
+
+        return frozenset(filter(is_of_now, numbers))
 
     def is_of_part(self, part: Part, num_rows: int, part_fingerprint: str) -> bool:
         """Returns whether a record of that many rows and that fingerprint is one of `part`."""

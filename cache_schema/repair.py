@@ -79,14 +79,8 @@ def withdraw_replanned(cache: Cache, plan: Plan, fence: Fence) -> None:
 
     Idempotent: after a crash between the plan and this, the next run does the rest.
     """
-    replaced = {number for number, entry in enumerate(plan.sources) if entry.replaced_by is not None}
-    touched = replaced | {entry.replaced_by for entry in plan.sources}
-    if not replaced:
-        return
     layout, modality = cache.layout, plan.modality
-    for part in plan.parts():
-        if not touched & {span.source for span in part.spans}:
-            continue
+    for part in map(plan.part, sorted(plan.replanned)):
         for path in (layout.record(modality, name, part.number) for name in layout.array_names(modality)):
             if path.exists():
                 record = read_record(path)

@@ -30,7 +30,8 @@ class StoredPixels:
     @cached_property
     def committed(self) -> frozenset[int]:
         """Numbers of the parts that have a record."""
-        return frozenset(committed_parts(self.cache.layout.all_pixels))
+        layout = self.cache.layout
+        return self.plan.recorded(committed_parts(layout.all_pixels), lambda part: read_pixels_record(layout, part))
 
     def record(self, part: int) -> PixelsRecord:
         """Returns the record of a committed part, checked against recipe and plan; raises `DamagedError`."""
@@ -96,12 +97,11 @@ def verify_pixels(cache: Cache, note: Callable[[Path, str, int | None], None]) -
     except (RefusedError, UsageError) as error:
         note(layout.pixels_json, str(error), None)
         return
-    parts = committed_parts(layout.all_pixels)
     if pixels is None:
-        if parts:
+        if committed_parts(layout.all_pixels):
             note(layout.pixels_json, "is missing: nobody knows how the stored pixels were made", None)
         return
-    for part in parts:
+    for part in sorted(pixels.committed):
         try:
             for what in _problems_of_part(pixels, part):
                 note(layout.pixels(part), what, part)

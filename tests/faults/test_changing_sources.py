@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cache_schema import atomic
 from cache_schema.cache import Cache
 from cache_schema.errors import EnvironmentProblem, MismatchError, RefusedError
 from cache_schema.layout import Modality, shard_path
@@ -337,6 +338,37 @@ def test_a_change_is_accepted_in_every_array_and_in_the_stored_pixels(tmp_path: 
         array = cache.array("image", name)
         assert [status for _, _, status, _ in array.outcome(0)] == ["ok", "src-changed", "ok", "ok"], name
         assert array.num_rows == 13
+    assert verify_cache(config.cache) == []
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_killed_between_plan_and_records_the_next_run_does_the_rest(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = KINDS[name]
+    path = kind.write(tmp_path / "data", kind.payloads())
+    stored = {"store_pixels": 8, "views": 2} if kind.modality == "image" else {}
+    config = kind.config(tmp_path / "cache", path, **stored)
+    extract(config)
+    now = [*changed(kind.payloads(), 1, 5), *kind.payloads(100)[:3]]
+    if name == "list":
+        path.unlink()
+    kind.write(tmp_path / "data", now)
+    remove = atomic.remove_file
+
+    def killed(path: Path) -> None:
+        if path.suffix == ".json" and path.parent.name in ("records", "pixels"):
+            raise KeyboardInterrupt
+        remove(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic, "remove_file", killed)
+        with pytest.raises(KeyboardInterrupt):
+            extract(replace(config, accept_new=True))
+    assert verify_cache(config.cache) == []
+    extract(alone(config))
+    ok = Counter(digest for _, status, digest in outcome(config.cache, kind.modality) if status == "ok")
+    assert ok == Counter(map(digest_of, now))
     assert verify_cache(config.cache) == []
 
 

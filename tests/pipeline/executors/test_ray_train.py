@@ -59,7 +59,7 @@ def test_training_in_ray_ends_with_the_weights_of_training_here(config: DistillC
 
 
 def test_stopped_training_in_ray_saves_and_ends_with_the_same_weights_when_run_again(config: DistillConfig) -> None:
-    stopped = replace(config, out=config.out / "stopped", steps=40)
+    stopped = replace(config, out=config.out / "stopped", steps=160)
     whole = distill(replace(stopped, out=config.out / "whole"))
     with pytest.raises(KeyboardInterrupt, match="stopped at step"):
         train_in_ray(stopped, Listener(stop=True))

@@ -24,7 +24,14 @@ from PIL import (  # noqa: F401
 
 from stages.images import jpeg, tiff
 from stages.images.crops import Crop
-from stages.images.formats import ALLOWED_FORMATS, check_png, format_of, is_whole, tiff_has_second_page
+from stages.images.formats import (
+    ALLOWED_FORMATS,
+    check_png,
+    format_of,
+    is_whole,
+    png_lacks_rows,
+    tiff_has_second_page,
+)
 from stages.images.preprocess import crop_box
 
 # What Pillow warns about is judged here (sizes, truncation) or harmless (odd EXIF), and would tear progress bars.
@@ -165,6 +172,8 @@ def _decode_opened(
     # Asked before the pixels are there: Pillow forgets the tags with them.
     lacks_tiff_data = image.format == "TIFF" and tiff.lacks_data(image.tag_v2, payload)  # type: ignore[attr-defined]
     image.load()
+    if image.format == "PNG" and _may_lack_rows(image) and png_lacks_rows(payload):
+        return Decoded(None, "img-truncated", "png", width, height)
     # A reduced one was whole when the teacher saw it, and still has the bytes of then.
     if image.format in ("JPEG", "MPO") and reduce_for is None and _lacks_data(image, payload):
         return Decoded(None, "img-truncated", "jpeg", width, height)
@@ -185,6 +194,17 @@ def _decode_opened(
     if transpose is not None:
         rgb = rgb.transpose(transpose)
     return Decoded(rgb, "ok", " ".join(notes), width, height)
+
+
+def _may_lack_rows(image: Image.Image) -> bool:
+    """Returns whether the data of a decoded PNG may have ended early: Pillow takes a stream that ends between rows.
+
+    Rows without data stay zero. An interlaced picture may lack others than its last one.
+    """
+    if image.info.get("interlace"):
+        return True
+    last = image.crop((0, image.height - 1, image.width, image.height))
+    return last.getbbox(alpha_only=False) is None
 
 
 def _lacks_data(image: Image.Image, payload: bytes) -> bool:

@@ -116,6 +116,15 @@ def test_a_png_whose_whole_stream_ends_before_its_last_row_is_truncated(mode: st
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+def test_a_png_whose_whole_stream_ends_between_two_rows_is_truncated(mode: str) -> None:
+    image = Image.fromarray(np.ones((90, 60), np.uint16)) if mode == "I;16" else noise(60, 90).convert(mode)
+    bits = {"1": 1, "L": 8, "LA": 16, "P": 8, "RGB": 24, "RGBA": 32, "I;16": 16}[mode]
+    row_bytes = 1 + -(-60 * bits // 8)
+    whole = encoded(image, "PNG")
+    assert {status_of(shortened(whole, missing * row_bytes)) for missing in range(1, 91)} == {"img-truncated"}
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
 @pytest.mark.parametrize("size", [(1, 1), (7, 5), (64, 33)])
 def test_a_png_that_ends_in_black_or_in_nothing_at_all_is_ok(mode: str, size: tuple[int, int]) -> None:
     black = np.zeros(size[::-1], np.uint16)
@@ -134,7 +143,7 @@ def test_an_interlaced_png_is_whole_with_all_its_passes_only() -> None:
             return b"\x89PNG\r\n\x1a\n" + head + png_chunk(b"IDAT", zlib.compress(data)) + png_chunk(b"IEND", b"")
 
         assert np.array_equal(pixels_of(made(rows)), np.full((height, width, 3), 7))
-        assert status_of(made(rows[:-1])) == "img-truncated"
+        assert {status_of(made(rows[:end])) for end in range(len(rows))} == {"img-truncated"}
 
 
 def test_a_bmp_with_a_negative_width_is_corrupt() -> None:

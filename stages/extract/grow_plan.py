@@ -164,6 +164,9 @@ class _Growth:
 
     def has_all(self, sources: Sequence[Source]) -> bool:
         """Returns whether all of `sources` are planned and as they were; names them then."""
+        if self._accept_new and any(_has_files(entry) for entry in self._plan.sources):
+            # A table of paths that is the same says nothing of the files behind it.
+            return False
         numbers = [self._numbers.get(_place(source)) for source in sources]
         if any(number is None or not self.is_unchanged(number) for number in numbers):
             return False

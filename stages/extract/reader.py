@@ -2,13 +2,16 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from typing import NamedTuple
 
+import pyarrow as pa
+
 from cache_schema.commit import committed_samples
-from cache_schema.errors import MismatchError, RefusedError
+from cache_schema.errors import DamagedError, MismatchError, RefusedError
 from cache_schema.layout import Layout, Modality
 from cache_schema.pixels import PixelsOfPart, PixelsRecipe, read_pixels_record
 from cache_schema.plan import Part, SourceEntry, Span
@@ -195,10 +198,9 @@ class PartReader:
 
         There the verdict stands, whoever looks at them now. Today it is an exception of that teacher's array.
         """
-        path = self._layout.samples("image", part.number)
-        if not path.exists():
+        table = self._table_left(part, "image", ["status", "reason"])
+        if table is None:
             return {}
-        table = read_table(path, "image", ["status", "reason"])
         reasons = table.column("reason").to_pylist()
         bad = (at for at, status in enumerate(table.column("status").to_pylist()) if status == TOO_MANY_PIXELS)
         return {at: reasons[at] for at in bad if AFTER_RESIZE in reasons[at]}
@@ -255,12 +257,21 @@ class PartReader:
 
     def _gone(self, modality: Modality, part: Part, span: Span, offset: int) -> Iterator[RawSample]:
         """Yields the rows of a source that was replaced: bad ones, under the keys that they had if anybody knows."""
-        path = self._layout.samples(modality, part.number)
+        table = self._table_left(part, modality, ["key"])
         keys = [f"#{span.first_sample + at + 1}" for at in range(span.num_samples)]
-        if path.exists():
-            keys = read_table(path, modality, ["key"]).column("key").to_pylist()[offset : offset + span.num_samples]
+        if table is not None:
+            keys = table.column("key").to_pylist()[offset : offset + span.num_samples]
         for key in keys:
             yield RawSample(key, None, 0, 0, "src-changed", "replaced")
+
+    def _table_left(self, part: Part, modality: Modality, columns: Sequence[str]) -> "pa.Table | None":
+        """Returns columns of the part's sample table, if there is one that can be read: a damaged one is made again."""
+        path = self._layout.samples(modality, part.number)
+        if not path.exists():
+            return None
+        with suppress(DamagedError):
+            return read_table(path, modality, columns)
+        return None
 
     def _is_gone(self, modality: Modality, number: int) -> bool:
         return self._sources[modality][number].replaced_by is not None

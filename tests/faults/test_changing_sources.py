@@ -304,6 +304,20 @@ def test_accepting_new_keeps_what_is_found_again_and_plans_the_rest(
     assert digests_of(config.cache) == before
 
 
+@pytest.mark.parametrize("named", [False, True])
+def test_a_file_behind_a_table_that_stayed_the_same_is_accepted_too(named: bool, tmp_path: Path) -> None:
+    kind = KINDS["list"]
+    path = kind.write(tmp_path / "data", kind.payloads())
+    config = kind.config(tmp_path / "cache", path)
+    extract(config)
+    now = changed(kind.payloads(), 1)
+    kind.write(tmp_path / "data", now)
+    extract(replace(config if named else alone(config), accept_new=True))
+    ok = Counter(digest for _, status, digest in outcome(config.cache, "image") if status == "ok")
+    assert ok == Counter(map(digest_of, now))
+    assert verify_cache(config.cache) == []
+
+
 def test_a_part_all_of_which_is_found_again_is_not_read_again(tmp_path: Path) -> None:
     kind = KINDS["folder"]
     path = kind.write(tmp_path / "data", kind.payloads())
@@ -588,6 +602,19 @@ def test_a_repair_gives_the_digests_that_were_stored_or_none(name: str, tmp_path
     kind.write(tmp_path / "data", kind.payloads())
     for file in tmp_path.rglob("*.bmp"):
         os.utime(file, (1, 1))
+    assert invoke("repair", config.cache, "--quiet").exit_code == 0
+    assert digests_of(config.cache) == before
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_part_whose_sample_table_was_cut_is_made_again(name: str, tmp_path: Path) -> None:
+    kind = KINDS[name]
+    path = kind.write(tmp_path / "data", kind.payloads())
+    config = kind.config(tmp_path / "cache", path)
+    extract(config)
+    before = digests_of(config.cache)
+    table = Cache.open(config.cache).layout.samples(kind.modality, 1)
+    table.write_bytes(table.read_bytes()[:-40])
     assert invoke("repair", config.cache, "--quiet").exit_code == 0
     assert digests_of(config.cache) == before
 

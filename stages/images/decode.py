@@ -208,7 +208,7 @@ def _may_lack_rows(image: Image.Image) -> bool:
 
 
 def _lacks_data(image: Image.Image, payload: bytes) -> bool:
-    return jpeg.lacks_scans(payload) or jpeg.ends_early(payload, image)
+    return jpeg.lacks_scans(payload) or jpeg.lacks_intervals(payload) or jpeg.ends_early(payload, image)
 
 
 def _has_more_frames(image: Image.Image, payload: bytes) -> bool:

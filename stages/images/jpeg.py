@@ -12,7 +12,10 @@ from collections.abc import Iterator
 from PIL import Image, ImageChops
 
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
-_SCAN, _END = 0xDA, 0xD9
+_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
+_EMPTY_INTERVAL = re.compile(rb"\xff[\xd0-\xd7]\xff[\xd0-\xd7]")
+_SETS_INTERVAL = b"\xff\xdd\x00\x04"
+_SCAN, _END, _RESTART_INTERVAL = 0xDA, 0xD9, 0xDD
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 _NUM_COEFFICIENTS = 64
@@ -43,6 +46,46 @@ def lacks_scans(payload: bytes) -> bool:
                 seen = [body[1 + 2 * number] for number in range(body[0])]
                 finished |= {(one, band) for one in seen for band in range(first, last + 1)}
     return any((one, band) not in finished for one in components for band in range(_NUM_COEFFICIENTS))
+
+
+def lacks_intervals(payload: bytes) -> bool:
+    """Returns whether a scan has fewer restart intervals than its picture, or an empty one: libjpeg fills them.
+
+    A picture without restart marks has one interval, whose end nothing tells.
+    """
+    if _SETS_INTERVAL not in payload:
+        return False
+    interval = num_marks = start = 0
+    frame: bytes = b""
+    for marker, body, position in _segments(payload):
+        if num_marks:
+            data = payload[start:position]
+            if len(_RESTART.findall(data)) < num_marks or _EMPTY_INTERVAL.search(data):
+                return True
+            num_marks = 0
+        if marker == _RESTART_INTERVAL and len(body) >= 2:
+            (interval,) = struct.unpack_from(">H", body)
+        elif marker in _FRAMES and len(body) >= 6 + 3 * body[5]:
+            frame = body
+        elif marker == _SCAN and interval and frame and body:
+            num_marks = -(-_units_of_scan(frame, body) // interval) - 1
+            start = position + 4 + len(body)
+    return False
+
+
+def _units_of_scan(frame: bytes, scan: bytes) -> int:
+    """Returns the number of coded units (MCU) of a scan; 1 where the frame does not tell its height."""
+    height, width, num_components = struct.unpack_from(">HHB", frame, 1)
+    if not height:
+        return 1
+    sampling = {frame[6 + 3 * at]: divmod(frame[7 + 3 * at], 16) for at in range(num_components)}
+    most_x, most_y = (max(1, *(pair[axis] for pair in sampling.values()), 1) for axis in (0, 1))
+    if scan[0] != 1:
+        return -(-width // (8 * most_x)) * -(-height // (8 * most_y))
+    x, y = sampling.get(scan[1], (most_x, most_y))
+    # A scan of one colour is coded block by block, of the blocks that hold picture.
+    columns, rows = -(-width * x // most_x), -(-height * y // most_y)
+    return -(-columns // 8) * -(-rows // 8)
 
 
 def ends_early(payload: bytes, image: Image.Image) -> bool:

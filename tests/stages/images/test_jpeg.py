@@ -66,3 +66,41 @@ def test_bytes_that_no_marker_describes_never_raise() -> None:
             changed[place] = rng.integers(0, 256)
         lacks_scans(bytes(changed))
         assert status(bytes(changed)).startswith(("ok", "img-"))
+
+
+def marks_of(payload: bytes) -> list[int]:
+    """Returns where the restart marks of the first scan are."""
+    first = payload.index(b"\xff\xda")
+    end = next(
+        at for at in range(first + 2, len(payload)) if payload[at - 1] == 0xFF and payload[at] in (0xC4, 0xD9, 0xDA)
+    )
+    return [at for at in range(first, end) if payload[at] == 0xFF and 0xD0 <= payload[at + 1] <= 0xD7]
+
+
+RESTARTS = [
+    {"restart_marker_rows": 1},
+    {"restart_marker_blocks": 3},
+    {"restart_marker_blocks": 7, "subsampling": 0},
+    {"restart_marker_rows": 1, "progressive": True},
+    {"restart_marker_blocks": 5, "progressive": True, "subsampling": 1},
+]
+
+
+@pytest.mark.parametrize("size", [(120, 160), (121, 163), (1, 1), (17, 8)])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("options", RESTARTS, ids=str)
+def test_a_whole_jpeg_with_restart_marks_is_ok(size: tuple[int, int], mode: str, options: dict) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)).convert(mode)
+    assert status(encoded(image, "JPEG", **options)) == "ok"
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("options", RESTARTS, ids=str)
+def test_a_jpeg_that_lacks_restart_intervals_is_truncated_wherever_they_were(mode: str, options: dict) -> None:
+    whole = photograph(mode, **options)
+    marks = marks_of(whole)
+    last = whole.rindex(END)
+    for first, end in ((1, 2), (len(marks) // 2, len(marks) // 2 + 1), (len(marks) // 3, 2 * len(marks) // 3)):
+        assert status(whole[: marks[first]] + whole[marks[end] :]) == "img-truncated"
+        assert status(whole[: marks[first] + 2] + whole[marks[first + 1] :]) == "img-truncated"
+    assert status(whole[: marks[len(marks) // 2]] + whole[last:]) == "img-truncated"

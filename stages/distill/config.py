@@ -56,9 +56,7 @@ class Method:
     steps: int | None = own(default=None, least=1, help="Steps of training.", if_none="100 epochs")
     batch_size: int | None = setting(default=None, least=1, help="Images of a step.", if_none=_BATCH_IF_NONE)
     text_batch_size: int | None = setting(default=None, least=1, help="Sentences of a step.", if_none=_BATCH_IF_NONE)
-    logit_scale: float | None = own(
-        default=None, above=0, most=1e6, help="Factor on cosines.", if_none="the teacher's"
-    )
+    logit_scale: float | None = own(default=None, above=0, most=1e6, help="Factor on cosines.", if_none="the teacher's")
     weights: Mapping[str, float] = own(
         default_factory=dict,
         least=0,
@@ -129,8 +127,8 @@ class Method:
         least=2,
         rare=True,
         help="Images that share batch statistics.",
-        more="Of students with batch norm, or one random draw of dropout; a batch is cut into groups of nearly this size. "
-        "Other students have no groups.",
+        more="Or one random draw of dropout: a batch is cut into groups of nearly this size. Of no use to a student that "
+        "has neither.",
         if_none=f"{LARGEST_DEFAULT_NORM_BATCH}, or the batch",
     )
     clip_grad: float = own(

@@ -50,7 +50,7 @@ def asked_again(folder: RunFolder, job: DistillJob, then: RunRecord, *, done: in
         UsageError: an amendment that changes nothing, or asks for fewer steps than are done.
     """
     reason = job.running.amend
-    now = _in_the_form_of(then, job)
+    now = in_the_form_of(then, job)
     first = {**_defaults(AMENDABLE), **then.asked}
     holds = {**first, **{name: value for changes in _changes(then) for name, value in changes.items()}}
     now |= {name: holds[name] for name in AMENDABLE if now[name] == first[name]}
@@ -88,7 +88,7 @@ def methods_of(job: DistillJob, record: RunRecord) -> StepsAndMethods:
     return methods
 
 
-def _in_the_form_of(then: RunRecord, job: DistillJob) -> dict[str, Json]:
+def in_the_form_of(then: RunRecord, job: DistillJob) -> dict[str, Json]:
     """Returns what `job` asks, in the form in which `then` has kept it."""
     asked = dict(job.new_record().asked)
     if then.format == 1:

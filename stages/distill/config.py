@@ -127,8 +127,8 @@ class Method:
         least=2,
         rare=True,
         help="Images that share batch statistics.",
-        more="Or one random draw of dropout: a batch is cut into groups of nearly this size. Of no use to a student that "
-        "has neither.",
+        more="Or one random draw of dropout. A batch is cut into groups of nearly this size, for a student that has "
+        "either.",
         if_none=f"{LARGEST_DEFAULT_NORM_BATCH}, or the batch",
     )
     clip_grad: float = own(

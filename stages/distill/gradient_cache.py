@@ -69,7 +69,7 @@ def backward_of_batch(
     """
     groups = [group for of_pass in passes for group in of_pass]
     place_of = {group.start: place for place, group in enumerate(groups)}
-    run = forward or student
+    run = student if forward is None else forward
 
     def features_of(group: slice) -> Tensor:
         # Dropout draws from torch's global generator; this makes the draw a function of seed, step and place.

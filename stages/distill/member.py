@@ -114,7 +114,7 @@ class Member:
                 metrics = self._try_step(method, batch, pixels_BHWC, teacher)
                 break
             except (RuntimeError, MemoryError) as error:
-                if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 self._put_back(statistics)
                 # An exception keeps the frames, and with them the tensors, of where it was raised.

@@ -46,7 +46,12 @@ def micro_batch_that_fits(
         device: where the student is.
         precision: of the student's pass, "float32" or "bfloat16".
     """
-    least, most = (_bytes_of_pass(student, rows, device, precision) for rows in _MEASURED_ROWS)
+    try:
+        least, most = (_bytes_of_pass(student, rows, device, precision) for rows in _MEASURED_ROWS)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return 1
     per_row = max(1, (most - least) // (_MEASURED_ROWS[1] - _MEASURED_ROWS[0]))
     trained = sum(p.numel() * p.element_size() for p in student.parameters() if p.requires_grad)
     scores = batch_size * (batch_size + text_batch_size) * _FLOAT * _SCORES_AT_ONCE
@@ -64,10 +69,10 @@ def free_memory_bytes(device: torch.device) -> int:
     return min([_available_bytes(), *_left_in_cgroup(Path("/sys/fs/cgroup"))])
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Returns whether `error`, of torch, says that memory is short on the device or on this machine."""
+def is_out_of_memory(error: Exception) -> bool:
+    """Returns whether `error`, of Python or torch, says that memory is short on the device or on this machine."""
     # On the CPU torch has no class of its own for it.
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _bytes_of_pass(student: Student, num_rows: int, device: torch.device, precision: str) -> int:

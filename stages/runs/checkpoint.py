@@ -119,7 +119,7 @@ def newest_checkpoint(folder: Path, *, run: str, num_steps: int, notice: Callabl
 def remove_checkpoints(folder: Path, *, keep: int) -> None:
     """Removes all but the newest `keep` checkpoints, and tensors that no state file belongs to."""
     states = sorted(_steps(folder, "json"))
-    for step in states[: len(states) - keep]:
+    for step in states[: max(0, len(states) - keep)]:
         atomic.remove_file(_path(folder, step, "json"))
     for step in _steps(folder, "safetensors") - _steps(folder, "json"):
         atomic.remove_file(_path(folder, step, "safetensors"))

@@ -194,7 +194,7 @@ class Running:
     micro_batch_size: int | None = running(
         default=None,
         least=1,
-        after="fresh",
+        after="text_batch_size",
         own=True,
         help="Images of a forward pass.",
         more="For less memory; the loss still sees the whole batch.",

@@ -12,20 +12,19 @@ from torch.nn import functional
 from cache_schema import atomic
 from cache_schema.errors import DivergedError, EnvironmentProblem, PipelineError
 from cache_schema.json_file import Json
-from cache_schema.layout import MODALITIES
 from cache_schema.recipe import differences
 from stages.distill.amend import methods_of
 from stages.distill.averaged import AveragedWeights
 from stages.distill.batches import Batch
 from stages.distill.compiled import compiled_or_not
 from stages.distill.config import ResolvedMethod
+from stages.distill.exported import export_trained
 from stages.distill.gradient_cache import backward_of_batch, passes_of
 from stages.distill.job import DistillJob
 from stages.distill.log import TrainingLog
 from stages.distill.losses import TeacherSide, total_loss
 from stages.distill.micro_batch import is_out_of_memory, micro_batch_that_fits
 from stages.distill.optimizer import learning_rate_of_step, make_optimizer
-from stages.export.model_folder import export_image_tower, export_pair
 from stages.runs.checkpoint import Checkpoint, require_finite, restore, save_checkpoint, tensors_of
 from stages.runs.folder import RunFolder
 from stages.runs.record import RunRecord, write_record
@@ -165,7 +164,7 @@ class Member:
         # A last step may overflow although its loss and gradient did not.
         with self._average.in_place() if self._average is not None else nullcontext():
             require_finite(job.student.state_dict(), f"the student that {self.folder.root} trained")
-            exported = self._export()
+            exported = export_trained(job.student, self.folder, self.record, fence=self.fence, notice=self.say)
         result: dict[str, Json] = {
             "run": str(self.folder.root),
             "model": str(self.folder.model),
@@ -321,33 +320,6 @@ class Member:
     def _write_sessions(self, sessions: list[Json]) -> None:
         self.record = replace(self.record, about={**self.record.about, "sessions": sessions})
         write_record(self.folder, self.record, fence=self.fence)
-
-    def _export(self) -> dict[str, Json]:
-        """Writes the model folder and returns `weights_sha256` and `has_text_tower`.
-
-        A teacher whose text tower cannot be had now is no error: the image tower is complete, and the notice says how
-        to add the other one later.
-        """
-        student, folder, teacher = self.job.student, self.folder, self.record.about["teacher"]
-        sha256 = export_image_tower(
-            student,
-            folder.model,
-            about={"run": self.record.fingerprint, "teacher": teacher},
-            teacher_probes={m: folder.probes(m).read_bytes() for m in MODALITIES if folder.probes(m).exists()},
-            fence=self.fence,
-        )
-        has_text_tower = False
-        if teacher["specification"].startswith("open_clip:"):
-            try:
-                export_pair(student, folder.model, teacher["specification"], fence=self.fence)
-                has_text_tower = True
-            except PipelineError as error:
-                self.say(
-                    f"{folder.model} holds the image tower only, because the teacher's text tower could not be added "
-                    f'({error}); to complete it: python -c "from stages.export.model_folder import add_text_tower; '
-                    f"add_text_tower('{folder.root}')\""
-                )
-        return {"weights_sha256": sha256, "has_text_tower": has_text_tower}
 
 
 def _rate_of(method: ResolvedMethod, step: int) -> float:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from cache_schema.cache import Cache
 from cache_schema.errors import DivergedError, EnvironmentProblem, UsageError
-from stages.distill import member
+from stages.distill import exported
 from stages.distill.config import DistillConfig
 from stages.distill.run import TrainingStopped, distill
 from stages.runs.folder import open_folder
@@ -87,7 +87,7 @@ def test_a_run_killed_after_its_last_step_is_exported_from_its_checkpoint(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(member, "export_image_tower", killed)
+        patch.setattr(exported, "export_image_tower", killed)
         distill(config)
     assert checkpoints(config) == [4] and not (config.out / "model").exists()
     result = distill(config)

@@ -16,6 +16,7 @@ from stages.images.preprocess import Preprocess
 from stages.students.encoder import StudentEncoder
 from stages.students.saved import find_image_tower, read_about
 from stages.teachers import TEACHERS, Teacher, load_teacher, load_text_tower
+from stages.teachers.held import load_held
 
 
 class ImageEncoder(Protocol):
@@ -68,10 +69,10 @@ def load_model(name: str, *, device: str, teacher: str | None = None) -> Evaluat
                 f"model {name!r} is neither a folder nor a teacher ({', '.join(f'{kind}:…' for kind in TEACHERS)}): "
                 "name a run, an exported folder or a teacher"
             )
-        whole = load_teacher(name, device=device)
+        whole = load_held(lambda: load_teacher(name, device=device))
         return EvaluatedModel(name, whole, whole)
     if (path / CONFIG_NAME).exists() and not (path / "image_tower.json").exists():
-        whole = load_teacher(f"open_clip:local-dir:{path.absolute()}", device=device)
+        whole = load_held(lambda: load_teacher(f"open_clip:local-dir:{path.absolute()}", device=device))
         return EvaluatedModel(name, whole, whole)
     folder = find_image_tower(path)
     images = StudentEncoder(load_trained(folder), device=torch_device(device))
@@ -79,7 +80,8 @@ def load_model(name: str, *, device: str, teacher: str | None = None) -> Evaluat
     if learnt_from.startswith(f"{IMPORTED}:"):
         return EvaluatedModel(name, images, _trusted_texts(name, learnt_from, teacher, images, device), None, folder)
     has_pair = (folder / CONFIG_NAME).exists()
-    texts = load_text_tower(f"open_clip:local-dir:{folder.absolute()}" if has_pair else learnt_from, device=device)
+    of_texts = f"open_clip:local-dir:{folder.absolute()}" if has_pair else learnt_from
+    texts = load_held(lambda: load_text_tower(of_texts, device=device))
     require_probes(texts, "text", folder, device=device)
     return EvaluatedModel(name, images, texts, learnt_from, folder)
 
@@ -91,7 +93,7 @@ def _trusted_texts(name: str, learnt_from: str, teacher: str | None, images: Stu
             f"model {name} learnt from features that were imported ({learnt_from}), whose text tower nobody recorded: "
             "name the model that made them with --teacher"
         )
-    texts = load_text_tower(teacher, device=device)
+    texts = load_held(lambda: load_text_tower(teacher, device=device))
     if texts.dim != images.student.description.dim:
         raise MismatchError(
             f"teacher {teacher} has features of width {texts.dim}, model {name} learnt from ones of width "

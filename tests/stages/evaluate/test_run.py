@@ -12,7 +12,9 @@ from stages.distill.run import distill
 from stages.evaluate.run import EvaluateConfig, evaluate_model
 from stages.images.preprocess import normalise, prepare_pixels
 from stages.teachers import load_teacher
+from stages.teachers.held import read_settings
 from tests.corpora.extracts import extracted_cache
+from tests.corpora.flipping_teacher import flips_at_load
 from tests.corpora.held_out import CLASSES, TEMPLATES, write_held_out
 from tests.corpora.runs import distill_config
 from tests.corpora.small_corpus import picture, write_sources
@@ -200,3 +202,12 @@ def test_pictures_may_be_of_any_size_and_mode(trained, tmp_path):
         (tmp_path / "data" / name).write_text((trained / "data" / name).read_text())
     result = evaluate_model(replace(_config(trained, compare=False), data=tmp_path / "data"))
     assert result["num_images"] == 3
+
+
+def test_a_teacher_to_compare_with_changes_nothing_for_the_models_that_follow(trained):
+    before = read_settings()
+    alone = evaluate_model(_config(trained))
+    compared = evaluate_model(_config(trained, teacher=flips_at_load("autocast")))
+    assert read_settings() == before
+    assert compared["teacher"] == flips_at_load("autocast")
+    assert evaluate_model(_config(trained)) == alone

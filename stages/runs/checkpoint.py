@@ -119,7 +119,7 @@ def newest_checkpoint(folder: Path, *, run: str, num_steps: int, notice: Callabl
 def remove_checkpoints(folder: Path, *, keep: int) -> None:
     """Removes all but the newest `keep` checkpoints, and tensors that no state file belongs to."""
     states = sorted(_steps(folder, "json"))
-    for step in states[: len(states) - keep]:
+    for step in states[: max(0, len(states) - keep)]:
         atomic.remove_file(_path(folder, step, "json"))
     for step in _steps(folder, "safetensors") - _steps(folder, "json"):
         atomic.remove_file(_path(folder, step, "safetensors"))
@@ -144,14 +144,21 @@ def tensors_of(student: Student, optimizer: torch.optim.Optimizer) -> dict[str, 
     return tensors
 
 
-def restore(student: Student, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) -> None:
-    """Puts the tensors of `checkpoint` into student and optimizer.
+def restore(
+    student: Student,
+    optimizer: torch.optim.Optimizer,
+    checkpoint: Checkpoint,
+    *,
+    beside: Mapping[str, torch.Tensor] | None = None,
+) -> None:
+    """Puts the tensors of `checkpoint` into student and optimizer, and the further ones into those `beside` them.
 
     Raises:
         MismatchError: tensors are missing, unexpected or of another shape or dtype; lists the first ten. Nothing was
             changed then.
     """
-    wanted = tensors_of(student, optimizer)
+    beside = beside or {}
+    wanted = {**tensors_of(student, optimizer), **beside}
     found = checkpoint.tensors
     problems = [f"missing {name}" for name in wanted if name not in found]
     problems += [f"unexpected {name}" for name in found if name not in wanted]
@@ -165,6 +172,8 @@ def restore(student: Student, optimizer: torch.optim.Optimizer, checkpoint: Chec
             f"{checkpoint.path} does not fit this student ({len(problems)} tensors: {'; '.join(problems[:_SHOWN])}): "
             "start over with --fresh"
         )
+    for name, value in beside.items():
+        value.copy_(found[name])
     student.load_state_dict({name: found[f"model.{name}"] for name in student.state_dict()})
     for name, parameter in student.named_parameters():
         if found[f"step.{name}"] > 0:

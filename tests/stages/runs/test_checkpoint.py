@@ -71,6 +71,13 @@ def test_a_state_saved_before_the_first_step_can_be_restored(tmp_path):
     assert torch.equal(student.tower.head.proj.weight, resumed.tower.head.proj.weight)
 
 
+@pytest.mark.parametrize(("keep", "kept"), [(1, [4]), (3, [2, 3, 4]), (4, [1, 2, 3, 4]), (7, [1, 2, 3, 4])])
+def test_as_many_are_kept_as_asked(tmp_path, keep, kept):
+    for step in (1, 2, 3, 4):
+        _save(tmp_path, {"x": torch.zeros(1)}, step, keep=keep)
+    assert sorted(int(path.stem.removeprefix("step-")) for path in tmp_path.glob("*.json")) == kept
+
+
 def test_only_the_newest_are_kept_and_none_means_none(tmp_path):
     assert _newest(tmp_path / "absent") is None
     for step in (1, 5, 10):

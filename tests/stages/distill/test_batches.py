@@ -45,7 +45,7 @@ def _maker(cache, pictures, **changes):
             steps=5,
             batch_size=20,
             text_batch_size=30,
-            micro_batch_size=20,
+            norm_batch_size=20,
             logit_scale=100.0,
             text_array=texts.name,
             seed=3,

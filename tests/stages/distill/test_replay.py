@@ -12,8 +12,8 @@ from cache_schema import atomic
 from cache_schema.cache import Cache
 from cache_schema.errors import MismatchError, UnfinishedError, UsageError
 from cache_schema.json_file import read_sealed, seal
+from cache_schema.progress import silent
 from stages.distill.config import DistillConfig
-from stages.distill.loop import TrainingLoop
 from stages.distill.resolve import open_job
 from stages.distill.run import TrainingStopped, distill
 from stages.images import views
@@ -44,10 +44,8 @@ def config(made: Path, tmp_path: Path) -> DistillConfig:
 def batches(config: DistillConfig, steps: range = range(4)) -> list:
     """Returns the batches of `steps`, made as training makes them."""
     job = open_job(config)
-    loop = TrainingLoop.__new__(TrainingLoop)
-    loop.job, loop.progress = job, lambda done, total, unit, note="": None
-    with loop._pictures() as pictures:
-        maker = loop._batch_maker(pictures)
+    with job.feed.open_pictures(job.student.preprocess, num_workers=config.decode_workers, progress=silent) as pictures:
+        maker = job.feed.batch_maker(pictures, job.method)
         return [maker.batch_of_step(step) for step in steps]
 
 
@@ -61,11 +59,11 @@ def test_every_epoch_replays_the_next_view_with_its_own_features_and_boxes(
 ) -> None:
     config = replace(config, cache=made / cache)
     job = open_job(config)
-    assert [array.name for array in job.replay.arrays] == [f"{NAME}.v1", f"{NAME}.v2"]
+    assert [array.name for array in job.feed.replay.arrays] == [f"{NAME}.v1", f"{NAME}.v2"]
     found = batches(config)
     opened = Cache.open(config.cache)
     for step, batch in enumerate(found):
-        epochs = job.sequence.visits_of_step(step).epochs
+        epochs = job.feed.sequence.visits_of_step(step).epochs
         for place, row in enumerate(batch.rows.tolist()):
             array = opened.array("image", f"{NAME}.v{1 + epochs[place] % 2}")
             assert np.array_equal(batch.teacher_image_BD[place], array.features.gather_unit(np.array([row]))[0])
@@ -93,10 +91,10 @@ def test_replayed_batches_are_the_same_from_memory_and_streamed_with_any_number_
 
 def test_one_view_may_be_named_and_view_0_means_crops_of_the_students_own(config: DistillConfig) -> None:
     only = open_job(replace(config, image_array=f"{NAME}.v2"))
-    assert [array.name for array in only.replay.arrays] == [f"{NAME}.v2"] and only.images.name == f"{NAME}.v0"
+    assert [array.name for array in only.feed.replay.arrays] == [f"{NAME}.v2"] and only.feed.images.name == f"{NAME}.v0"
     own = open_job(replace(config, image_array=f"{NAME}.v0"))
-    assert own.replay is None and own.small is not None
-    assert open_job(replace(config, image_array=f"{NAME}.v0", pictures="originals")).small is None
+    assert own.feed.replay is None and own.feed.small is not None
+    assert open_job(replace(config, image_array=f"{NAME}.v0", pictures="originals")).feed.small is None
 
 
 def test_a_run_says_which_views_and_pictures_it_used_and_a_resumed_one_is_bit_identical(config: DistillConfig) -> None:
@@ -153,7 +151,7 @@ def test_an_unfinished_view_or_pixels_that_are_needed_are_refused_with_the_progr
     layout.pixels_record(1).unlink()
     with pytest.raises(UnfinishedError, match="1 of 2 parts have them"):
         open_job(replace(config, cache=cache))
-    assert open_job(replace(config, cache=cache, image_array=f"{NAME}.v0")).small is None
+    assert open_job(replace(config, cache=cache, image_array=f"{NAME}.v0")).feed.small is None
     layout.record("image", f"{NAME}.v2", 0).unlink()
     with pytest.raises(UnfinishedError, match=r"\.v2.*1 of 2 parts"):
         open_job(replace(config, cache=cache))

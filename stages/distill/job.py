@@ -51,6 +51,7 @@ class DistillJob:
             "image_selection": method.images,
             "text_selection": method.texts,
             "negatives": method.negatives,
+            "hold_out": method.hold_out,
             "from": None if method.from_run is None else str(method.from_run.absolute()),
             "teacher": {
                 "specification": texts.recipe.specification,

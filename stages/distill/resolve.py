@@ -23,10 +23,11 @@ from stages.distill.config import (
     Running,
 )
 from stages.distill.feed import Feed
+from stages.distill.held_out import HeldOut, held_out_rows, without_held_out
 from stages.distill.job import DistillJob
 from stages.distill.losses import LOSSES
 from stages.distill.order import EpochSequence, Rows
-from stages.distill.payloads import SmallPictures, pixels_to_train_on
+from stages.distill.payloads import Originals, SmallPictures, pixels_to_train_on
 from stages.distill.pictures import fit_in_memory
 from stages.distill.replay import Replay, views_of
 from stages.export.model_folder import load_trained
@@ -61,6 +62,12 @@ def open_feed(config: DistillConfig) -> Feed:
     if replay is not None:
         rows = np.intersect1d(rows, replay.ok_rows(), assume_unique=True)
     text_rows = _eligible(texts, text_selection, config.text_batch_size)
+    held_out = None
+    if config.hold_out is not None:
+        held_rows = _held_out_rows(config.hold_out, cache, rows)
+        rows = without_held_out(cache, rows, held_rows)
+        payloads = small or Originals()
+        held_out = HeldOut(cache, images, texts, held_rows, text_rows, payloads, config.decode_workers)
     return Feed(
         cache=cache,
         images=images,
@@ -74,6 +81,7 @@ def open_feed(config: DistillConfig) -> Feed:
         replay=replay,
         small=small,
         in_memory=fit_in_memory(cache, rows, config.picture_memory_bytes, small),
+        held_out=held_out,
     )
 
 
@@ -148,6 +156,23 @@ def _selection_of(cache: Cache, modality: Modality, name: str) -> Selection:
             f"name it as --{selection.modality}s, or another selection here"
         )
     return selection
+
+
+def _held_out_rows(asked: str, cache: Cache, rows: Rows) -> Rows:
+    """Returns the rows that `asked`, a share or the name of a selection, holds out of `rows`."""
+    try:
+        share = float(asked)
+    except ValueError:
+        selection = _selection_of(cache, "image", asked)
+        found = np.intersect1d(rows, selection.rows, assume_unique=True)
+        if not len(found):
+            raise UsageError(
+                f"selection {asked!r} of {cache.path} has none of the {len(rows):,} ok images: hold out another"
+            ) from None
+        return found
+    if not 0 < share < 1:
+        raise UsageError(f"--hold-out {asked} is no share: use a number above 0 and below 1, or name a selection")
+    return held_out_rows(cache, rows, share)
 
 
 def _eligible(array: CachedArray, selection: Selection | None, batch_size: int | None) -> Rows:

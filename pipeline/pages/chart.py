@@ -52,7 +52,7 @@ def line_chart(title: str, lines: Sequence[Line], *, number: str = ".2f") -> str
             for step in dict.fromkeys(round(most_steps * part) for part in (0.0, 0.25, 0.5, 0.75))
             if step < most_steps
         )
-        + _tick(_WIDTH - _RIGHT, f"{most_steps:,.0f} steps", "end")
+        + _tick(_WIDTH - _RIGHT, "1 step" if most_steps == 1 else f"{most_steps:,.0f} steps", "end")
         + "".join(_drawn(line, [place_of(point) for point in line.points]) for line in lines)
         + "</svg></figure>"
     )

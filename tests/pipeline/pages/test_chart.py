@@ -36,6 +36,12 @@ def test_grid_and_ends_are_written_as_asked() -> None:
     assert "4,000 steps" in texts and "1,000" in texts and any(text and text.endswith("e-05") for text in texts)
 
 
+def test_the_last_step_is_written_once_however_few_there_are() -> None:
+    for most, words in ((1, ["0", "1 step"]), (2, ["0", "1", "2 steps"])):
+        texts = [str(part.text) for part in parts(line_chart("Loss", [Line("a", ((most, 2.0),), 0)]), "text")]
+        assert texts[4:] == words, "four are beside the grid"
+
+
 @pytest.mark.parametrize("value", [0.0, 3.0, -2.0])
 def test_equal_values_and_single_points_are_drawn(value: float) -> None:
     figure = line_chart("Loss", [Line("a", ((1, value), (2, value)), 0), Line("b", ((2, value),), 1), Line("c", (), 2)])

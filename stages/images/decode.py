@@ -157,7 +157,7 @@ def set_pillow() -> None:
 
 
 def _decode_opened(
-    image: Image.Image, payload: bytes, limits: Limits, reduce_for: tuple[Crop, tuple[int, int]] | None
+    image: ImageFile.ImageFile, payload: bytes, limits: Limits, reduce_for: tuple[Crop, tuple[int, int]] | None
 ) -> Decoded:
     width, height = image.size
     if image.mode not in _PILLOW_MODES + _SIXTEEN_BIT_MODES:
@@ -171,12 +171,12 @@ def _decode_opened(
         _draft(image, *reduce_for)
     # Asked before the pixels are there: Pillow forgets the tags with them.
     lacks_tiff_data = image.format == "TIFF" and tiff.lacks_data(image.tag_v2, payload)  # type: ignore[attr-defined]
+    # A reduced one was whole when the teacher saw it, and still has the bytes of then.
+    if image.format in ("JPEG", "MPO") and reduce_for is None and not jpeg.load_whole(image, payload):
+        return Decoded(None, "img-truncated", "jpeg", width, height)
     image.load()
     if image.format == "PNG" and _may_lack_rows(image) and png_lacks_rows(payload):
         return Decoded(None, "img-truncated", "png", width, height)
-    # A reduced one was whole when the teacher saw it, and still has the bytes of then.
-    if image.format in ("JPEG", "MPO") and reduce_for is None and _lacks_data(image, payload):
-        return Decoded(None, "img-truncated", "jpeg", width, height)
     if image.format == "TIFF" and lacks_tiff_data:
         return Decoded(None, "img-truncated", "tiff", width, height)
     if image.format == "TIFF":
@@ -205,10 +205,6 @@ def _may_lack_rows(image: Image.Image) -> bool:
         return True
     last = image.crop((0, image.height - 1, image.width, image.height))
     return last.getbbox(alpha_only=False) is None
-
-
-def _lacks_data(image: Image.Image, payload: bytes) -> bool:
-    return jpeg.lacks_scans(payload) or jpeg.lacks_intervals(payload) or jpeg.ends_early(payload, image)
 
 
 def _has_more_frames(image: Image.Image, payload: bytes) -> bool:

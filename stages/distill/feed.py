@@ -1,6 +1,6 @@
 """What every student of a command learns from: the cache, the order of its rows, the views and the pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cache_schema.cache import Cache, CachedArray
@@ -14,7 +14,7 @@ from stages.distill.order import EpochSequence, Rows
 from stages.distill.payloads import Originals, SmallPictures
 from stages.distill.pictures import Pictures, PicturesInMemory, PicturesStreamed
 from stages.distill.replay import Replay
-from stages.images.preprocess import Preprocess
+from stages.images.preprocess import CropShape
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class Feed:
         replay: views of the teacher that are shown again, or None.
         small: the stored pixels that are read in place of the originals, or None.
         in_memory: whether pictures are kept decoded.
+        largest: (height, width) that holds the pictures of all students, of those that have ended too: the fraction at
+            which a streamed JPEG is decoded must not depend on who still learns. None until they are known.
     """
 
     cache: Cache
@@ -48,17 +50,16 @@ class Feed:
     replay: Replay | None
     small: SmallPictures | None
     in_memory: bool
+    largest: tuple[int, int] | None = None
 
     def identities(self) -> dict[str, Json]:
         """Returns what the names in a method stand for: a name may come to mean something else."""
-        kept = "in memory" if self.in_memory else "streamed"
         found: dict[str, Json] = {
             "images": _identity_of(self.images),
             "texts": _identity_of(self.texts),
             "image_selection": None if self.image_selection is None else self.image_selection.digest,
             "text_selection": None if self.text_selection is None else self.text_selection.digest,
             "negatives": None if self.neighbours is None else fingerprint_of(self.neighbours.recipe.to_json()),
-            "pictures": kept if self.small is None else f"stored, {kept}",
         }
         if self.replay is not None:
             found["views"] = [_identity_of(array) for array in self.replay.arrays]
@@ -66,13 +67,35 @@ class Feed:
             found["pixels"] = self.small.pixels.recipe.fingerprint
         return found
 
-    def open_pictures(self, preprocess: Preprocess, *, num_workers: int, progress: Progress) -> Pictures:
-        """Returns where the pixels come from, in the shape that `preprocess` gives them; close it after use."""
+    def open_pictures(
+        self,
+        shapes: Sequence[CropShape],
+        *,
+        num_workers: int,
+        progress: Progress,
+        notice: Callable[[str], None] | None = None,
+    ) -> Pictures:
+        """Returns where the pixels come from; close it after use.
+
+        Args:
+            shapes: in which every crop is wanted.
+            num_workers: threads or processes.
+            progress: called while pictures are loaded.
+            notice: called with a sentence about pictures that had to be decoded again.
+        """
         payloads = self.small or Originals()
-        if not self.in_memory:
-            return PicturesStreamed(preprocess, payloads, num_workers=num_workers, exact=self.replay is not None)
-        rows = self.sequence.rows
-        return PicturesInMemory(self.cache, rows, preprocess, payloads, num_threads=num_workers, progress=progress)
+        if self.in_memory:
+            rows = self.sequence.rows
+            return PicturesInMemory(self.cache, rows, shapes, payloads, num_threads=num_workers, progress=progress)
+        reduce_for = self.largest if self.replay is None else None
+        return PicturesStreamed(shapes, payloads, num_workers=num_workers, reduce_for=reduce_for, notice=notice)
+
+    def pictures_of(self, size: tuple[int, int]) -> str:
+        """Returns what tells one way to the pixels of a student of `size`, (height, width), from another."""
+        kept = "in memory" if self.in_memory else "streamed"
+        if not self.in_memory and self.replay is None and self.largest not in (None, size):
+            kept += f", scaled for {self.largest}"
+        return kept if self.small is None else f"stored, {kept}"
 
     def batch_maker(self, pictures: Pictures, method: ResolvedMethod) -> BatchMaker:
         """Returns what makes the batch of any step; of `method`, only what students share is looked at."""

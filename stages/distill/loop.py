@@ -33,7 +33,7 @@ def train(
 
     Args:
         feed: what they learn from.
-        members: none of which has ended; all take pictures of one shape.
+        members: none of which has ended.
         progress: called after every step.
         notice: called with a sentence about a member that failed while others go on.
         should_stop: asked before every step.
@@ -51,7 +51,12 @@ def train(
         if start == end:
             return
         pictures = stack.enter_context(
-            feed.open_pictures(first.student.preprocess, num_workers=first.running.decode_workers, progress=progress)
+            feed.open_pictures(
+                sorted({member.shape for member in members}),
+                num_workers=first.running.decode_workers,
+                progress=progress,
+                notice=notice,
+            )
         )
         maker = feed.batch_maker(pictures, first.method)
         batches = stack.enter_context(closing(prefetched(map(maker.batch_of_step, range(start, end)))))
@@ -72,19 +77,16 @@ def train(
 
 def _step_of_all(members: Sequence[Member], batch: Batch, waited_seconds: float) -> list[str]:
     """Does the step of every member that is at it, with what follows it; returns what each says of it."""
-    seen: dict[torch.device, tuple[torch.Tensor, TeacherSide]] = {}
+    # All learn on one device.
+    device = members[0].job.device
+    teacher = TeacherSide(
+        torch.from_numpy(batch.teacher_image_BD).to(device), torch.from_numpy(batch.text_TD).to(device)
+    )
+    pixels = {shape: torch.from_numpy(pixels_BHWC).to(device) for shape, pixels_BHWC in batch.pixels.items()}
     notes = []
     for member in (member for member in members if member.done == batch.step):
-        device = member.job.device
-        if device not in seen:
-            seen[device] = (
-                torch.from_numpy(batch.pixels_BHWC).to(device),
-                TeacherSide(
-                    torch.from_numpy(batch.teacher_image_BD).to(device), torch.from_numpy(batch.text_TD).to(device)
-                ),
-            )
         try:
-            notes.append(member.step(batch, *seen[device], waited_seconds=waited_seconds))
+            notes.append(member.step(batch, pixels[member.shape], teacher, waited_seconds=waited_seconds))
             _when_done(member, or_due=True)
         except PipelineError as error:
             member.failed = error

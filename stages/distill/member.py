@@ -25,6 +25,7 @@ from stages.distill.log import TrainingLog
 from stages.distill.losses import TeacherSide, total_loss
 from stages.distill.micro_batch import is_out_of_memory, micro_batch_that_fits
 from stages.distill.optimizer import learning_rate_of_step, make_optimizer
+from stages.images.preprocess import CropShape
 from stages.runs.checkpoint import Checkpoint, require_finite, restore, save_checkpoint, tensors_of
 from stages.runs.folder import RunFolder
 from stages.runs.record import RunRecord, write_record
@@ -81,6 +82,11 @@ class Member:
     def steps(self) -> int:
         """Returns the steps of the whole run."""
         return self._methods[-1][1].steps
+
+    @property
+    def shape(self) -> CropShape:
+        """Returns the shape of the pictures that this student takes."""
+        return self.job.student.preprocess.crop_shape
 
     @property
     def has_ended(self) -> bool:

@@ -5,6 +5,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -95,6 +96,8 @@ def distill_side_by_side(
     with _threads(configs[0].num_threads), ExitStack() as stack:
         feed = open_feed(configs[0])
         jobs = [open_job(config, feed) for config in configs]
+        feed = replace(feed, largest=_largest([job.student.preprocess.size for job in jobs]))
+        jobs = [replace(job, feed=feed) for job in jobs]
         for config in configs:
             if not RunFolder(config.out).run_json.exists():
                 plans = (feed.images.plan, feed.texts.plan)
@@ -131,6 +134,11 @@ def _require_alike(configs: Sequence[DistillConfig]) -> None:
     for out in outs:
         if outs.count(out) > 1:
             raise UsageError(f"{out} is the folder of two students: give them names that differ")
+
+
+def _largest(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    heights, widths = zip(*sizes, strict=True)
+    return max(heights), max(widths)
 
 
 def _begin(job: DistillJob, stack: ExitStack, say: Callable[[str], None]) -> "Member | RunRecord":

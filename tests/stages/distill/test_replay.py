@@ -44,7 +44,8 @@ def config(made: Path, tmp_path: Path) -> DistillConfig:
 def batches(config: DistillConfig, steps: range = range(4)) -> list:
     """Returns the batches of `steps`, made as training makes them."""
     job = open_job(config)
-    with job.feed.open_pictures(job.student.preprocess, num_workers=config.decode_workers, progress=silent) as pictures:
+    shapes = [job.student.preprocess.crop_shape]
+    with job.feed.open_pictures(shapes, num_workers=config.decode_workers, progress=silent) as pictures:
         maker = job.feed.batch_maker(pictures, job.method)
         return [maker.batch_of_step(step) for step in steps]
 
@@ -75,7 +76,8 @@ def test_every_epoch_replays_the_next_view_with_its_own_features_and_boxes(
         (location,) = opened.locations(found[0].rows[:1])
         picture = Image.open(Path(location.uri) / location.key).convert("RGB")
         crop = crop_of(0, 1, location.digest, width=picture.width, height=picture.height)
-        assert np.array_equal(found[0].pixels_BHWC[0], crop_pixels(picture, crop, job.student.preprocess))
+        shape = job.student.preprocess.crop_shape
+        assert np.array_equal(found[0].pixels[shape][0], crop_pixels(picture, crop, shape))
 
 
 @pytest.mark.parametrize("change", [{"picture_memory_bytes": 0}, {"picture_memory_bytes": 0, "decode_workers": 0}])
@@ -85,8 +87,10 @@ def test_replayed_batches_are_the_same_from_memory_and_streamed_with_any_number_
     for cache in ("plain", "stored"):
         mine = replace(config, cache=made / cache)
         for ours, theirs in zip(batches(mine, range(2, 4)), batches(replace(mine, **change))[2:], strict=True):
-            for field in ("rows", "pixels_BHWC", "teacher_image_BD", "text_TD"):
+            for field in ("rows", "teacher_image_BD", "text_TD"):
                 assert np.array_equal(getattr(ours, field), getattr(theirs, field)), field
+            for shape, pixels_BHWC in ours.pixels.items():
+                assert np.array_equal(pixels_BHWC, theirs.pixels[shape])
 
 
 def test_one_view_may_be_named_and_view_0_means_crops_of_the_students_own(config: DistillConfig) -> None:

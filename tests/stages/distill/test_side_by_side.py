@@ -119,6 +119,19 @@ def test_one_that_diverges_is_named_with_exit_code_1_and_the_others_end(
     assert torch.is_grad_enabled()
 
 
+@pytest.mark.parametrize("memory", [2 << 30, 0], ids=["in memory", "streamed"])
+def test_students_of_different_sizes_see_the_same_crops_each_in_its_own_size(
+    configs: list[DistillConfig], memory: int
+) -> None:
+    sizes = [
+        replace(config, student=f"timm:test_efficientnet?image_size={size}", picture_memory_bytes=memory, steps=2)
+        for config, size in zip(configs, (32, 48, 32), strict=True)
+    ]
+    distill_side_by_side(sizes)
+    # The pictures are PNGs, which no decoder reduces.
+    assert_as_alone(sizes)
+
+
 @pytest.mark.parametrize(
     ("changes", "shown"),
     [

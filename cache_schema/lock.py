@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -116,6 +117,30 @@ class WriterLock:
         # Makes "read the lock, then replace it" one step among the processes that share this file system.
         with atomic.held(self.path.with_name(f".{self.path.name}.guard")):
             yield
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lock: a process of a host; `is_here` when that is a process of this machine, which lives."""
+
+    pid: int
+    host: str
+    is_here: bool
+
+
+def holder_of(path: Path) -> Holder | None:
+    """Returns who holds the lock file at `path`; None when nobody does, or a process of this machine that has ended.
+
+    Changes nothing and does not wait, so that a holder on another machine may have ended too.
+    """
+    try:
+        holder = read_json(path)
+    except DamagedError:
+        return None
+    if not isinstance(holder, dict) or _is_dead(holder):
+        return None
+    is_here = holder.get("process_space") == _process_space()
+    return Holder(holder.get("pid", 0), str(holder.get("host")), is_here)
 
 
 def _is_dead(holder: dict[str, Json]) -> bool:

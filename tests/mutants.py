@@ -66,15 +66,15 @@ def _method(field: str) -> tuple[str, ...]:
     return (f"tests/stages/distill/test_method_and_running.py::{name}[{field}]",)
 
 
-_LOOP, _RESOLVE = "stages/distill/loop.py", "stages/distill/resolve.py"
+_MEMBER, _RESOLVE = "stages/distill/member.py", "stages/distill/resolve.py"
 _BATCHES, _OPTIMIZER = "stages/distill/batches.py", "stages/distill/optimizer.py"
 _GRADIENT, _PADDED = "stages/distill/gradient_cache.py", "stages/teachers/batches.py"
 
 MUTANTS = (
-    Mutant("learning rate never reaches the optimiser", _LOOP, 'group["lr"] = rate', 'group["lr"] = 1e-3', _OWN),
-    Mutant("warm-up share ignored", _LOOP, "warmup_share=method.warmup_share", "warmup_share=0.04", _OWN),
-    Mutant("least learning rate ignored", _LOOP, "least=min(method.min_learning_rate", "least=min(4e-5", _MINED),
-    Mutant("warm-up starts at its default", _LOOP, "=min(method.warmup_learning_rate", "=min(4e-6", _OWN),
+    Mutant("learning rate never reaches the optimiser", _MEMBER, 'group["lr"] = rate', 'group["lr"] = 1e-3', _OWN),
+    Mutant("warm-up share ignored", _MEMBER, "warmup_share=method.warmup_share", "warmup_share=0.04", _OWN),
+    Mutant("least learning rate ignored", _MEMBER, "least=min(method.min_learning_rate", "least=min(4e-5", _MINED),
+    Mutant("warm-up starts at its default", _MEMBER, "=min(method.warmup_learning_rate", "=min(4e-6", _OWN),
     Mutant("student left in evaluation mode", _RESOLVE, "student=student.train()", "student=student.eval()", _MINED),
     Mutant("student without dropout", _RESOLVE, "student=student.train()", "student=student.eval()", _OWN),
     Mutant(
@@ -84,16 +84,16 @@ MUTANTS = (
         "gather_unit((lambda *of: np.roll(self.text_rows, 1)[np.isin(self.text_rows, self._texts_of_step(*of))])(",
         _OWN,
     ),
-    Mutant("logit scale always 100", _LOOP, "logit_scale=method.logit_scale", "logit_scale=100.0", _MINED),
+    Mutant("logit scale always 100", _MEMBER, "logit_scale=method.logit_scale", "logit_scale=100.0", _MINED),
     Mutant("the teacher's own scale ignored", _RESOLVE, "or texts.recipe.logit_scale", "or 100.0", _OWN),
     Mutant("an asked logit scale ignored", _RESOLVE, "config.logit_scale or texts", "texts", _method("logit_scale")),
-    Mutant("temperatures ignored", _LOOP, "temperatures=method.temperatures", "temperatures={}", _OWN),
-    Mutant("weights of the losses ignored", _LOOP, "weights=method.weights", 'weights={"vl": 0.7, "pvl": 0.3}', _OWN),
-    Mutant("weight decay ignored", _LOOP, "weight_decay=job.method.weight_decay", "weight_decay=0.05", _OWN),
+    Mutant("temperatures ignored", _MEMBER, "temperatures=method.temperatures", "temperatures={}", _OWN),
+    Mutant("weights of the losses ignored", _MEMBER, "weights=method.weights", 'weights={"vl": 0.7, "pvl": 0.3}', _OWN),
+    Mutant("weight decay ignored", _MEMBER, "weight_decay=job.method.weight_decay", "weight_decay=0.05", _OWN),
     Mutant("everything decays", _OPTIMIZER, '"weight_decay": 0.0}', '"weight_decay": weight_decay}', _OWN),
     Mutant("Adam's betas wrong", _OPTIMIZER, "ADAM_BETAS = (0.9, 0.999)", "ADAM_BETAS = (0.9, 0.98)", _OWN),
     Mutant("Adam's epsilon wrong", _OPTIMIZER, "ADAM_EPS = 1e-8", "ADAM_EPS = 1e-4", _OWN),
-    Mutant("gradient scaled", _GRADIENT, "backward(gradient_BD.to(", "backward((2 * gradient_BD).to(", _OWN),
+    Mutant("gradient scaled", _GRADIENT, "[gradient_BD[group].to(", "[(2 * gradient_BD[group]).to(", _OWN),
     Mutant(
         "selection of images ignored",
         _RESOLVE,
@@ -108,7 +108,13 @@ MUTANTS = (
         "_eligible(texts, None,",
         _method("texts"),
     ),
-    Mutant("micro batches ignored", _LOOP, "=self.method.micro_batch_size,", "=None,", _method("micro_batch_size")),
+    Mutant(
+        "norm batches ignored",
+        _MEMBER,
+        "self.job.group_size),\n            randomness",
+        "None),\n            randomness",
+        _method("norm_batch_size"),
+    ),
     Mutant("minimal crop ignored", _BATCHES, "scale=(self.method.min_crop, 1.0)", "scale=(0.08, 1.0)", _OWN),
     Mutant(
         "an asked flip ignored", _BATCHES, "crop if self.method.flip else replace(crop, flip=False)", "crop", _MINED
@@ -128,7 +134,7 @@ MUTANTS = (
         _OWN,
     ),
     Mutant(
-        "seed ignored for dropout", _LOOP, "randomness=(method.seed, batch.step)", "randomness=(0, batch.step)", _OWN
+        "seed ignored for dropout", _MEMBER, "randomness=(method.seed, batch.step)", "randomness=(0, batch.step)", _OWN
     ),
     Mutant("shuffle window ignored", _RESOLVE, "window_parts=config.window_parts or (", "window_parts=(", _OWN),
     Mutant("bfloat16 never used", _GRADIENT, 'enabled=precision == "bfloat16"', "enabled=False", _method("precision")),

@@ -10,6 +10,7 @@ COMMANDS: dict[str, str] = {
     "mine": "find the nearest sentences of every image in a cache",
     "dedup": "choose the rows of a cache that repeat no other",
     "distill": "train a student from a cache",
+    "runs": "compare runs: how far they are, what they reached, in what they differ",
     "evaluate": "measure a student or a teacher on labelled images",
     "inspect": "show what is in a cache",
     "verify": "prove that every byte of a cache is what was committed",

@@ -1,9 +1,8 @@
 """`pipeline distill`: train a student from a cache."""
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import click
@@ -12,6 +11,7 @@ from pipeline.executors.config import ExecutorConfig
 from pipeline.options.executor import executor_options
 from pipeline.options.fields import settings_of
 from pipeline.options.shared import help_all_option, shared_options
+from pipeline.options.students import configs_of, student_tables
 from pipeline.output import print_note, print_result
 from pipeline.progress import open_progress
 from pipeline.signals import stop_flag
@@ -22,31 +22,49 @@ from stages.distill.config import DistillConfig
     epilog="""\b
 Example:
   pipeline distill --cache cache --student open_clip:ViT-B-32 --out run
-  pipeline distill --cache cache --student timm:resnet10t?image_size=64 --out small \\
-                   --negatives mined:nearest --steps 2000 --batch-size 256
+  pipeline distill --cache cache --student open_clip:ViT-B-32 --student timm:fastvit_t8 \\
+                   --negatives mined:nearest --steps 2000 --out runs
 Stopped half-way? Run the same command again."""
 )
-@settings_of(DistillConfig, rare=False)
+@settings_of(DistillConfig, rare=False, repeated=("student",))
+@student_tables
 @executor_options(only=("name", "ray_address"))
 @settings_of(DistillConfig, rare=True)
 @help_all_option
 @shared_options
-def command(executor: ExecutorConfig, as_json: bool, quiet: bool, **settings: Any) -> None:
-    """Train a student image tower from the cached features of a teacher; the teacher is not loaded."""
-    config = DistillConfig(**settings)
+@click.pass_context
+def command(
+    ctx: click.Context,
+    executor: ExecutorConfig,
+    as_json: bool,
+    quiet: bool,
+    student: str | tuple[str, ...] | None,
+    students: dict[str, Any] | None,
+    **settings: Any,
+) -> None:
+    """Train a student image tower from the cached features of a teacher; the teacher is not loaded.
+
+    Several students learn in one pass over the cache, each in a folder in --out.
+    """
+    configs = configs_of(ctx, student, students, **settings)
     with open_progress("distill", quiet=quiet) as progress, stop_flag() as should_stop:
         train = _in_ray(executor.ray_address) if executor.name == "ray" else _here()
-        result = train(config, progress=progress, notice=print_note, should_stop=should_stop)
-    print_result(result, as_json=as_json, lines=_lines(result), next_step=_next_step(config.out))
+        results = train(configs, progress=progress, notice=print_note, should_stop=should_stop)
+    print_result(
+        results[0] if len(configs) == 1 else {"students": results},
+        as_json=as_json,
+        lines=[line for result in results for line in _lines(result)],
+        next_step=_next_step(configs),
+    )
 
 
-def _here() -> Callable[..., dict[str, Any]]:
-    from stages.distill.run import distill
+def _here() -> Callable[..., list[dict[str, Any]]]:
+    from stages.distill.run import distill_side_by_side
 
-    return distill
+    return distill_side_by_side
 
 
-def _in_ray(address: str | None) -> Callable[..., dict[str, Any]]:
+def _in_ray(address: str | None) -> Callable[..., list[dict[str, Any]]]:
     from pipeline.executors.ray_train import distill_in_ray
 
     return partial(distill_in_ray, address=address)
@@ -57,5 +75,5 @@ def _lines(result: dict[str, Any]) -> list[str]:
     return [f"{name.replace('_', ' ')}: {value}" for name, value in plain.items()]
 
 
-def _next_step(out: Path) -> str:
-    return f"pipeline evaluate {shlex.quote(str(out))} --data DIR"
+def _next_step(configs: Sequence[DistillConfig]) -> str:
+    return f"pipeline evaluate {' '.join(shlex.quote(str(config.out)) for config in configs)} --data DIR"

@@ -28,6 +28,8 @@ MEASURES = (
 Examples:
   pipeline evaluate run --data held-out
   pipeline evaluate open_clip:ViT-L-14/openai run1 run2 --data held-out --json
+  pipeline evaluate run@newest --data held-out
+RUN@STEP is a checkpoint of a run, finished or not: a number of steps, newest or best.
 DIR has the CLIP_benchmark webdataset layout: classnames.txt, zeroshot_classification_templates.txt,
 test/0.tar with pictures and .cls files."""
 )
@@ -35,7 +37,7 @@ test/0.tar with pictures and .cls files."""
 @settings_of(EvaluateConfig)
 @shared_options
 def command(models: tuple[str, ...], as_json: bool, quiet: bool, **settings: Any) -> None:
-    """Measure each MODEL (a run, an exported folder or a teacher) on labelled pictures, and against its teacher."""
+    """Measure each MODEL (a run, RUN@STEP, an exported folder or a teacher) on labelled pictures and by its teacher."""
     configs = [EvaluateConfig(model=model, **settings) for model in models]
     from stages.evaluate.run import SeenTeachers, evaluate_model
 

@@ -1,19 +1,17 @@
 """The demo's report as one web page: no scripts, no requests, everything inside.
 
-Style and frame stand in report.html beside this file; this fills them.
+Its frame stands in report.html beside this file, the style in `pipeline/pages`; this fills them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from importlib import resources
-from string import Template
 from typing import Any
 
 from pipeline.demo.classes import CLASS_NAMES
 from pipeline.demo.gallery import Answer, Shown
-
-_CHART_WIDTH, _CHART_HEIGHT, _LEFT, _BOTTOM, _TOP = 440, 230, 44, 28, 10
+from pipeline.pages.chart import Line, legend, line_chart
+from pipeline.pages.template import fill_template
 
 
 @dataclass(frozen=True)
@@ -37,10 +35,11 @@ def page(
         best: name of the student in the gallery.
         commands: what was run, as one would type it.
     """
-    template = Template((resources.files("pipeline.demo") / "report.html").read_text(encoding="utf-8"))
     teacher, students = report["teacher"], report["students"]
     leader = max(students, key=lambda student: student["zero_shot_top1"])
-    return template.substitute(
+    return fill_template(
+        "pipeline.demo",
+        "report.html",
         images=f"{report['images']:,}",
         sentences=f"{report['sentences']:,}",
         held_out=f"{report['held_out']:,}",
@@ -53,9 +52,12 @@ def page(
         cross_fitted=_percent(teacher["cross_fitted_top1"]),
         fitted_on=f"{teacher['fitted_on']:,}",
         rows="\n".join(_table_rows(report)),
-        loss_chart=_chart("Loss", curves, lambda curve: curve.loss),
-        cosine_chart=_chart("Cosine to the teacher, on training crops", curves, lambda curve: curve.cosine),
-        legend="".join(f'<span><i class="c{place}"></i>{escape(c.name)}</span>' for place, c in enumerate(curves)),
+        loss_chart=line_chart("Loss", [Line(c.name, c.loss, place) for place, c in enumerate(curves)]),
+        cosine_chart=line_chart(
+            "Cosine to the teacher, on training crops",
+            [Line(c.name, c.cosine, place) for place, c in enumerate(curves)],
+        ),
+        legend=legend([curve.name for curve in curves]),
         gallery="\n".join(_card(shown, best) for shown in gallery),
         timings=_timings(report["seconds"]),
         commands=escape("\n".join(commands)),
@@ -92,42 +94,6 @@ def _row(name: str, about: str, measured: dict[str, Any], colour: str) -> str:
         f'<td class="bar"><i class="{colour}" style="width:{100 * top1:.1f}%"></i><b>{_percent(top1)}</b></td>'
         + "".join(f"<td>{_percent(number) if number is not None else '–'}</td>" for number in numbers)
         + f"<td>{f'{cosine:.2f}' if cosine is not None else '–'}</td></tr>"
-    )
-
-
-def _chart(title: str, curves: Sequence[Curve], points_of: Callable[[Curve], Sequence[tuple[float, float]]]) -> str:
-    """Returns lines against steps as an SVG figure."""
-    every = [point for curve in curves for point in points_of(curve)]
-    most_steps = max(step for step, _ in every)
-    low, high = min(value for _, value in every), max(value for _, value in every)
-    span = (high - low) or 1.0
-    low, high = low - 0.05 * span, high + 0.05 * span
-
-    def x_of(step: float) -> float:
-        return _LEFT + (_CHART_WIDTH - _LEFT - 8) * step / most_steps
-
-    def y_of(value: float) -> float:
-        return _TOP + (_CHART_HEIGHT - _TOP - _BOTTOM) * (high - value) / (high - low)
-
-    grid = "".join(
-        f'<line x1="{_LEFT}" x2="{_CHART_WIDTH - 8}" y1="{y_of(value):.1f}" y2="{y_of(value):.1f}"/>'
-        f'<text x="{_LEFT - 7}" y="{y_of(value) + 4:.1f}" text-anchor="end">{value:.2f}</text>'
-        for value in (low + (high - low) * part for part in (0.08, 0.36, 0.64, 0.92))
-    )
-    ticks = "".join(
-        f'<text x="{x_of(step):.1f}" y="{_CHART_HEIGHT - 8}" text-anchor="middle">{step:,.0f}</text>'
-        for step in (most_steps * part for part in (0.0, 0.25, 0.5, 0.75))
-    )
-    lines = "".join(
-        f'<polyline class="c{place}" points="'
-        + " ".join(f"{x_of(step):.1f},{y_of(value):.1f}" for step, value in points_of(curve))
-        + f'"><title>{escape(curve.name)}</title></polyline>'
-        for place, curve in enumerate(curves)
-    )
-    end = f'<text x="{_CHART_WIDTH - 8}" y="{_CHART_HEIGHT - 8}" text-anchor="end">{most_steps:,.0f} steps</text>'
-    return (
-        f'<figure><figcaption>{escape(title)}</figcaption><svg viewBox="0 0 {_CHART_WIDTH} {_CHART_HEIGHT}" '
-        f'role="img" aria-label="{escape(title)}">{grid}{ticks}{end}{lines}</svg></figure>'
     )
 
 

@@ -6,7 +6,7 @@ The actor trains in its main thread; a second, idle actor passes progress to the
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -22,40 +22,41 @@ SECONDS_BETWEEN_POSTS = 0.5
 
 
 def distill_in_ray(
-    config: DistillConfig,
+    configs: Sequence[DistillConfig],
     *,
     address: str | None,
     progress: Progress,
     notice: Callable[[str], None],
     should_stop: Callable[[], bool],
-) -> dict[str, Any]:
-    """Returns what `stages.distill.run.distill(config)` returns, computed by an actor of a Ray cluster.
+) -> list[dict[str, Any]]:
+    """Returns what `stages.distill.run.distill_side_by_side(configs)` does, computed by an actor of a Ray cluster.
 
     Args:
-        config: paths in it must mean the same where the actor runs.
+        configs: paths in them must mean the same where the actor runs.
         address: the address of a running cluster; None starts a private one on this machine.
         progress: called as training goes on.
         notice: called with what training has to say.
         should_stop: asked twice a second; the trainer then saves its state.
 
     Raises:
-        UsageError: `config.device` names one certain GPU.
+        UsageError: a device is one certain GPU.
         EnvironmentProblem: the cluster cannot be used, has no such GPU, or the actor died.
         PipelineError: training raised it.
         KeyboardInterrupt: `should_stop` said so and the state is saved; the message says where.
     """
-    if config.device not in ("cpu", "cuda"):
-        raise UsageError(f"--executor ray chooses the GPU, so it cannot take {config.device!r}: use --device cuda")
+    (device,) = {config.device for config in configs}
+    if device not in ("cpu", "cuda"):
+        raise UsageError(f"--executor ray chooses the GPU, so it cannot take {device!r}: use --device cuda")
     cores = os.cpu_count() or 1
     with connected(address, num_cpus=cores, threads_per_worker=cores) as ray:
         num_gpus = int(ray.cluster_resources().get("GPU", 0))
-        if config.device == "cuda" and not num_gpus:
+        if device == "cuda" and not num_gpus:
             raise EnvironmentProblem("a GPU is asked for and Ray has none: add a node with one, or use --device cpu")
         mailbox = ray.remote(num_cpus=0)(_Mailbox).remote()
-        trainer = ray.remote(num_cpus=1, num_gpus=int(config.device == "cuda"), max_restarts=0)(_Trainer)
+        trainer = ray.remote(num_cpus=1, num_gpus=int(device == "cuda"), max_restarts=0)(_Trainer)
         actor = trainer.remote(os.getcwd())
         try:
-            answer = _follow(ray, actor.train.remote(config, mailbox), mailbox, progress, notice, should_stop)
+            answer = _follow(ray, actor.train.remote(list(configs), mailbox), mailbox, progress, notice, should_stop)
         except ray.exceptions.RayError as error:
             reason = " ".join(str(error).split())[:300]
             raise EnvironmentProblem(
@@ -71,13 +72,13 @@ def distill_in_ray(
 class _Answer:
     """The end of training: exactly one of these is there."""
 
-    result: dict[str, Any] | None = None
+    results: list[dict[str, Any]] | None = None
     error: PipelineError | None = None
     stopped: str | None = None
     failure: Failure | None = None
 
-    def unpacked(self) -> dict[str, Any]:
-        """Returns the result, or raises what training in this process would have raised."""
+    def unpacked(self) -> list[dict[str, Any]]:
+        """Returns the results, or raises what training in this process would have raised."""
         if self.error is not None:
             raise self.error
         if self.stopped is not None:
@@ -86,8 +87,8 @@ class _Answer:
             failed = EnvironmentProblem(f"training failed in Ray ({self.failure}): run again with --debug to see where")
             failed.add_note(self.failure.trace)
             raise failed
-        assert self.result is not None
-        return self.result
+        assert self.results is not None
+        return self.results
 
 
 @dataclass(frozen=True)
@@ -156,10 +157,10 @@ class _Trainer:
             os.chdir(working_folder)
         sys.path.insert(0, working_folder)
 
-    def train(self, config: DistillConfig, mailbox: Any) -> _Answer:
+    def train(self, configs: list[DistillConfig], mailbox: Any) -> _Answer:
         """Returns how training ended."""
         correspondence = _Correspondence(mailbox)
-        outcome = attempt(lambda _: _trained(config, correspondence), None)
+        outcome = attempt(lambda _: _trained(configs, correspondence), None)
         correspondence.post()
         return _Answer(failure=outcome.error) if outcome.value is None else outcome.value
 
@@ -197,12 +198,12 @@ class _Correspondence:
         self._posted_at = time.monotonic()
 
 
-def _trained(config: DistillConfig, driver: _Correspondence) -> _Answer:
-    from stages.distill.run import TrainingStopped, distill
+def _trained(configs: list[DistillConfig], driver: _Correspondence) -> _Answer:
+    from stages.distill.run import TrainingStopped, distill_side_by_side
 
     try:
         callbacks = {"progress": driver.progress, "notice": driver.notice, "should_stop": driver.should_stop}
-        return _Answer(result=distill(config, **callbacks))  # type: ignore[arg-type]
+        return _Answer(results=distill_side_by_side(configs, **callbacks))  # type: ignore[arg-type]
     except TrainingStopped as stopped:
         return _Answer(stopped=str(stopped))
     except PipelineError as error:

@@ -22,6 +22,7 @@ def settings_of(
     leave_out: Collection[str] = (),
     rare: bool | None = None,
     types_of: Types | None = None,
+    repeated: Collection[str] = (),
 ) -> Callable[[Command], Command]:
     """Adds a flag for every setting of `configuration`, in their order; the command gets values by the fields' names.
 
@@ -33,6 +34,7 @@ def settings_of(
         leave_out: fields not to take.
         rare: take only the rare ones, or only the others; None takes both.
         types_of: field -> type of its values, where the annotation of the field does not say it.
+        repeated: fields of one value whose flag may be given more than once; the command gets a tuple then.
     """
     settings = settings_in(configuration)
     taken = [
@@ -46,7 +48,8 @@ def settings_of(
 
     def add(command: Command) -> Command:
         for name in reversed(taken):
-            command = _option(configuration, name, (types_of or {}).get(name))(command)
+            several = name in repeated
+            command = _option(configuration, name, (types_of or {}).get(name), several=several)(command)
         return command
 
     return add
@@ -100,7 +103,9 @@ def words_of(configuration: Any) -> Iterator[str]:
             yield from (word for one in (value if isinstance(value, tuple) else (value,)) for word in (on, str(one)))
 
 
-def _option(configuration: type, name: str, kind: click.ParamType | None) -> Callable[[Command], Command]:
+def _option(
+    configuration: type, name: str, kind: click.ParamType | None, *, several: bool
+) -> Callable[[Command], Command]:
     (field,) = (field for field in dataclasses.fields(configuration) if field.name == name)
     about = settings_in(configuration)[name]
     annotation = _without_none(get_type_hints(configuration)[name])
@@ -111,6 +116,8 @@ def _option(configuration: type, name: str, kind: click.ParamType | None) -> Cal
         told["is_flag"] = True
     else:
         told |= {"type": kind or type_of(annotation, about), "multiple": _is_repeated(annotation)}
+    if several:
+        told |= {"multiple": True, "callback": _alone_or_all}
     if get_origin(annotation) is Mapping:
         told["callback"] = _as_mapping
     required = field.default is field.default_factory is dataclasses.MISSING
@@ -127,6 +134,10 @@ def _is_repeated(annotation: Any) -> bool:
 
 def _as_mapping(ctx: click.Context, param: click.Parameter, value: tuple[tuple[str, float], ...]) -> dict[str, float]:
     return dict(value)
+
+
+def _alone_or_all(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> str | tuple[str, ...] | None:
+    return value if len(value) > 1 else next(iter(value), None)
 
 
 def _without_none(annotation: Any) -> Any:

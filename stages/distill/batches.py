@@ -6,6 +6,7 @@ whether or not the run was stopped before.
 Shape letters: B images of a batch, T sentences of a batch, D width of a feature, H and W pixels, C colours.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -19,6 +20,7 @@ from stages.distill.order import EpochSequence, Rows, digest_of_rows, text_gener
 from stages.distill.pictures import Pictures
 from stages.distill.replay import Replay
 from stages.images.crops import Crop, crop_of
+from stages.images.preprocess import CropShape
 
 
 @dataclass(frozen=True)
@@ -28,14 +30,14 @@ class Batch:
     Attributes:
         step: from 0.
         rows: image rows, shape (B,).
-        pixels_BHWC: uint8, one crop of every image.
+        pixels: uint8 BHWC by shape, one crop of every image.
         teacher_image_BD: float32, unit norm, the teacher's features of the same images.
         text_TD: float32, unit norm, the teacher's features of the step's sentences.
     """
 
     step: int
     rows: Rows
-    pixels_BHWC: NDArray[np.uint8]
+    pixels: Mapping[CropShape, NDArray[np.uint8]]
     teacher_image_BD: NDArray[np.float32]
     text_TD: NDArray[np.float32]
 
@@ -95,7 +97,7 @@ class BatchMaker:
         return Batch(
             step=step,
             rows=visits.rows,
-            pixels_BHWC=cut.pixels_BHWC,
+            pixels=cut.pixels,
             teacher_image_BD=teacher_image_BD,
             text_TD=self.texts.features.gather_unit(self._texts_of_step(step, visits.rows)),
         )

@@ -5,10 +5,13 @@ from pathlib import Path
 
 from cache_schema.errors import UsageError
 from stages.settings.check import check_settings
-from stages.settings.declare import configuration, running, setting
+from stages.settings.declare import configuration, own, running, setting
 
 LARGEST_DEFAULT_BATCH = 12_288
 """Images of a step in the published runs, when the corpus has as many."""
+
+LARGEST_DEFAULT_NORM_BATCH = 256
+"""Images that share batch statistics, when a batch has as many."""
 
 DEFAULT_STUDENT = "open_clip:ViT-B-32"
 DEFAULT_WEIGHTS: Mapping[str, float] = {"vl": 0.7, "pvl": 0.3, "udist": 0.0, "feature": 0.0}
@@ -22,14 +25,14 @@ class Method:
     """The settings that change the student. All enter the fingerprint of the run, as values or as what these name."""
 
     cache: Path = setting(help="Folder of the cache.", recorded=False)
-    student: str | None = setting(
+    student: str | None = own(
         default=None,
         help="See `list students`.",
         more="With `from_run`, None means that run's.",
         if_none=DEFAULT_STUDENT,
         recorded=False,
     )
-    from_run: Path | None = setting(
+    from_run: Path | None = own(
         default=None,
         flag="--from",
         metavar="RUN",
@@ -50,21 +53,11 @@ class Method:
         more="Any, or with mined:NAME also mined neighbours of its images.",
         recorded=False,
     )
-    steps: int | None = setting(default=None, least=1, help="Steps of training.", if_none="100 epochs")
+    steps: int | None = own(default=None, least=1, help="Steps of training.", if_none="100 epochs")
     batch_size: int | None = setting(default=None, least=1, help="Images of a step.", if_none=_BATCH_IF_NONE)
     text_batch_size: int | None = setting(default=None, least=1, help="Sentences of a step.", if_none=_BATCH_IF_NONE)
-    # Of the method because of batch norms, which see what is passed together; for other students it is only memory.
-    micro_batch_size: int | None = setting(
-        default=None,
-        least=1,
-        help="Images of a forward pass.",
-        more="For less memory; the loss still sees the whole batch.",
-        if_none="the whole batch",
-    )
-    logit_scale: float | None = setting(
-        default=None, above=0, most=1e6, help="Factor on cosines.", if_none="the teacher's"
-    )
-    weights: Mapping[str, float] = setting(
+    logit_scale: float | None = own(default=None, above=0, most=1e6, help="Factor on cosines.", if_none="the teacher's")
+    weights: Mapping[str, float] = own(
         default_factory=dict,
         least=0,
         most=1e9,
@@ -73,9 +66,9 @@ class Method:
         help="Weight of a loss; repeatable.",
         more="Losses that are not named keep the weight they have in `DEFAULT_WEIGHTS`.",
     )
-    learning_rate: float = setting(default=8e-4, above=0, most=1, help="At the end of the warm-up.")
+    learning_rate: float = own(default=8e-4, above=0, most=1, help="At the end of the warm-up.")
     seed: int = setting(default=0, least=0, help="Of the random start, order, crops and sentences.")
-    precision: str = setting(
+    precision: str = own(
         default="auto",
         choices=("auto", "float32", "bfloat16"),
         help="Of the forward pass.",
@@ -104,7 +97,7 @@ class Method:
         default=None, rare=True, help="Array of sentences.", if_none="the only one", recorded=False
     )
     mined_share: float = setting(default=0.5, least=0, most=1, rare=True, help="Most mined sentences of a step.")
-    temperatures: Mapping[str, float] = setting(
+    temperatures: Mapping[str, float] = own(
         default_factory=dict,
         above=0,
         most=1e9,
@@ -114,10 +107,10 @@ class Method:
         help="Of a loss; repeatable.",
         more="Losses that are not named keep the temperature they have in `DEFAULT_TEMPERATURES`.",
     )
-    min_learning_rate: float = setting(default=4e-5, least=0, most=1, rare=True, help="At the end of training.")
-    warmup_learning_rate: float = setting(default=4e-6, least=0, most=1, rare=True, help="At the first step.")
-    warmup_share: float = setting(default=0.04, least=0, most=1, rare=True, help="Part of the steps that warms up.")
-    weight_decay: float = setting(default=0.05, least=0, most=1, rare=True, help="Not of biases, norms, positions.")
+    min_learning_rate: float = own(default=4e-5, least=0, most=1, rare=True, help="At the end of training.")
+    warmup_learning_rate: float = own(default=4e-6, least=0, most=1, rare=True, help="At the first step.")
+    warmup_share: float = own(default=0.04, least=0, most=1, rare=True, help="Part of the steps that warms up.")
+    weight_decay: float = own(default=0.05, least=0, most=1, rare=True, help="Not of biases, norms, positions.")
     min_crop: float = setting(
         default=0.08,
         above=0,
@@ -128,6 +121,33 @@ class Method:
     )
     flip: bool = setting(
         default=True, flag="--flip/--no-flip", rare=True, help="Mirror half of the crops.", more="The student's own."
+    )
+    norm_batch_size: int | None = own(
+        default=None,
+        least=2,
+        rare=True,
+        help="Images that share batch statistics.",
+        more="Or one random draw of dropout. A batch is cut into groups of nearly this size, for a student that has "
+        "either.",
+        if_none=f"{LARGEST_DEFAULT_NORM_BATCH}, or the batch",
+    )
+    clip_grad: float = own(
+        default=0.0, least=0, most=1e9, rare=True, help="Largest norm of a step's gradient; 0 is any."
+    )
+    skip_nonfinite: int = own(
+        default=0,
+        least=0,
+        rare=True,
+        help="Steps of a run that may be left out.",
+        more="Those whose loss or gradient is not finite; the next such step ends the run.",
+    )
+    ema: float = own(
+        default=0.0,
+        least=0,
+        most=0.999999,
+        rare=True,
+        help="Decay of averaged weights; 0 averages none.",
+        more="The student that is exported and measured then has the exponential moving average of the weights.",
     )
     window_parts: int | None = setting(
         default=None, least=1, rare=True, help="Parts shuffled together.", if_none="all, or 32 of many"
@@ -161,7 +181,7 @@ class Method:
 class Running:
     """The settings that change only where, how fast and how safely a student trains."""
 
-    out: Path = running(after="student", help="Folder of the run; made when missing.")
+    out: Path = running(own=True, after="student", help="Folder of the run; made when missing.")
     fresh: bool = running(
         default=False,
         flag="--fresh/--resume",
@@ -170,6 +190,30 @@ class Running:
     )
     device: str = running(
         default="cpu", metavar="cpu|cuda", help="Where the student trains.", more="cpu, cuda or cuda:N."
+    )
+    micro_batch_size: int | None = running(
+        default=None,
+        least=1,
+        after="text_batch_size",
+        own=True,
+        help="Images of a forward pass.",
+        more="For less memory; the loss still sees the whole batch.",
+        if_none="as memory allows",
+    )
+    amend: str | None = running(
+        default=None,
+        rare=True,
+        metavar="REASON",
+        help="Go on with another learning rate, steps or losses.",
+        more="From the newest checkpoint on; run.json keeps what changed, and why.",
+    )
+    compile: bool = running(
+        default=False,
+        flag="--compile/--no-compile",
+        rare=True,
+        own=True,
+        help="Use torch.compile.",
+        more="Where it fails the student runs as it is.",
     )
     num_threads: int = running(default=0, least=0, most=4096, rare=True, help="CPU threads; 0 is torch's own choice.")
     decode_workers: int = running(
@@ -207,7 +251,7 @@ class ResolvedMethod(Method):
     steps: int
     batch_size: int
     text_batch_size: int
-    micro_batch_size: int
+    norm_batch_size: int
     logit_scale: float
     text_array: str
 

@@ -10,7 +10,8 @@ Shape letters: B images of a batch, D width of a feature, H and W pixels, C colo
 """
 
 import hashlib
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -23,57 +24,75 @@ LossOfFeatures = Callable[[Tensor], Tensor]
 """From image_BD, float32 and needing a gradient, to a scalar."""
 
 
+def passes_of(num_rows: int, micro_batch_size: int, group_size: int | None) -> list[list[slice]]:
+    """Returns the forward passes of a batch, each a list of the groups of rows that go through the student together.
+
+    Args:
+        num_rows: images of the batch.
+        micro_batch_size: images of a pass, as near as whole groups allow.
+        group_size: images that share batch statistics or a random draw; the groups have nearly this size, and never
+            one row where there are more. None for students without either: then a pass is one group.
+    """
+    if group_size is None:
+        return [[rows] for rows in _nearly_equal(num_rows, -(-num_rows // micro_batch_size))]
+    groups = _nearly_equal(num_rows, max(1, min(-(-num_rows // group_size), num_rows // 2)))
+    num_passes = -(-len(groups) // max(1, micro_batch_size // _length(groups[0])))
+    return [groups[some] for some in _nearly_equal(len(groups), num_passes)]
+
+
 def backward_of_batch(
     student: Student,
     pixels_BHWC: Tensor,
     loss_of_features: LossOfFeatures,
     *,
-    micro_batch_size: int | None,
+    passes: Sequence[Sequence[slice]],
     randomness: tuple[int, int],
     precision: str,
+    forward: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Adds the gradient of the loss over the whole batch to the student's parameters; returns its features.
 
-    With a smaller `micro_batch_size` the gradient is the same up to rounding, and dropout and stochastic depth draw the
-    same in both passes. Batch norms see micro batches instead of the whole batch, as they do on several devices; their
-    running statistics move once per step.
+    In several passes the gradient is the same as in one, up to rounding: batch norms and random draws see the same
+    groups, dropout and stochastic depth draw the same in both passes, and running statistics move once per group.
 
     Args:
         student: in training mode.
         pixels_BHWC: uint8, on the student's device.
         loss_of_features: the loss, from all features at once.
-        micro_batch_size: images of one pass; None for all.
+        passes: as `passes_of` gives them.
         randomness: seed and step, from which dropout draws.
         precision: the precision of the student's pass, "float32" or "bfloat16".
+        forward: the student, compiled; None for the student as it is.
 
     Returns:
         image_BD, float32, detached.
     """
-    micro_batches = pixels_BHWC.split(micro_batch_size or len(pixels_BHWC))
+    groups = [group for of_pass in passes for group in of_pass]
+    place_of = {group.start: place for place, group in enumerate(groups)}
+    run = student if forward is None else forward
 
-    def features_of(place: int) -> Tensor:
+    def features_of(group: slice) -> Tensor:
         # Dropout draws from torch's global generator; this makes the draw a function of seed, step and place.
-        torch.manual_seed(_seed_of(*randomness, place))
-        pixels_BCHW = to_input(micro_batches[place], student.preprocess)
+        torch.manual_seed(_seed_of(*randomness, place_of[group.start]))
+        pixels_BCHW = to_input(pixels_BHWC[group], student.preprocess)
         with torch.autocast(pixels_BCHW.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            return student(pixels_BCHW)
+            return run(pixels_BCHW)
 
-    if len(micro_batches) == 1:
-        with_graph = features_of(0)
-        features_BD, gradient_BD = _gradient_of_features(with_graph.detach(), loss_of_features)
-        with_graph.backward(gradient_BD.to(with_graph.dtype))
+    if len(passes) == 1:
+        with_graph = [features_of(group) for group in groups]
+        features_BD, gradient_BD = _gradient_of_features(_joined(with_graph), loss_of_features)
+        _backward(with_graph, groups, gradient_BD)
         return features_BD
 
     before = {name: buffer.clone() for name, buffer in student.named_buffers()}
     with torch.no_grad():
-        first_pass_BD = torch.cat([features_of(place) for place in range(len(micro_batches))])
+        first_pass_BD = _joined([features_of(group) for group in groups])
     features_BD, gradient_BD = _gradient_of_features(first_pass_BD, loss_of_features)
     with torch.no_grad():
         for name, buffer in student.named_buffers():
             buffer.copy_(before[name])
-    for place, gradient in enumerate(gradient_BD.split(micro_batches[0].shape[0])):
-        with_graph = features_of(place)
-        with_graph.backward(gradient.to(with_graph.dtype))
+    for of_pass in passes:
+        _backward([features_of(group) for group in of_pass], of_pass, gradient_BD)
     return features_BD
 
 
@@ -88,6 +107,27 @@ def to_input(
     mean = torch.tensor(preprocess.mean, device=pixels_BHWC.device)[:, None, None]
     std = torch.tensor(preprocess.std, device=pixels_BHWC.device)[:, None, None]
     return pixels_BCHW.div_(255).sub_(mean).div_(std)
+
+
+def _joined(features: Sequence[Tensor]) -> Tensor:
+    return features[0].detach() if len(features) == 1 else torch.cat([some.detach() for some in features])
+
+
+def _backward(with_graph: Sequence[Tensor], groups: Sequence[slice], gradient_BD: Tensor) -> None:
+    torch.autograd.backward(
+        with_graph, [gradient_BD[group].to(some.dtype) for some, group in zip(with_graph, groups, strict=True)]
+    )
+
+
+def _nearly_equal(num_rows: int, num_slices: int) -> list[slice]:
+    """Returns `num_slices` slices of `num_rows` rows that differ by at most one row, the longer ones first."""
+    length, longer = divmod(num_rows, num_slices)
+    ends = [place * length + min(place, longer) for place in range(num_slices + 1)]
+    return [slice(start, end) for start, end in itertools.pairwise(ends)]
+
+
+def _length(rows: slice) -> int:
+    return rows.stop - rows.start
 
 
 def _gradient_of_features(features_BD: Tensor, loss_of_features: LossOfFeatures) -> tuple[Tensor, Tensor]:

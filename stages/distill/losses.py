@@ -16,9 +16,10 @@ There is no factor t², and the diagonal of the square matrices stays in.
 `get_loss` of its published training code for the exact factors; `feature` is not part of that method.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -27,56 +28,120 @@ from torch.nn import functional
 from cache_schema.errors import unknown_name
 
 
-class Loss(Protocol):
-    """A loss over one batch; returns a float32 scalar. `feature` looks at neither sentences, scale nor temperature."""
+@dataclass(frozen=True)
+class TeacherSide:
+    """What only the teacher decides in a step. What losses need of it is computed once, for all students of the step.
 
-    def __call__(
-        self,
-        image_BD: Tensor,
-        teacher_image_BD: Tensor,
-        text_TD: Tensor,
-        *,
-        logit_scale: float,
-        temperature: float,
-    ) -> Tensor: ...
+    Attributes:
+        image_BD: teacher features of the step's images, of any norm and float dtype.
+        text_TD: teacher features of the step's sentences; T need not equal B.
+    """
+
+    image_BD: Tensor
+    text_TD: Tensor
+    _targets: dict[tuple[str, float], Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def images(self) -> "Side":
+        """Returns the images."""
+        return Side(self.image_BD)
+
+    @cached_property
+    def texts(self) -> "Side":
+        """Returns the sentences."""
+        return Side(self.text_TD)
+
+    def image_text(self, scale: float) -> Tensor:
+        """Returns the logarithm of the softmax over the sentences, for every image, shape (B, T)."""
+        return self._target("image_text", self.images, self.texts, scale)
+
+    def text_image(self, scale: float) -> Tensor:
+        """Returns the logarithm of the softmax over the images, for every sentence, shape (T, B)."""
+        return self._target("text_image", self.texts, self.images, scale)
+
+    def image_image(self, scale: float) -> Tensor:
+        """Returns the logarithm of the softmax over the images, for every image, shape (B, B)."""
+        return self._target("image_image", self.images, self.images, scale)
+
+    def _target(self, name: str, left: "Side", right: "Side", scale: float) -> Tensor:
+        if (name, scale) not in self._targets:
+            self._targets[name, scale] = left.log_probabilities(right, scale)
+        return self._targets[name, scale]
 
 
-def vl(
-    image_BD: Tensor, teacher_image_BD: Tensor, text_TD: Tensor, *, logit_scale: float, temperature: float
-) -> Tensor:
+@dataclass(frozen=True)
+class Side:
+    """Features as losses see them, of unit norm.
+
+    Attributes:
+        features_ND: of any norm and float dtype.
+    """
+
+    features_ND: Tensor
+
+    @cached_property
+    def unit_ND(self) -> Tensor:
+        """Returns the features with unit norm, float64."""
+        # In float64, so that a logit of 100 is not off by the rounding of a norm; these are N×D values, not N×M.
+        return functional.normalize(self.features_ND.double(), dim=-1)
+
+    @cached_property
+    def _centred_ND(self) -> Tensor:
+        return (self.unit_ND - self.unit_ND.mean(dim=0)).float()
+
+    def log_probabilities(self, right: "Side", scale: float) -> Tensor:
+        """Returns log softmax of scale·self·rightᵀ over each row, float32, shape (N, M).
+
+        The mean of a row is taken away first, which a softmax does not see. With it all logits lie near `scale` for
+        features that share a direction, as those of CLIP do, and float32 keeps two digits fewer of what tells them
+        apart.
+        """
+        return functional.log_softmax(scale * (self.unit_ND.float() @ right._centred_ND.T), dim=-1)
+
+
+@dataclass(frozen=True)
+class LossInputs:
+    """What a loss sees.
+
+    Attributes:
+        student: the student's features of the step's images.
+        teacher: the teacher's of the same images, and of the step's sentences.
+        scale: factor on cosines: the logit scale over the temperature of the loss.
+    """
+
+    student: Side
+    teacher: TeacherSide
+    scale: float
+
+
+Loss = Callable[[LossInputs], Tensor]
+"""From what a loss sees to a float32 scalar."""
+
+
+def vl(seen: LossInputs) -> Tensor:
     """Returns how far the student's image-sentence scores are from the teacher's, along rows plus along columns."""
-    z, u, v = _unit(image_BD), _unit(teacher_image_BD), _unit(text_TD)
-    scale = logit_scale / temperature
-    rows = _divergence(_row_logits(u, v, scale), _row_logits(z, v, scale))
-    columns = _divergence(_row_logits(v, u, scale), _row_logits(v, z, scale))
+    z, texts, scale = seen.student, seen.teacher.texts, seen.scale
+    rows = _divergence(seen.teacher.image_text(scale), z.log_probabilities(texts, scale))
+    columns = _divergence(seen.teacher.text_image(scale), texts.log_probabilities(z, scale))
     return rows + columns
 
 
-def pvl(
-    image_BD: Tensor, teacher_image_BD: Tensor, text_TD: Tensor, *, logit_scale: float, temperature: float
-) -> Tensor:
+def pvl(seen: LossInputs) -> Tensor:
     """Returns how far the scores of student images against teacher images are from those among teacher images."""
-    z, u = _unit(image_BD), _unit(teacher_image_BD)
-    scale = logit_scale / temperature
-    return 2 * _divergence(_row_logits(u, u, scale), _row_logits(z, u, scale))
+    ours = seen.student.log_probabilities(seen.teacher.images, seen.scale)
+    return 2 * _divergence(seen.teacher.image_image(seen.scale), ours)
 
 
-def udist(
-    image_BD: Tensor, teacher_image_BD: Tensor, text_TD: Tensor, *, logit_scale: float, temperature: float
-) -> Tensor:
+def udist(seen: LossInputs) -> Tensor:
     """Returns how far the scores among student images are from those among teacher images."""
-    z, u = _unit(image_BD), _unit(teacher_image_BD)
-    scale = logit_scale / temperature
-    return 2 * _divergence(_row_logits(u, u, scale), _row_logits(z, z, scale))
+    ours = seen.student.log_probabilities(seen.student, seen.scale)
+    return 2 * _divergence(seen.teacher.image_image(seen.scale), ours)
 
 
-def feature(
-    image_BD: Tensor, teacher_image_BD: Tensor, text_TD: Tensor, *, logit_scale: float, temperature: float
-) -> Tensor:
-    """Returns the mean of one minus the cosine between each image's student and teacher feature."""
-    z, u = _unit(image_BD), _unit(teacher_image_BD)
+def feature(seen: LossInputs) -> Tensor:
+    """Returns the mean of one minus the cosine between each image's student and teacher feature; needs no scale."""
     # For unit vectors 1 − z·u is half the squared distance, which loses no digits when the two are close.
-    return ((z - u).square().sum(dim=-1).mean() / 2).float()
+    return ((seen.student.unit_ND - seen.teacher.images.unit_ND).square().sum(dim=-1).mean() / 2).float()
 
 
 LOSSES: dict[str, Loss] = {"vl": vl, "pvl": pvl, "udist": udist, "feature": feature}
@@ -84,8 +149,7 @@ LOSSES: dict[str, Loss] = {"vl": vl, "pvl": pvl, "udist": udist, "feature": feat
 
 def total_loss(
     image_BD: Tensor,
-    teacher_image_BD: Tensor,
-    text_TD: Tensor,
+    teacher: TeacherSide,
     *,
     weights: Mapping[str, float],
     temperatures: Mapping[str, float],
@@ -97,8 +161,7 @@ def total_loss(
 
     Args:
         image_BD: student features, of any norm and float dtype.
-        teacher_image_BD: teacher features of the same images.
-        text_TD: teacher features of the sentences; T need not equal B.
+        teacher: teacher features of the same images, and of the step's sentences.
         weights: loss name -> weight; weights are not renormalised.
         temperatures: loss name -> temperature; `feature` needs none.
         logit_scale: factor on cosines; 100 for CLIP.
@@ -108,19 +171,14 @@ def total_loss(
     """
     parts = {}
     with full_precision(image_BD.device.type):
+        student = Side(image_BD)
         total = torch.zeros((), device=image_BD.device)
         for name, weight in weights.items():
             if name not in LOSSES:
                 raise unknown_name("loss", name, LOSSES)
             if weight == 0:
                 continue
-            parts[name] = LOSSES[name](
-                image_BD,
-                teacher_image_BD,
-                text_TD,
-                logit_scale=logit_scale,
-                temperature=temperatures.get(name, 1.0),
-            )
+            parts[name] = LOSSES[name](LossInputs(student, teacher, logit_scale / temperatures.get(name, 1.0)))
             total = total + weight * parts[name]
     return total, parts
 
@@ -140,30 +198,10 @@ def full_precision(device_type: str) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _unit(features_ND: Tensor) -> Tensor:
-    # In float64, so that a logit of 100 is not off by the rounding of a norm; these are N×D values, not N×M.
-    return functional.normalize(features_ND.double(), dim=-1)
-
-
-def _row_logits(left_ND: Tensor, right_MD: Tensor, scale: float) -> Tensor:
-    """Returns scale·left·rightᵀ up to a constant per row, which a softmax over the row does not see, in float32.
-
-    The constant is the row's mean. Without it all logits lie near `scale` for features that share a direction, as
-    those of CLIP do, and float32 keeps two digits fewer of what tells them apart.
-    """
-    centred_MD = right_MD - right_MD.mean(dim=0)
-    return scale * (left_ND.float() @ centred_MD.float().T)
-
-
 def _divergence(teacher_NM: Tensor, student_NM: Tensor) -> Tensor:
-    """Returns the mean over rows of KL(softmax(teacher) ‖ softmax(student)), as p·(log p − log q).
+    """Returns the mean over rows of KL(teacher ‖ student), of logarithms of probabilities, as p·(log p − log q).
 
     The difference of logarithms keeps its digits where the student is close to the teacher; a difference of two
     entropies would not.
     """
-    return functional.kl_div(
-        functional.log_softmax(student_NM, dim=-1),
-        functional.log_softmax(teacher_NM, dim=-1),
-        reduction="batchmean",
-        log_target=True,
-    )
+    return functional.kl_div(student_NM, teacher_NM, reduction="batchmean", log_target=True)

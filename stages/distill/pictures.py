@@ -9,7 +9,7 @@ run's record: the pixels differ a little.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import prod
 from typing import NamedTuple
@@ -19,19 +19,22 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cache_schema.cache import Cache, ImageLocation
-from cache_schema.errors import MismatchError
+from cache_schema.errors import EnvironmentProblem, MismatchError
 from cache_schema.view_checks import VIEW_CHECK_BYTES
 from stages.distill.payloads import Payloads, SmallPictures
 from stages.images.crops import Crop
 from stages.images.decode import Limits, decode_image
 from stages.images.pool import DecodePool
-from stages.images.prepare import CropPreparation, Preparation, ReplayPreparation, Request
-from stages.images.preprocess import Preprocess, crop_pixels
+from stages.images.prepare import Prepared, Request, TrainingPreparation
+from stages.images.preprocess import CropShape, crop_pixels
 from stages.images.views import check_of
 
 _BYTES_PER_PIXEL = 4
 _LOAD_AT_ONCE = 256
 _CROP_AT_ONCE = 16
+_DECODES_OF_A_PICTURE = 3
+# Bytes that were decoded before say nothing of the picture when a decoder is killed or late.
+_OF_THE_MACHINE = ("img-timeout", "img-decoder-died")
 
 
 class Pictures(ABC):
@@ -45,10 +48,11 @@ class Pictures(ABC):
         crops: Sequence[Crop],
         to_check: NDArray[np.bool_],
     ) -> "Crops":
-        """Returns one crop of every row, in the order asked, and the view checks of those `to_check`.
+        """Returns one crop of every row in every shape, in the order asked, and the view checks of those `to_check`.
 
         Raises:
             MismatchError: an original is not the picture that the teacher saw; names its key.
+            EnvironmentProblem: a decode process is killed or late again and again.
         """
 
     @abstractmethod
@@ -63,16 +67,16 @@ class Pictures(ABC):
 
 
 class Crops(NamedTuple):
-    """Crops of pictures: uint8 pixels, and 4 bytes of view check, zeros where none was wanted."""
+    """Crops of pictures: uint8 pixels BHWC by shape, and 4 bytes of view check, zeros where none was wanted."""
 
-    pixels_BHWC: NDArray[np.uint8]
+    pixels: Mapping[CropShape, NDArray[np.uint8]]
     checks_B4: NDArray[np.uint8]
 
     @classmethod
-    def empty(cls, num_rows: int, size: tuple[int, int]) -> "Crops":
+    def empty(cls, num_rows: int, shapes: Sequence[CropShape]) -> "Crops":
         """Returns room for `num_rows` crops."""
-        pixels_BHWC = np.empty((num_rows, *size, 3), np.uint8)
-        return cls(pixels_BHWC, np.zeros((num_rows, VIEW_CHECK_BYTES), np.uint8))
+        pixels = {shape: np.empty((num_rows, *shape.size, 3), np.uint8) for shape in shapes}
+        return cls(pixels, np.zeros((num_rows, VIEW_CHECK_BYTES), np.uint8))
 
 
 class PicturesInMemory(Pictures):
@@ -81,7 +85,7 @@ class PicturesInMemory(Pictures):
     Args:
         cache: that the rows belong to.
         rows: all rows that will ever be asked for.
-        preprocess: the preprocessing of the student; its size, interpolation, mean and std.
+        shapes: in which every crop is wanted.
         payloads: where the bytes come from.
         num_threads: that decode and crop.
         progress: called as `progress(done, total, unit)` while loading.
@@ -91,13 +95,13 @@ class PicturesInMemory(Pictures):
         self,
         cache: Cache,
         rows: NDArray[np.int64],
-        preprocess: Preprocess,
+        shapes: Sequence[CropShape],
         payloads: Payloads,
         *,
         num_threads: int,
         progress: Callable[[int, int, str], None] | None = None,
     ) -> None:
-        self._preprocess = preprocess
+        self._shapes = tuple(shapes)
         self._threads = ThreadPoolExecutor(max(1, num_threads), thread_name_prefix="crop")
         self._images: dict[int, Image.Image] = {}
         # In the order of the sources, so that compressed containers are read once from front to end.
@@ -116,12 +120,13 @@ class PicturesInMemory(Pictures):
         crops: Sequence[Crop],
         to_check: NDArray[np.bool_],
     ) -> Crops:
-        found = Crops.empty(len(rows), self._preprocess.size)
+        found = Crops.empty(len(rows), self._shapes)
 
         def fill(first: int) -> None:
             for place in range(first, min(first + _CROP_AT_ONCE, len(rows))):
                 image, crop = self._images[int(rows[place])], crops[place]
-                found.pixels_BHWC[place] = crop_pixels(image, crop, self._preprocess)
+                for shape, pixels_BHWC in found.pixels.items():
+                    pixels_BHWC[place] = crop_pixels(image, crop, shape)
                 if to_check[place]:
                     found.checks_B4[place] = np.frombuffer(check_of(image, crop), np.uint8)
 
@@ -136,20 +141,29 @@ class PicturesStreamed(Pictures):
     """Every crop is read and decoded when it is asked for, in `num_workers` processes (0 decodes inline).
 
     Args:
-        preprocess: the preprocessing of the student.
+        shapes: in which every crop is wanted.
         payloads: where the bytes come from.
         num_workers: decode processes.
-        exact: decode every JPEG at its full size, as replayed views need it; else at a fraction where a crop allows.
+        reduce_for: (height, width) for which a JPEG may be decoded at a fraction of its size; None, as replayed views
+            need it, decodes every JPEG at its full size.
+        limits: what one payload may cost.
+        notice: called with a sentence about pictures that had to be decoded again.
     """
 
-    def __init__(self, preprocess: Preprocess, payloads: Payloads, *, num_workers: int, exact: bool) -> None:
-        self._exact = exact
-        preparation: Preparation = (
-            ReplayPreparation(preprocess) if exact else CropPreparation(preprocess, reduce_jpeg=True)
-        )
-        self._pool = DecodePool(num_workers, preparation)
-        self._size = preprocess.size
+    def __init__(
+        self,
+        shapes: Sequence[CropShape],
+        payloads: Payloads,
+        *,
+        num_workers: int,
+        reduce_for: tuple[int, int] | None,
+        limits: Limits | None = None,
+        notice: Callable[[str], None] | None = None,
+    ) -> None:
+        self._preparation = TrainingPreparation(tuple(shapes), reduce_for, limits or Limits())
+        self._pool = DecodePool(num_workers, self._preparation)
         self._payloads = payloads
+        self._notice = notice
 
     def crops(
         self,
@@ -158,26 +172,56 @@ class PicturesStreamed(Pictures):
         crops: Sequence[Crop],
         to_check: NDArray[np.bool_],
     ) -> Crops:
-        assert self._exact or not to_check.any(), "a check needs the picture at its full size"
-        found = Crops.empty(len(rows), self._size)
+        found = Crops.empty(len(rows), self._preparation.shapes)
         # In the order of the sources, see above.
-        places = np.argsort(rows, kind="stable").tolist()
-
-        def requests() -> Iterator[Request]:
-            for place in places:
-                wanted = (crops[place], bool(to_check[place])) if self._exact else crops[place]
-                yield self._payloads.payload(int(rows[place]), locations[place]), wanted
-
-        for place, prepared in zip(places, self._pool.map(requests()), strict=True):
-            if prepared.pixels is None:
-                raise _not_decodable(locations[place], prepared.status, prepared.reason)
-            found.pixels_BHWC[place] = prepared.pixels
-            if to_check[place]:
-                found.checks_B4[place] = np.frombuffer(prepared.checks, np.uint8)
-        return found
+        left = np.argsort(rows, kind="stable").tolist()
+        for attempt in range(_DECODES_OF_A_PICTURE):
+            late: list[tuple[int, Prepared]] = []
+            requests = self._requests(left, rows, locations, crops, to_check)
+            for place, prepared in zip(left, self._pool.map(requests), strict=True):
+                if prepared.pixels is None and prepared.status in _OF_THE_MACHINE:
+                    late.append((place, prepared))
+                elif prepared.pixels is None:
+                    raise _not_decodable(locations[place], prepared.status, prepared.reason)
+                else:
+                    for pixels_BHWC, pixels_HWC in zip(
+                        found.pixels.values(), self._preparation.cut(prepared.pixels), strict=True
+                    ):
+                        pixels_BHWC[place] = pixels_HWC
+                    if to_check[place]:
+                        found.checks_B4[place] = np.frombuffer(prepared.checks, np.uint8)
+            if not late:
+                return found
+            left = [place for place, _ in late]
+            self._say_late(locations[left[0]], len(left), late[0][1], is_first=attempt == 0)
+        place, prepared = late[0]
+        raise EnvironmentProblem(
+            f"{locations[place].key!r} in {locations[place].uri} was decoded when the teacher saw it, and "
+            f"{len(late):,} pictures of this step failed {_DECODES_OF_A_PICTURE} times ({prepared.status}: "
+            f"{prepared.reason}): this machine lacks time or memory for its decode processes; use fewer "
+            "--decode-workers or free it, and run again"
+        )
 
     def close(self) -> None:
         self._pool.close()
+
+    def _requests(
+        self,
+        places: Sequence[int],
+        rows: NDArray[np.int64],
+        locations: Sequence[ImageLocation],
+        crops: Sequence[Crop],
+        to_check: NDArray[np.bool_],
+    ) -> Iterator[Request]:
+        for place in places:
+            yield self._payloads.payload(int(rows[place]), locations[place]), (crops[place], bool(to_check[place]))
+
+    def _say_late(self, location: ImageLocation, num_late: int, prepared: Prepared, *, is_first: bool) -> None:
+        if self._notice is not None and is_first:
+            self._notice(
+                f"{num_late:,} pictures are decoded again, among them {location.key!r} in {location.uri} "
+                f"({prepared.status}: {prepared.reason})"
+            )
 
 
 def fit_in_memory(cache: Cache, rows: NDArray[np.int64], limit_bytes: int, small: SmallPictures | None = None) -> bool:

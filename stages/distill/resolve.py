@@ -1,4 +1,4 @@
-"""From a configuration and its cache to a job: every default resolved, every input opened."""
+"""From a configuration and its cache to a feed and a job: every default resolved, every input opened."""
 
 from pathlib import Path
 
@@ -16,11 +16,13 @@ from stages.device import torch_device
 from stages.distill.config import (
     DEFAULT_STUDENT,
     LARGEST_DEFAULT_BATCH,
+    LARGEST_DEFAULT_NORM_BATCH,
     DistillConfig,
     Method,
     ResolvedMethod,
     Running,
 )
+from stages.distill.feed import Feed
 from stages.distill.job import DistillJob
 from stages.distill.losses import LOSSES
 from stages.distill.order import EpochSequence, Rows
@@ -28,6 +30,8 @@ from stages.distill.payloads import SmallPictures, pixels_to_train_on
 from stages.distill.pictures import fit_in_memory
 from stages.distill.replay import Replay, views_of
 from stages.export.model_folder import load_trained
+from stages.runs.folder import RunFolder
+from stages.runs.record import micro_batch_of_format_1
 from stages.settings.record import values_of
 from stages.sources.feature_rows import require_pictures
 from stages.students import Student, build_student
@@ -39,20 +43,14 @@ _WINDOW_PARTS = 32
 _SHOWN = 10
 
 
-def open_job(config: DistillConfig) -> DistillJob:
-    """Returns the job of `config`. Writes nothing.
+def open_feed(config: DistillConfig) -> Feed:
+    """Returns what the student of `config`, and any beside it, learns from. Writes nothing.
 
     Raises:
         UsageError: unknown names, or a batch that the cache or the selection cannot fill; shows both numbers.
         UnfinishedError: the cache is not complete; shows the progress.
-        MismatchError: the arrays are of different teachers, the neighbours of other arrays, or the student of
-            `from_run` has another architecture.
-        EnvironmentProblem: the device is absent.
+        MismatchError: the arrays are of different teachers, or the neighbours of other arrays.
     """
-    for name in (*config.weights, *config.temperatures):
-        if name not in LOSSES:
-            raise unknown_name("loss", name, LOSSES)
-    device = torch_device(config.device)
     cache = Cache.open(config.cache)
     images, texts, replay = _arrays_of(config, cache)
     pixels = pixels_to_train_on(config, cache, replay)
@@ -63,21 +61,55 @@ def open_job(config: DistillConfig) -> DistillJob:
     if replay is not None:
         rows = np.intersect1d(rows, replay.ok_rows(), assume_unique=True)
     text_rows = _eligible(texts, text_selection, config.text_batch_size)
-    sequence = _sequence_of(config, cache, rows, num_parts=images.plan.num_parts)
-    num_texts = _texts_of_a_step(config, cache, text_rows)
+    return Feed(
+        cache=cache,
+        images=images,
+        texts=texts,
+        neighbours=_neighbours_of(config, cache, images, texts),
+        image_selection=image_selection,
+        text_selection=text_selection,
+        sequence=_sequence_of(config, cache, rows, num_parts=images.plan.num_parts),
+        text_rows=text_rows,
+        text_batch_size=_texts_of_a_step(config, cache, text_rows),
+        replay=replay,
+        small=small,
+        in_memory=fit_in_memory(cache, rows, config.picture_memory_bytes, small),
+    )
+
+
+def open_job(config: DistillConfig, feed: Feed | None = None) -> DistillJob:
+    """Returns the job of `config`. Writes nothing.
+
+    Args:
+        config: what is asked.
+        feed: what it learns from; None opens it.
+
+    Raises:
+        UsageError: unknown names, or a student that cannot be built.
+        MismatchError: the student of `from_run` has another architecture.
+        EnvironmentProblem: the device is absent.
+        PipelineError: as `open_feed`.
+    """
+    for name in (*config.weights, *config.temperatures):
+        if name not in LOSSES:
+            raise unknown_name("loss", name, LOSSES)
+    device = torch_device(config.device)
+    feed = feed or open_feed(config)
+    images, texts, sequence = feed.images, feed.texts, feed.sequence
     student, start_sha256 = _starting_student(config, images, texts)
+    batch_size = sequence.batch_size
     method = ResolvedMethod(
         **{
             **values_of(config, Method),
             "student": student.specification,
-            "steps": config.steps or max(1, _EPOCHS * len(rows) // sequence.batch_size),
-            "batch_size": sequence.batch_size,
-            "text_batch_size": num_texts,
-            "micro_batch_size": min(config.micro_batch_size or sequence.batch_size, sequence.batch_size),
+            "steps": config.steps or max(1, _EPOCHS * len(sequence.rows) // batch_size),
+            "batch_size": batch_size,
+            "text_batch_size": feed.text_batch_size,
+            "norm_batch_size": _norm_batch_size_of(config, student, batch_size),
             "logit_scale": config.logit_scale or texts.recipe.logit_scale,
             "precision": _precision_of(config, device),
-            "image_array": _named_array(images, replay),
-            "pictures": "originals" if small is None else "stored",
+            "image_array": _named_array(images, feed.replay),
+            "pictures": "originals" if feed.small is None else "stored",
             "text_array": texts.name,
             "window_parts": sequence.window_parts,
         }
@@ -85,18 +117,8 @@ def open_job(config: DistillConfig) -> DistillJob:
     return DistillJob(
         method=method,
         running=Running(**values_of(config, Running)),
-        cache=cache,
-        images=images,
-        texts=texts,
-        neighbours=_neighbours_of(config, cache, images, texts),
-        image_selection=image_selection,
-        text_selection=text_selection,
-        sequence=sequence,
-        text_rows=text_rows,
-        replay=replay,
-        small=small,
-        in_memory=fit_in_memory(cache, rows, method.picture_memory_bytes, small),
-        student=student.train().to(device).to(memory_format=torch.channels_last),
+        feed=feed,
+        student=student.train().to(device).to(memory_format=student.memory_format),
         start_sha256=start_sha256,
         device=device,
     )
@@ -226,6 +248,17 @@ def _neighbours_of(
             "mine those, or use negatives random"
         )
     return neighbours
+
+
+def _norm_batch_size_of(config: DistillConfig, student: Student, batch_size: int) -> int:
+    """Returns how many rows share statistics or draws: all of a batch where that makes no difference.
+
+    A run of format 1 that goes on keeps its micro batch, which was its norm batch.
+    """
+    if student.rows_are_independent:
+        return batch_size
+    of_format_1 = None if config.fresh else micro_batch_of_format_1(RunFolder(config.out.absolute()))
+    return min(config.norm_batch_size or of_format_1 or LARGEST_DEFAULT_NORM_BATCH, batch_size)
 
 
 def _precision_of(config: DistillConfig, device: torch.device) -> str:

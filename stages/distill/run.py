@@ -1,26 +1,36 @@
-"""Stage two: train a student image tower from cached teacher features. The teacher itself is never loaded here.
+"""Stage two: train student image towers from cached teacher features. The teacher itself is never loaded here.
 
 `distill` is a plain function of a picklable configuration; whoever calls it handles signals through `should_stop`.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 
 import torch
 
 from cache_schema import atomic
+from cache_schema.errors import EnvironmentProblem, UsageError
 from cache_schema.json_file import Json
 from cache_schema.progress import Progress, silent
+from stages.distill.amend import asked_again
 from stages.distill.config import DistillConfig
+from stages.distill.feed import Feed
 from stages.distill.job import DistillJob
-from stages.distill.loop import TrainingLoop, TrainingStopped
-from stages.distill.resolve import open_job
+from stages.distill.loop import TrainingStopped, train
+from stages.distill.member import Member
+from stages.distill.resolve import open_feed, open_job
 from stages.files.apart import require_outside_sources
+from stages.runs.checkpoint import newest_checkpoint
 from stages.runs.folder import RunFolder, forget, open_folder
-from stages.runs.record import RunRecord, read_record, require_same, write_record
+from stages.runs.record import RunRecord, read_record, write_record
+from stages.settings.declare import settings_in
+from stages.settings.record import values_of
 
-__all__ = ["DistillConfig", "TrainingStopped", "distill"]
+__all__ = ["DistillConfig", "TrainingStopped", "distill", "distill_side_by_side"]
+
+_ENDLESS = 2**31
 
 
 def distill(
@@ -33,7 +43,7 @@ def distill(
     """Trains the student that `config` asks for, or goes on where an earlier call stopped, and returns the result.
 
     A run that was stopped or killed and is called again ends with the same weights and metrics.jsonl, bit for bit, on
-    a CPU with the same number of threads. A run that has ended returns its result again.
+    a CPU with the same number of threads and the same micro batch. A run that has ended returns its result again.
 
     Args:
         config: what is asked.
@@ -46,8 +56,9 @@ def distill(
         `weights_sha256`, `has_text_tower`, and `seconds` that the last process took.
 
     Raises:
-        UsageError, UnfinishedError, MismatchError: see `open_job`.
-        UsageError: `out` lies inside a cache, or inside a folder that the cache was made from.
+        UsageError, UnfinishedError, MismatchError: see `open_feed` and `open_job`.
+        UsageError: `out` lies inside a cache, or inside a folder that the cache was made from; or an amendment that
+            cannot be, see `asked_again`.
         RefusedError: `out` holds something else; nothing was touched.
         MismatchError: `out` is a run that was asked something else; shows the fields.
         LockedError: another process trains there.
@@ -55,69 +66,125 @@ def distill(
         DivergedError: a loss or gradient is not finite. The last checkpoint stays.
         TrainingStopped: `should_stop` said so.
     """
+    (result,) = distill_side_by_side([config], progress=progress, notice=notice, should_stop=should_stop)
+    return result
+
+
+def distill_side_by_side(
+    configs: Sequence[DistillConfig],
+    *,
+    progress: Progress | None = None,
+    notice: Callable[[str], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> list[dict[str, Json]]:
+    """Trains several students in one pass over the cache, each in its own folder, and returns the result of each.
+
+    Pictures are read and decoded once, and what only the teacher decides is computed once. Each student ends as if it
+    had been trained alone, bit for bit, on a CPU with the same threads and micro batch.
+
+    Args:
+        configs: at least one; they agree in what the students share, and differ in `out`.
+        progress, notice, should_stop: as for `distill`.
+
+    Raises:
+        UsageError: the configurations disagree in what students share, or two have one folder.
+        EnvironmentProblem: some of several students failed; says which and why. The others have ended.
+        PipelineError, TrainingStopped: as for `distill`.
+    """
     say = notice or _ignore
-    with _threads(config.num_threads):
-        job = open_job(config)
-        if not RunFolder(config.out).run_json.exists():
-            plans = (job.images.plan, job.texts.plan)
-            require_outside_sources(config.out, "--out", [source.uri for plan in plans for source in plan.sources])
-        folder = open_folder(config.out)
-        with folder.lock() as lock:
-            method, record = job.method, _begin(job, folder, lock.fence)
-            if record.result is not None:
-                say(f"run {folder.root} has ended before; this is its result")
-                return dict(record.result)
-            say(
-                f"{method.steps:,} steps of {method.batch_size:,} images and {method.text_batch_size:,} sentences, "
-                f"from {len(job.sequence.rows):,} ok images of the {_where(method.images)} and "
-                f"{len(job.text_rows):,} ok sentences of the {_where(method.texts)}"
-            )
-            if job.replay is not None or job.small is not None:
-                say(_what_is_seen(job))
-            loop = TrainingLoop(
-                job,
-                folder,
-                record,
-                fence=lock.fence,
+    _require_alike(configs)
+    with _threads(configs[0].num_threads), ExitStack() as stack:
+        feed = open_feed(configs[0])
+        jobs = [open_job(config, feed) for config in configs]
+        feed = replace(feed, largest=_largest([job.student.preprocess.size for job in jobs]))
+        jobs = [replace(job, feed=feed) for job in jobs]
+        for config in configs:
+            if not RunFolder(config.out).run_json.exists():
+                plans = (feed.images.plan, feed.texts.plan)
+                require_outside_sources(config.out, "--out", [source.uri for plan in plans for source in plan.sources])
+        begun = [_begin(job, stack, say) for job in jobs]
+        members = [member for member in begun if isinstance(member, Member)]
+        if members:
+            steps = max(member.steps for member in members)
+            said, *more = feed.described()
+            for sentence in (f"{steps:,} steps of {said}", *more):
+                say(sentence)
+            train(
+                feed,
+                members,
                 progress=progress or silent,
                 notice=say,
                 should_stop=should_stop or _never,
             )
-            return loop.finish()
+            _require_well(members)
+        return [_result_of(member) for member in begun]
 
 
-def _where(selection: str | None) -> str:
-    return "cache" if selection is None else f"selection {selection!r}"
+def _require_alike(configs: Sequence[DistillConfig]) -> None:
+    shared = [name for name, about in settings_in(DistillConfig).items() if not about.own]
+    first = values_of(configs[0])
+    for config in configs[1:]:
+        for name in shared:
+            if getattr(config, name) != first[name]:
+                raise UsageError(
+                    f"students that learn side by side share {name}, and it is {first[name]!r} for {configs[0].out} "
+                    f"and {getattr(config, name)!r} for {config.out}: give one value, or train them one after the other"
+                )
+    outs = [config.out.absolute() for config in configs]
+    for out in outs:
+        if outs.count(out) > 1:
+            raise UsageError(f"{out} is the folder of two students: give them names that differ")
 
 
-def _begin(job: DistillJob, folder: RunFolder, fence: atomic.Fence) -> RunRecord:
-    """Returns the record of the run in `folder`: the one that is there when it is the same run, else a new one."""
+def _largest(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    heights, widths = zip(*sizes, strict=True)
+    return max(heights), max(widths)
+
+
+def _begin(job: DistillJob, stack: ExitStack, say: Callable[[str], None]) -> "Member | RunRecord":
+    """Returns the member of `job`, in a folder locked until `stack` is left; the record of a run that has ended."""
+    folder = open_folder(job.running.out)
+    fence = stack.enter_context(folder.lock()).fence
     if folder.run_json.exists() and job.running.fresh:
         forget(folder, fence=fence)
-    record = job.new_record()
-    if folder.run_json.exists():
-        then = read_record(folder)
-        require_same(folder, record, then)
-        record = then
-    else:
-        write_record(folder, record, fence=fence)
+    if not folder.run_json.exists():
+        if job.running.amend is not None:
+            raise UsageError(f"--amend is for a run that is there, and {folder.root} holds none: drop it")
+        write_record(folder, job.new_record(), fence=fence)
+    then = read_record(folder)
+    checkpoint = newest_checkpoint(folder.checkpoints, run=then.fingerprint, num_steps=_ENDLESS, notice=say)
+    record = asked_again(folder, job, then, done=0 if checkpoint is None else checkpoint.step)
     _copy_probes(job, folder, fence)
-    return record
+    if record.result is not None:
+        say(f"run {folder.root} has ended before; this is its result")
+        return record
+    return Member(job, folder, record, checkpoint, fence=fence, notice=say)
+
+
+def _require_well(members: Sequence[Member]) -> None:
+    """Raises what ended the only member, or an error that names those of several that failed."""
+    failed = [member for member in members if member.failed is not None]
+    if failed and len(members) == 1 and failed[0].failed is not None:
+        raise failed[0].failed
+    if failed:
+        reasons = "; ".join(f"{member.folder.root}: {member.failed}" for member in failed)
+        raise EnvironmentProblem(f"{len(failed)} of {len(members)} students failed ({reasons}); the others have ended")
+
+
+def _result_of(member: "Member | RunRecord") -> dict[str, Json]:
+    record = member.record if isinstance(member, Member) else member
+    assert record.result is not None
+    return dict(record.result)
 
 
 def _copy_probes(job: DistillJob, folder: RunFolder, fence: atomic.Fence) -> None:
     """Copies what the teacher made of the probes, so that a run can check its teacher when the cache is gone."""
-    for array in (job.images, job.texts):
-        stored, copy = job.cache.layout.probes(array.modality, array.name), folder.probes(array.modality)
+    feed: Feed = job.feed
+    for array in (feed.images, feed.texts):
+        stored, copy = feed.cache.layout.probes(array.modality, array.name), folder.probes(array.modality)
         if stored.exists() and not copy.exists():
             atomic.make_folder(copy.parent)
             atomic.publish_bytes(copy, stored.read_bytes(), fence=fence)
-
-
-def _what_is_seen(job: DistillJob) -> str:
-    views = "" if job.replay is None else ", ".join(str(array.recipe.view) for array in job.replay.arrays)
-    crops = f"the teacher's views {views} are replayed in turn" if views else "the student draws its own crops"
-    return f"{crops}, cut from {'the originals' if job.small is None else 'the stored pixels'}"
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from stages.settings.declare import configuration, running, setting
 class EvaluateConfig:
     """The settings of `pipeline evaluate`. The only home of their defaults."""
 
-    model: str = setting(flag=None, help="A run, an exported folder or a teacher specification.")
+    model: str = setting(flag=None, help="A run, RUN@STEP, an exported folder or a teacher specification.")
     data: Path = setting(
         help="Folder of the labelled pictures.",
         more="In the CLIP_benchmark webdataset layout, see `stages.evaluate.data`.",

@@ -18,6 +18,7 @@ from stages.evaluate.models import EvaluatedModel, load_model
 from stages.export.model_folder import require_probes
 from stages.teachers import Teacher, load_teacher
 from stages.teachers.class_vectors import class_vectors, count_cut_prompts
+from stages.teachers.held import load_held
 
 __all__ = ["EvaluateConfig", "SeenTeachers", "evaluate_model"]
 
@@ -144,7 +145,9 @@ def _teacher_for(
 
     def load(specification: str) -> Teacher:
         seen = seen_teachers.get(specification)
-        return load_teacher(specification, device=config.device) if seen is None else seen.teacher
+        if seen is not None:
+            return seen.teacher
+        return load_held(lambda: load_teacher(specification, device=config.device))
 
     if config.teacher is not None:
         return load(config.teacher)

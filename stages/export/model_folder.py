@@ -17,16 +17,17 @@ import numpy as np
 import torch
 
 from cache_schema import atomic
-from cache_schema.errors import MismatchError
+from cache_schema.errors import MismatchError, UnfinishedError
 from cache_schema.json_file import Json
 from cache_schema.layout import Modality
 from cache_schema.reading import read_file
 from stages.export.open_clip import write_pair
 from stages.runs.folder import RunFolder
 from stages.runs.record import read_record, write_record
+from stages.runs.reference import find_checkpoint, load_checkpoint_student, read_reference_sha256, unfinished
 from stages.students import Student, load_image_tower, save_image_tower
 from stages.students.encoder import StudentEncoder
-from stages.students.saved import find_image_tower
+from stages.students.saved import find_image_tower, read_weights_sha256
 from stages.teachers import Teacher, load_text_tower
 from stages.teachers.described import arithmetic_of
 from stages.teachers.probes import check_probes, compute_probes, probes_from_bytes, probes_to_bytes
@@ -68,15 +69,23 @@ def export_image_tower(
 
 
 def load_trained(path: str | Path) -> Student:
-    """Returns the trained student of a run or exported folder, known to be the one whose probes lie beside it.
+    """Returns the student of a run, of a checkpoint of one (`RUN@STEP`) or of an exported folder.
+
+    A student that was exported is known to be the one whose probes lie beside it.
 
     Raises:
+        UsageError: there is no such checkpoint; lists those that are there.
+        UnfinishedError: the run has not ended; names its newest checkpoint.
         MismatchError: it makes other features of the probes than the student that was exported: its weights, or what
             describes them, are another student's.
-        PipelineError: as `load_image_tower`.
+        PipelineError: as `load_image_tower` and `load_checkpoint_student`.
     """
-    student = load_image_tower(path)
-    probes = find_image_tower(Path(path)) / PROBES_NAME
+    reference = find_checkpoint(path)
+    if reference is not None:
+        return load_checkpoint_student(reference)
+    folder = find_exported(path)
+    student = load_image_tower(folder)
+    probes = folder / PROBES_NAME
     data = read_file(probes)
     if data is not None:
         stored = np.asarray(probes_from_bytes(data, where=probes)["features"], np.float32)
@@ -90,6 +99,28 @@ def load_trained(path: str | Path) -> Student:
                 "from a copy, or train again"
             )
     return student
+
+
+def read_trained_sha256(path: str | Path) -> str:
+    """Returns the SHA-256 of the weights file that `load_trained` reads: of a checkpoint, with the whole state in it.
+
+    Errors are those of `load_trained`.
+    """
+    reference = find_checkpoint(path)
+    return read_weights_sha256(find_exported(path)) if reference is None else read_reference_sha256(reference)
+
+
+def find_exported(path: str | Path) -> Path:
+    """Returns the folder of the exported student: `path` itself, or `model` inside a run.
+
+    Raises:
+        UsageError: `path` holds neither.
+        UnfinishedError: the run has not ended; names its newest checkpoint.
+    """
+    try:
+        return find_image_tower(Path(path))
+    except UnfinishedError as error:
+        raise unfinished(path) from error
 
 
 def export_pair(student: Student, folder: Path, teacher: str, *, fence: atomic.Fence | None) -> None:
@@ -118,8 +149,16 @@ def add_text_tower(run: str | Path) -> None:
 
 
 def require_probes(teacher: Teacher, modality: Modality, model: Path, *, device: str = "cpu") -> None:
-    """Raises `MismatchError` when `teacher`, in float32, does not reproduce the probes kept in the folder `model`."""
-    path = model / TEACHER_PROBES_NAMES[modality]
+    """Raises `MismatchError` when `teacher`, in float32, does not reproduce the probes kept in the folder `model`.
+
+    Args:
+        teacher: computes in this process, on `device`.
+        modality: the modality of the probes.
+        model: a model folder, or a run, which keeps those of its cache.
+        device: a torch device.
+    """
+    of_run = RunFolder(model).probes(modality)
+    path = of_run if of_run.exists() else model / TEACHER_PROBES_NAMES[modality]
     if path.exists():
         arithmetic = arithmetic_of(teacher, device, "float32")
         stored = probes_from_bytes(path.read_bytes(), where=path)

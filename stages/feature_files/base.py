@@ -43,8 +43,8 @@ class ScannedFeatures:
 
     Attributes:
         fingerprint: hex SHA-256 of its content.
-        dim: width of its vectors.
-        places: int64, one per row, in the order of the file.
+        dim: width of its vectors; 0 where a file without rows does not say it.
+        places: int64, one per row, in the order of the file; none of an empty shard, which is whole and has no rows.
         key_hashes: uint64, one per row (`hash_of_key`); empty where rows have no keys.
     """
 

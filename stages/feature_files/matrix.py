@@ -57,7 +57,7 @@ def matrix_of(uri: str, file: SourceFile) -> Matrix:
         raise RefusedError(f"{uri} holds Python objects, which only unpickling could read: {_AGAIN}")
     if dtype.str not in _FLOATS:
         raise RefusedError(f"{uri} holds {dtype.str}, not little-endian float16, float32 or float64: {_AGAIN}")
-    if len(shape) != 2 or not 1 <= shape[1] <= MAX_DIM or shape[0] < 1:
+    if len(shape) != 2 or not 1 <= shape[1] <= MAX_DIM:
         raise RefusedError(f"{uri} has shape {shape}, not (rows, width) with a width of 1 to {MAX_DIM:,}: {_AGAIN}")
     if fortran_order:
         raise RefusedError(f"{uri} is stored column by column (Fortran order), so that no row can be read: {_AGAIN}")

@@ -45,7 +45,7 @@ class MatrixWithTable:
         return self.uri, self.table_uri
 
     def scan(self) -> ScannedFeatures:
-        """Reads both files once.
+        """Reads both files once; both without rows are an empty shard.
 
         Raises:
             RefusedError: see `matrix_of`; a key is missing or stands twice; the table lacks the key column.

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import pyarrow as pa
 
-from cache_schema.errors import MismatchError, RefusedError, UsageError
+from cache_schema.errors import MismatchError, RefusedError
 from cache_schema.layout import Modality
 from stages.feature_files.base import FEATURE_TYPE, MAX_DIM, FeatureRow, ScannedFeatures, SourceAddress, content_sha256
 from stages.feature_files.table import Table, key_of, unique_key_hashes
@@ -42,20 +42,27 @@ class ParquetFeatures:
         return (self.uri,)
 
     def scan(self) -> ScannedFeatures:
-        """Reads the file once; raises `RefusedError` for other types, lists of other widths, and repeated keys."""
+        """Reads the file once; one without rows is an empty shard.
+
+        Raises:
+            RefusedError: the columns are missing or of other types, lists are of other widths, or keys repeat.
+        """
         table = Table(self.uri)
         kind = table.require(self._column, "column")
-        if not _is_vector(kind):
+        num_rows = table.num_rows()
+        # A column without values has no type for many a writer.
+        if not _is_vector(kind) and (num_rows or not pa.types.is_null(kind)):
             raise RefusedError(
                 f"{self.uri}: column {self._column!r} is {words_of(kind)}, not a list of float16, float32 or float64: "
                 "choose another one with ?column=NAME"
             )
-        num_rows = table.num_rows()
-        if num_rows == 0:
-            raise UsageError(f"no rows in {self.uri}: leave it out")
         with planned_file(self.uri) as file:
             fingerprint = content_sha256(file)
         places = np.arange(num_rows, dtype=np.int64)
+        if not num_rows:
+            if self._key_column:
+                table.require(self._key_column, "key_column")
+            return ScannedFeatures(fingerprint, 0, places, np.zeros(0, np.uint64))
         return ScannedFeatures(fingerprint, self._dim(table), places, self._key_hashes(table))
 
     def stream(self, first_row: int, num_rows: int, place: int) -> Iterator[FeatureRow]:
@@ -98,7 +105,7 @@ class ParquetFeatures:
                 break
         if not 1 <= dim <= MAX_DIM:
             raise RefusedError(
-                f"{self.uri}: column {self._column!r} holds vectors of width {dim}, not 1 to {MAX_DIM:,}: choose "
+                f"{self.uri}: column {self._column!r} holds vectors of width {dim}, not 1 to {MAX_DIM:,}: "
                 "choose another one with ?column=NAME"
             )
         return dim

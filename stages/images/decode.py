@@ -146,7 +146,8 @@ def decode_image(payload: bytes, limits: Limits, *, reduce_for: tuple[Crop, tupl
         return Decoded(None, "img-memory", name, width, height)
     except Exception:  # noqa: BLE001
         # Pillow's plugins raise whatever their parsers meet: OSError, SyntaxError, ValueError, struct.error, KeyError.
-        status = "img-corrupt" if is_whole(name, payload) else "img-truncated"
+        is_cut = not is_whole(name, payload) or (name == "tiff" and _strips_end_early(payload))
+        status = "img-truncated" if is_cut else "img-corrupt"
         return Decoded(None, status, name, width, height)
 
 
@@ -157,7 +158,7 @@ def set_pillow() -> None:
 
 
 def _decode_opened(
-    image: Image.Image, payload: bytes, limits: Limits, reduce_for: tuple[Crop, tuple[int, int]] | None
+    image: ImageFile.ImageFile, payload: bytes, limits: Limits, reduce_for: tuple[Crop, tuple[int, int]] | None
 ) -> Decoded:
     width, height = image.size
     if image.mode not in _PILLOW_MODES + _SIXTEEN_BIT_MODES:
@@ -171,12 +172,12 @@ def _decode_opened(
         _draft(image, *reduce_for)
     # Asked before the pixels are there: Pillow forgets the tags with them.
     lacks_tiff_data = image.format == "TIFF" and tiff.lacks_data(image.tag_v2, payload)  # type: ignore[attr-defined]
+    # A reduced one was whole when the teacher saw it, and still has the bytes of then.
+    if image.format in ("JPEG", "MPO") and reduce_for is None and not jpeg.load_whole(image, payload):
+        return Decoded(None, "img-truncated", "jpeg", width, height)
     image.load()
     if image.format == "PNG" and _may_lack_rows(image) and png_lacks_rows(payload):
         return Decoded(None, "img-truncated", "png", width, height)
-    # A reduced one was whole when the teacher saw it, and still has the bytes of then.
-    if image.format in ("JPEG", "MPO") and reduce_for is None and _lacks_data(image, payload):
-        return Decoded(None, "img-truncated", "jpeg", width, height)
     if image.format == "TIFF" and lacks_tiff_data:
         return Decoded(None, "img-truncated", "tiff", width, height)
     if image.format == "TIFF":
@@ -196,6 +197,17 @@ def _decode_opened(
     return Decoded(rgb, "ok", " ".join(notes), width, height)
 
 
+def _strips_end_early(payload: bytes) -> bool:
+    """Returns whether a TIFF that could not be decoded ends early in a strip; one whose tags are damaged does not."""
+    try:
+        with Image.open(io.BytesIO(payload), formats=["TIFF"]) as image:
+            tags = image.tag_v2  # type: ignore[attr-defined]
+            return tiff.lacks_data(tags, payload) or tiff.ends_early(tags, payload)
+    except Exception:  # noqa: BLE001
+        # Tags hold whatever the file says: zeros, text in place of numbers.
+        return False
+
+
 def _may_lack_rows(image: Image.Image) -> bool:
     """Returns whether the data of a decoded PNG may have ended early: Pillow takes a stream that ends between rows.
 
@@ -205,10 +217,6 @@ def _may_lack_rows(image: Image.Image) -> bool:
         return True
     last = image.crop((0, image.height - 1, image.width, image.height))
     return last.getbbox(alpha_only=False) is None
-
-
-def _lacks_data(image: Image.Image, payload: bytes) -> bool:
-    return jpeg.lacks_scans(payload) or jpeg.lacks_intervals(payload) or jpeg.ends_early(payload, image)
 
 
 def _has_more_frames(image: Image.Image, payload: bytes) -> bool:

@@ -4,12 +4,16 @@ Source: ITU-T T.81, annex B (markers) and annex G (progression); libjpeg-turbo's
 scan that ended early at zero.
 """
 
-import io
 import re
 import struct
 from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
 
-from PIL import Image, ImageChops
+from PIL import Image, ImageFile
+
+Segment = tuple[int, bytes, int]
+"""Marker, body and the place in the file."""
 
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
@@ -18,23 +22,26 @@ _SETS_INTERVAL = b"\xff\xdd\x00\x04"
 _SCAN, _END, _RESTART_INTERVAL = 0xDA, 0xD9, 0xDD
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
+_ARITHMETIC = frozenset(range(0xC9, 0xD0)) - {0xCC}
 _NUM_COEFFICIENTS = 64
-_MID_GREY = (127, 128)
-# Decoded as picture data if there is room for it: no byte of it is a marker, and no two neighbours repeat.
-_FILLER = bytes((37 * number) % 251 for number in range(1, 512))
+# Eight bytes of ones: as many as libjpeg reads ahead, and no code word begins with them, so that they fill few blocks.
+_FILLER = b"\xff\x00" * 8
+# A byte, and the beginning of what may be a marker: too little to read ahead.
+_PROBE = b"\x00\xff"
 
 
 def reaches_its_end(payload: bytes) -> bool:
     """Returns whether the end mark of the first picture in `payload` is there."""
-    return _end_of(payload) is not None
+    return any(marker == _END for marker, _, _ in _segments(payload))
 
 
-def lacks_scans(payload: bytes) -> bool:
+def _lacks_scans(segments: list[Segment]) -> bool:
     """Returns whether a colour, or a band of frequencies of a progressive picture, has no scan of its own."""
     components: tuple[int, ...] = ()
     progressive = False
-    finished: set[tuple[int, int]] = set()
-    for marker, body, _ in _segments(payload):
+    # Bit n of a colour stands for its frequency n.
+    finished: dict[int, int] = {}
+    for marker, body, _ in segments:
         if marker in _FRAMES and len(body) >= 6:
             progressive = marker in _PROGRESSIVE
             components = tuple(body[6 + 3 * number] for number in range(body[5]) if 6 + 3 * number < len(body))
@@ -42,22 +49,25 @@ def lacks_scans(payload: bytes) -> bool:
             first, last, precision = body[1 + 2 * body[0] : 4 + 2 * body[0]]
             if not progressive:
                 first, last, precision = 0, _NUM_COEFFICIENTS - 1, 0
-            if precision & 0x0F == 0:
-                seen = [body[1 + 2 * number] for number in range(body[0])]
-                finished |= {(one, band) for one in seen for band in range(first, last + 1)}
-    return any((one, band) not in finished for one in components for band in range(_NUM_COEFFICIENTS))
+            if precision & 0x0F == 0 and first <= last:
+                band = (1 << last + 1) - (1 << first)
+                for number in range(body[0]):
+                    one = body[1 + 2 * number]
+                    finished[one] = finished.get(one, 0) | band
+    every = (1 << _NUM_COEFFICIENTS) - 1
+    return any(finished.get(one, 0) & every != every for one in components)
 
 
-def lacks_intervals(payload: bytes) -> bool:
+def _lacks_intervals(segments: list[Segment], payload: bytes) -> bool:
     """Returns whether a scan has fewer restart intervals than its picture, or an empty one: libjpeg fills them.
 
-    A picture without restart marks has one interval, whose end nothing tells.
+    Intervals in front of marks are not measured, the last one is, as the end of its scan.
     """
     if _SETS_INTERVAL not in payload:
         return False
     interval = num_marks = start = 0
     frame: bytes = b""
-    for marker, body, position in _segments(payload):
+    for marker, body, position in segments:
         if num_marks:
             data = payload[start:position]
             if len(_RESTART.findall(data)) < num_marks or _EMPTY_INTERVAL.search(data):
@@ -88,29 +98,71 @@ def _units_of_scan(frame: bytes, scan: bytes) -> int:
     return -(-columns // 8) * -(-rows // 8)
 
 
-def ends_early(payload: bytes, image: Image.Image) -> bool:
-    """Returns whether the picture data of `payload` stops before the last rows of `image`, its decoded picture.
+def load_whole(image: ImageFile.ImageFile, payload: bytes) -> bool:
+    """Decodes the pixels of `image`, opened from `payload`, and returns whether nothing of the picture is missing.
 
-    Rows without data decode to mid-grey. Where the last pixel is mid-grey, bytes are put before the end mark and the
-    picture is decoded once more: a whole picture does not change by them, one that lacks data does.
+    libjpeg fills what is missing, and keeps its warning. It is fed up to the end of a scan, and then bytes that are no
+    marker: behind a full scan it skips them all, in one that lacks data it waits for more. A scan that lacks no more
+    than its last bytes is filled by ours, and taken. Arithmetic coding ends with zeros that writers leave out, so that
+    nothing tells what is missing.
+
+    Raises:
+        OSError: the data is damaged, or ends before the picture and its end mark. The picture is then not loaded.
     """
-    last = image.getpixel((image.width - 1, image.height - 1))
-    if not all(level in _MID_GREY for level in (last if isinstance(last, tuple) else (last,))):
-        return False
-    end = _end_of(payload)
-    if end is None:
-        return True
-    with Image.open(io.BytesIO(payload[:end] + _FILLER + payload[end:]), formats=["JPEG"]) as again:
-        again.load()
-        return again.mode != image.mode or ImageChops.difference(again, image).getbbox() is not None
+    segments = list(_segments(payload))
+    codec, extents, _, arguments = image.tile[0]
+    image.load_prepare()
+    decoder: Any = Image._getdecoder(image.mode, codec, arguments, image.decoderconfig)
+    try:
+        decoder.setimage(image.im, extents)
+        if not _fill(decoder, segments, payload):
+            return False
+    finally:
+        decoder.cleanup()
+    image.tile = []
+    return not _lacks_scans(segments) and not _lacks_intervals(segments, payload)
 
 
-def _end_of(payload: bytes) -> int | None:
-    """Returns where the end mark of the first picture is."""
-    return next((position for marker, _, position in _segments(payload) if marker == _END), None)
+def _fill(decoder: Any, segments: list[Segment], payload: bytes) -> bool:
+    """Gives a picture to Pillow's decoder scan by scan; returns False at the first that is too short."""
+    view, start = memoryview(payload), 0
+    for end in _ends_of_scans(segments):
+        num_used, error = decoder.decode(view[start:end])
+        if num_used >= 0:
+            # What it has not used is part of a block, or of the marker that began this stretch.
+            rest = payload[start + num_used : end] + _FILLER
+            num_used, error = decoder.decode(rest)
+            if 0 <= num_used < len(rest):
+                return False
+        if num_used >= 0:
+            num_used, error = decoder.decode(_PROBE)
+            if num_used == 0:
+                return False
+        if num_used < 0:
+            return _is_done(error)
+        # The last byte of the probe is kept by neither side.
+        start = end
+    has_end = bool(segments) and segments[-1][0] == _END
+    num_used, error = decoder.decode(view[start : len(payload if has_end else payload.rstrip(b"\x00"))])
+    if num_used >= 0:
+        raise OSError("the data ends before the picture")
+    return _is_done(error)
 
 
-def _segments(payload: bytes) -> Iterator[tuple[int, bytes, int]]:
+def _is_done(error: int) -> bool:
+    if error < 0:
+        raise OSError(f"the decoder failed with {error}")
+    return True
+
+
+def _ends_of_scans(segments: list[Segment]) -> list[int]:
+    """Returns where the picture data of every scan ends, which is at the next marker."""
+    if any(marker in _ARITHMETIC for marker, _, _ in segments):
+        return []
+    return [after[2] for (marker, _, _), after in pairwise(segments) if marker == _SCAN]
+
+
+def _segments(payload: bytes) -> Iterator[Segment]:
     """Yields (marker, body, position) of every segment up to the end mark; picture data is skipped over."""
     position = 2
     while found := _MARKER.search(payload, position):

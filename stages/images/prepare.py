@@ -1,13 +1,15 @@
 """The whole way of one payload to the pixels a model sees: decode, crop or resize. Runs in decode processes."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, Protocol
 
 import numpy as np
 
 from stages.images.crops import Crop
 from stages.images.decode import TOO_MANY_PIXELS, Decoded, Limits, decode_image
-from stages.images.preprocess import Preprocess, crop_pixels, prepare_pixels, resized_size
+from stages.images.preprocess import CropShape, Preprocess, crop_pixels, prepare_pixels, resized_size
 from stages.images.stored import PixelRule
 from stages.images.views import ViewRule, check_of
 
@@ -67,13 +69,10 @@ class CropPreparation:
     Attributes:
         preprocess: the values of the model that will see the pixels.
         limits: what one payload may cost.
-        reduce_jpeg: decode a JPEG at a fraction of its size where its crop allows it. Faster, and the pixels differ
-            a little, so it is for training crops; a payload without a crop is never reduced.
     """
 
     preprocess: Preprocess
     limits: Limits = field(default_factory=Limits)
-    reduce_jpeg: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -81,8 +80,7 @@ class CropPreparation:
 
     def prepare(self, payload: bytes, crop: Crop | None) -> Prepared:
         """Returns the pixels of the crop, or of the model's own evaluation preprocessing where `crop` is None."""
-        reduce_for = (crop, self.preprocess.size) if self.reduce_jpeg and crop is not None else None
-        decoded = decode_image(payload, self.limits, reduce_for=reduce_for)
+        decoded = decode_image(payload, self.limits)
         if decoded.image is None:
             return Prepared(None, decoded.status, decoded.reason, decoded.width, decoded.height)
         if crop is not None:
@@ -119,30 +117,46 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class ReplayPreparation:
-    """One crop of every payload, decoded at full size, with its check where that is wanted. Its pixels are HWC.
+class TrainingPreparation:
+    """One crop of every payload in every shape, with its check where that is wanted.
+
+    Its pixels are those of all shapes behind each other, in one dimension; `cut` takes them apart.
 
     Attributes:
-        preprocess: the values of the student.
+        shapes: that students take.
+        reduce_for: (height, width) of the largest shape that any student takes, for which a JPEG may be decoded at a
+            fraction of its size. Faster, and the pixels differ a little. None decodes it at its full size, as a check
+            needs it.
         limits: what one payload may cost.
     """
 
-    preprocess: Preprocess
+    shapes: tuple[CropShape, ...]
+    reduce_for: tuple[int, int] | None = None
     limits: Limits = field(default_factory=Limits)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (*self.preprocess.size, 3)
+        return (sum(3 * prod(shape.size) for shape in self.shapes),)
 
     def prepare(self, payload: bytes, wanted: tuple[Crop, bool]) -> Prepared:
         """Returns the pixels of a crop, and its check if the second of `wanted` says so."""
         crop, with_check = wanted
-        decoded = decode_image(payload, self.limits)
+        assert self.reduce_for is None or not with_check, "a check needs the picture at its full size"
+        reduce_for = None if self.reduce_for is None else (crop, self.reduce_for)
+        decoded = decode_image(payload, self.limits, reduce_for=reduce_for)
         if decoded.image is None:
             return Prepared(None, decoded.status, decoded.reason, decoded.width, decoded.height)
-        pixels_HWC = crop_pixels(decoded.image, crop, self.preprocess)
+        pixels = np.concatenate([crop_pixels(decoded.image, crop, shape).ravel() for shape in self.shapes])
         checks = check_of(decoded.image, crop) if with_check else b""
-        return Prepared(pixels_HWC, "ok", decoded.reason, decoded.width, decoded.height, checks)
+        return Prepared(pixels, "ok", decoded.reason, decoded.width, decoded.height, checks)
+
+    def cut(self, pixels: np.ndarray) -> Iterator[np.ndarray]:
+        """Yields the pixels HWC of every shape, in their order."""
+        start = 0
+        for shape in self.shapes:
+            end = start + 3 * prod(shape.size)
+            yield pixels[start:end].reshape(*shape.size, 3)
+            start = end
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ With `resize_to` and `crop_rounding`, also transformers 5.23.0, `image_processin
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -24,6 +24,18 @@ INTERPOLATIONS = {
 RESIZE_MODES = ("shortest", "squash", "longest")
 CROP_ROUNDINGS = ("nearest", "down")
 _OFTEN_ABSENT = ("resize_to", "crop_rounding")
+
+
+class CropShape(NamedTuple):
+    """What decides the pixels of a crop: two models of one shape see the same ones.
+
+    Attributes:
+        size: (height, width) in pixels.
+        interpolation: a name of `INTERPOLATIONS`.
+    """
+
+    size: tuple[int, int]
+    interpolation: str
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,11 @@ class Preprocess:
     fill_color: int = 0
     resize_to: tuple[int, int] | None = None
     crop_rounding: str = "nearest"
+
+    @property
+    def crop_shape(self) -> CropShape:
+        """Returns what decides the pixels of a crop for this model."""
+        return CropShape(self.size, self.interpolation)
 
     def __post_init__(self) -> None:
         if self.interpolation not in INTERPOLATIONS:
@@ -143,13 +160,11 @@ def prepare_pixels(image: Image.Image, preprocess: Preprocess) -> np.ndarray:
     return np.asarray(_centre(resized, out_width, out_height, preprocess))
 
 
-def crop_pixels(image: Image.Image, crop: Crop, preprocess: Preprocess) -> np.ndarray:
-    """Returns uint8 HWC pixels of one crop of an RGB picture, stretched to the model's input size."""
+def crop_pixels(image: Image.Image, crop: Crop, shape: "CropShape | Preprocess") -> np.ndarray:
+    """Returns uint8 HWC pixels of one crop of an RGB picture, stretched to the size of `shape`."""
     left, top, right, bottom = crop_box(crop, *image.size)
-    out_height, out_width = preprocess.size
-    part = image.crop((left, top, right, bottom)).resize(
-        (out_width, out_height), INTERPOLATIONS[preprocess.interpolation]
-    )
+    out_height, out_width = shape.size
+    part = image.crop((left, top, right, bottom)).resize((out_width, out_height), INTERPOLATIONS[shape.interpolation])
     if crop.flip:
         part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return np.asarray(part)

@@ -72,7 +72,7 @@ def joined_plan(
 
     Raises:
         UsageError: features without samples, or the reverse.
-        RefusedError: something is damaged, keys repeat, or no key is in common.
+        RefusedError: something is damaged, keys repeat, no key is in common, or no file of features has a row.
         MismatchError: formats or widths differ, or a file has changed.
     """
     plan, committed = cache.plan(modality), CommittedRows(cache, modality)
@@ -81,8 +81,11 @@ def joined_plan(
     uris = config.image_features if modality == "image" else config.text_features
     if not uris and recipe is None:
         return None
-    given = list({file.uri: file for uri in uris for file in expand_features(uri, modality)}.values())
-    files, new = _known_and_new(given, dict(recipe.files) if recipe is not None else {}, progress)
+    named = list({file.uri: file for uri in uris for file in expand_features(uri, modality)}.values())
+    files, new, empty = _known_and_new(named, dict(recipe.files) if recipe is not None else {}, progress)
+    given = [file for file in named if file.uri not in empty]
+    if named and not given:
+        raise RefusedError(f"no {modality} features in {', '.join(uris)}: point at files that have some")
     scans: dict[tuple[str, str], ScannedSource] = {}
     grown = grown_by(
         plan,
@@ -112,16 +115,19 @@ def joined_plan(
         files[file.uri]["first_parts"] = sorted({*files[file.uri]["first_parts"], *unbound})
     _require_same(files, modality)
     first = next(iter(files.values()))
-    named = NamedSources(grown.named or frozenset(range(len(plan.sources))), grown.empty)
-    return JoinedPlan(plan, named, files, first["format"], first["dim"], num_unused)
+    sources = NamedSources(
+        grown.named or frozenset(range(len(plan.sources))), tuple(dict.fromkeys([*grown.empty, *empty]))
+    )
+    return JoinedPlan(plan, sources, files, first["format"], first["dim"], num_unused)
 
 
 def _known_and_new(
     given: Sequence[FeatureFile], remembered: Mapping[str, FileEntry], progress: Progress | None
-) -> tuple[dict[str, FileEntry], list[FeatureFile]]:
-    """Returns an entry for every file of features, remembered or given, and the files never seen before."""
+) -> tuple[dict[str, FileEntry], list[FeatureFile], list[str]]:
+    """Returns an entry for every file of features, remembered or given, the files never seen before, and empty ones."""
     files = {path: dict(entry) for path, entry in remembered.items()}
     new: list[FeatureFile] = []
+    empty: list[str] = []
     for done, file in enumerate(given, start=1):
         entry = files.get(file.uri)
         if entry is not None and (entry["format"], entry["options"]) != (file.format, file.options):
@@ -134,6 +140,9 @@ def _known_and_new(
         scan = scan_once(file)
         if progress is not None:
             progress(done, len(given), f"files of {file.modality} features")
+        if entry is None and not len(scan.places):
+            empty.append(file.uri)
+            continue
         same = next((path for path in files if files[path]["fingerprint"] == scan.fingerprint), None)
         if same is not None and same != file.uri and same in {other.uri for other in given}:
             raise RefusedError(f"{file.uri} holds the same as {same}: name one of them")
@@ -153,7 +162,7 @@ def _known_and_new(
         files[file.uri] = found
         if same is None:
             new.append(file)
-    return files, new
+    return files, new, empty
 
 
 def _named(entry: FileEntry, file: FeatureFile) -> list[tuple[str, dict[str, str]]]:

@@ -29,7 +29,7 @@ class NamedSources:
 
     Attributes:
         numbers: places of the sources in the plan.
-        empty: sources without a sample, which are not planned.
+        empty: sources without a sample, which are not planned, and files of features without a row.
     """
 
     numbers: frozenset[int]

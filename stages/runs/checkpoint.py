@@ -50,9 +50,10 @@ def save_checkpoint(
     run: str,
     state: Mapping[str, Json],
     keep: int,
+    also: frozenset[int] = frozenset(),
     fence: atomic.Fence | None = None,
 ) -> None:
-    """Writes a checkpoint after `step` steps and removes all but the newest `keep`.
+    """Writes a checkpoint after `step` steps and removes all but the newest `keep`, and those of the steps `also`.
 
     After a crash at any instant the newest whole checkpoint is this one or the one before.
 
@@ -63,6 +64,7 @@ def save_checkpoint(
         run: fingerprint of the run's configuration; another run cannot resume from it.
         state: further JSON.
         keep: at least 1.
+        also: steps whose checkpoints stay beside the newest, where they are there.
         fence: the fence of the run's lock.
 
     Raises:
@@ -79,7 +81,38 @@ def save_checkpoint(
     }
     atomic.publish_bytes(_path(folder, step, "safetensors"), data, fence=fence)
     atomic.publish_json(_path(folder, step, "json"), seal(record), fence=fence)
-    remove_checkpoints(folder, keep=keep)
+    remove_checkpoints(folder, keep=keep, also=also)
+
+
+def checkpoint_steps(folder: Path) -> list[int]:
+    """Returns the steps that `folder` keeps a checkpoint of, ascending; a damaged one counts."""
+    return sorted(_steps(folder, "json"))
+
+
+def read_checkpoint(folder: Path, step: int) -> Checkpoint:
+    """Returns the checkpoint after `step` steps; raises `DamagedError` when it is damaged, not finite or not there."""
+    path = _path(folder, step, "json")
+    weights = _path(folder, step, "safetensors")
+    state = _read_state(folder, step)
+    data = read_file(weights) or b""
+    if sha256_of(data) != state["tensors"].get("sha256"):
+        raise DamagedError(f"checkpoint {weights} is damaged ({len(data):,} bytes)")
+    try:
+        tensors = load(data)
+    except SafetensorError as error:
+        raise DamagedError(f"checkpoint {weights} is damaged ({error})") from error
+    spoilt = _not_finite(tensors)
+    if spoilt:
+        raise DamagedError(
+            f"checkpoint {weights} holds values that are not finite ({len(spoilt)} tensors: "
+            f"{', '.join(spoilt[:_SHOWN])})"
+        )
+    return Checkpoint(step, state, tensors, path)
+
+
+def read_checkpoint_sha256(folder: Path, step: int) -> str:
+    """Returns the SHA-256 of the tensors after `step` steps, as the state file has it; raises `DamagedError`."""
+    return _read_state(folder, step)["tensors"]["sha256"]
 
 
 def newest_checkpoint(folder: Path, *, run: str, num_steps: int, notice: Callable[[str], None]) -> Checkpoint | None:
@@ -91,11 +124,11 @@ def newest_checkpoint(folder: Path, *, run: str, num_steps: int, notice: Callabl
         DamagedError: there are checkpoints, and all of them are damaged.
         MismatchError: the newest whole one belongs to another run or lies beyond its last step.
     """
-    steps = sorted(_steps(folder, "json"), reverse=True)
+    steps = reversed(checkpoint_steps(folder))
     damaged = []
     for step in steps:
         try:
-            checkpoint = _read(folder, step)
+            checkpoint = read_checkpoint(folder, step)
         except DamagedError as error:
             damaged.append(str(error))
             continue
@@ -116,10 +149,13 @@ def newest_checkpoint(folder: Path, *, run: str, num_steps: int, notice: Callabl
     return None
 
 
-def remove_checkpoints(folder: Path, *, keep: int) -> None:
-    """Removes all but the newest `keep` checkpoints, and tensors that no state file belongs to."""
-    states = sorted(_steps(folder, "json"))
-    for step in states[: len(states) - keep]:
+def remove_checkpoints(folder: Path, *, keep: int, also: frozenset[int] = frozenset()) -> None:
+    """Removes all but the newest `keep` checkpoints and those of the steps `also`, and tensors without a state file.
+
+    A step in `also` that is among the newest makes no room for an older one.
+    """
+    states = checkpoint_steps(folder)
+    for step in set(states[: max(0, len(states) - keep)]) - also:
         atomic.remove_file(_path(folder, step, "json"))
     for step in _steps(folder, "safetensors") - _steps(folder, "json"):
         atomic.remove_file(_path(folder, step, "safetensors"))
@@ -144,14 +180,21 @@ def tensors_of(student: Student, optimizer: torch.optim.Optimizer) -> dict[str, 
     return tensors
 
 
-def restore(student: Student, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) -> None:
-    """Puts the tensors of `checkpoint` into student and optimizer.
+def restore(
+    student: Student,
+    optimizer: torch.optim.Optimizer,
+    checkpoint: Checkpoint,
+    *,
+    beside: Mapping[str, torch.Tensor] | None = None,
+) -> None:
+    """Puts the tensors of `checkpoint` into student and optimizer, and the further ones into those `beside` them.
 
     Raises:
         MismatchError: tensors are missing, unexpected or of another shape or dtype; lists the first ten. Nothing was
             changed then.
     """
-    wanted = tensors_of(student, optimizer)
+    beside = beside or {}
+    wanted = {**tensors_of(student, optimizer), **beside}
     found = checkpoint.tensors
     problems = [f"missing {name}" for name in wanted if name not in found]
     problems += [f"unexpected {name}" for name in found if name not in wanted]
@@ -165,6 +208,8 @@ def restore(student: Student, optimizer: torch.optim.Optimizer, checkpoint: Chec
             f"{checkpoint.path} does not fit this student ({len(problems)} tensors: {'; '.join(problems[:_SHOWN])}): "
             "start over with --fresh"
         )
+    for name, value in beside.items():
+        value.copy_(found[name])
     student.load_state_dict({name: found[f"model.{name}"] for name in student.state_dict()})
     for name, parameter in student.named_parameters():
         if found[f"step.{name}"] > 0:
@@ -184,26 +229,12 @@ def _moments_of(optimizer: torch.optim.Optimizer, parameter: torch.nn.Parameter)
     return {"exp_avg": zero, "exp_avg_sq": zero.clone(), "step": torch.zeros(())}
 
 
-def _read(folder: Path, step: int) -> Checkpoint:
+def _read_state(folder: Path, step: int) -> dict[str, Json]:
     path = _path(folder, step, "json")
-    weights = _path(folder, step, "safetensors")
     state = read_sealed(path)
     if not isinstance(state.get("tensors"), dict) or state.get("step") != step:
         raise DamagedError(f"{path} is not the state of step {step}")
-    data = read_file(weights) or b""
-    if sha256_of(data) != state["tensors"].get("sha256"):
-        raise DamagedError(f"checkpoint {weights} is damaged ({len(data):,} bytes)")
-    try:
-        tensors = load(data)
-    except SafetensorError as error:
-        raise DamagedError(f"checkpoint {weights} is damaged ({error})") from error
-    spoilt = _not_finite(tensors)
-    if spoilt:
-        raise DamagedError(
-            f"checkpoint {weights} holds values that are not finite ({len(spoilt)} tensors: "
-            f"{', '.join(spoilt[:_SHOWN])})"
-        )
-    return Checkpoint(step, state, tensors, path)
+    return state
 
 
 def _not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:

@@ -9,7 +9,9 @@ from cache_schema.json_file import Json, fingerprint_of, read_sealed, seal
 from cache_schema.recipe import differences
 from stages.runs.folder import RunFolder
 
-RUN_FORMAT = 1
+RUN_FORMAT = 2
+_FORMATS_READ = (1, 2)
+"""Format 1 keeps only losses with a weight, and the images of a forward pass in place of those of a norm batch."""
 
 
 @dataclass(frozen=True)
@@ -20,11 +22,13 @@ class RunRecord:
         asked: JSON of everything that changes the student; its fingerprint names the run.
         about: JSON beside it: paths, specifications, tools, and the times the run was resumed.
         result: JSON of a run that has ended; None before.
+        format: a run that was begun in an older format keeps it.
     """
 
     asked: Mapping[str, Json]
     about: Mapping[str, Json]
     result: Mapping[str, Json] | None = None
+    format: int = RUN_FORMAT
 
     @property
     def fingerprint(self) -> str:
@@ -35,7 +39,7 @@ class RunRecord:
 def write_record(folder: RunFolder, record: RunRecord, *, fence: atomic.Fence) -> None:
     """Publishes run.json."""
     value = {
-        "format": RUN_FORMAT,
+        "format": record.format,
         "asked": dict(record.asked),
         "about": dict(record.about),
         "result": None if record.result is None else dict(record.result),
@@ -54,16 +58,25 @@ def read_record(folder: RunFolder) -> RunRecord:
     if not folder.run_json.exists():
         raise UsageError(f"{folder.root} holds no distillation run (no run.json): make one with `pipeline distill`")
     value = read_sealed(folder.run_json)
-    if value.get("format") != RUN_FORMAT:
+    if value.get("format") not in _FORMATS_READ:
         raise RefusedError(
-            f"{folder.root} has run format {value.get('format')}, this version reads {RUN_FORMAT}: upgrade the pipeline"
+            f"{folder.root} has run format {value.get('format')}, this version reads {_FORMATS_READ[0]} to "
+            f"{_FORMATS_READ[-1]}: upgrade the pipeline"
         )
-    return RunRecord(value["asked"], value["about"], value["result"])
+    return RunRecord(value["asked"], value["about"], value["result"], value["format"])
 
 
-def require_same(folder: RunFolder, now: RunRecord, then: RunRecord) -> None:
+def micro_batch_of_format_1(folder: RunFolder) -> int | None:
+    """Returns the images of a forward pass that a run of format 1 keeps; None for another run, or none."""
+    if not folder.run_json.exists():
+        return None
+    record = read_record(folder)
+    return record.asked["micro_batch_size"] if record.format == 1 else None
+
+
+def require_same(folder: RunFolder, now: Mapping[str, Json], then: Mapping[str, Json]) -> None:
     """Raises `MismatchError` with every differing field when a run is to be resumed that was asked something else."""
-    found = differences(dict(now.asked), dict(then.asked))
+    found = differences(dict(now), dict(then))
     if found:
         shown = "; ".join(f"{field}: {_short(ours)} now, {_short(theirs)} then" for field, ours, theirs in found[:12])
         raise MismatchError(

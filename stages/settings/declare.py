@@ -33,6 +33,7 @@ class Setting:
         each: what messages call one of several numbers, such as "the weight of loss".
         rare: whether only `--help-all` shows the flag.
         running: whether it changes only where, how fast and how safely something is computed, and not the result.
+        own: whether each of several students that learn side by side may have its own value.
         recorded: whether a record keeps the value itself; if not, whoever makes one adds what the value stands for.
     """
 
@@ -49,6 +50,7 @@ class Setting:
     each: str = ""
     rare: bool = False
     running: bool = False
+    own: bool = False
     recorded: bool = True
 
 
@@ -61,7 +63,11 @@ running = partial(setting, running=True)
 """Declares a setting that does not change the result."""
 
 
-@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(setting, running))
+own = partial(setting, own=True)
+"""Declares a setting that changes the result, of which each of several students may have its own value."""
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(setting, running, own))
 def configuration(kind: type[Configuration]) -> type[Configuration]:
     """Makes a frozen dataclass of `kind`, whose fields are settings; its docstring gains their words."""
     made = dataclass(frozen=True, kw_only=True)(kind)

@@ -11,7 +11,7 @@ from cache_schema.recipe import Recipe
 from stages.teachers import Teacher, load_teacher, recipes_of
 from stages.teachers.arithmetic import UNKNOWN, Arithmetic, numerics_of
 from stages.teachers.base import files_unchanged
-from stages.teachers.held import HeldTeacher
+from stages.teachers.held import load_held
 from stages.teachers.probes import compute_probes, probes_to_bytes
 
 
@@ -50,7 +50,7 @@ def loaded_teacher(specification: str, device: str, precision: str) -> Teacher:
     key = (specification, device, precision, str(Path.cwd()))
     if key not in _LOADED or not files_unchanged(_LOADED[key].files):
         _LOADED.clear()
-        _LOADED[key] = HeldTeacher(load_teacher(specification, device=device, precision=precision))
+        _LOADED[key] = load_held(lambda: load_teacher(specification, device=device, precision=precision))
     return _LOADED[key]
 
 

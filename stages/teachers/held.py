@@ -2,12 +2,14 @@
 
 Any library may set them at any time: the precision of matrix products, autocast, the default type. Whoever computes
 features sets them back before every batch. What a teacher sets by itself at every batch is a part of it; what it, or a
-library beneath it, sets at one batch and not at others would make some features others than the rest. Settings that
-choose between kernels (threads, determinism) change no feature by more than rounding, and are not among these.
+library beneath it, sets at one batch and not at others would make some features others than the rest. No other model of
+the process computes under what one sets. Settings that choose between kernels (threads, determinism) change no feature
+by more than rounding, and are not among these.
 """
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -26,9 +28,10 @@ _ATTEMPTS = 2
 
 
 class HeldTeacher(Teacher):
-    """A teacher that computes every batch under the settings under which it was loaded.
+    """A teacher that computes every batch under the settings under which it was loaded; made then, by `load_held`.
 
-    A batch at whose end the settings are others than at the end of the first one is encoded once more.
+    It leaves the process the settings that it found. A batch at whose end they are others than at the end of the first
+    one is encoded once more.
 
     Raises, when it encodes:
         MismatchError: the settings are others after that too; names one, and both values.
@@ -49,31 +52,45 @@ class HeldTeacher(Teacher):
         return self._held("text", lambda: self._teacher.encode_texts(texts))
 
     def count_tokens(self, texts: list[str]) -> list[int] | None:
-        return self._teacher.count_tokens(texts)
+        with _settings_kept():
+            return self._teacher.count_tokens(texts)
 
     def token_ids(self, texts: list[str]) -> NDArray[np.int64] | None:
-        return self._teacher.token_ids(texts)
+        with _settings_kept():
+            return self._teacher.token_ids(texts)
 
     def _held(self, modality: Modality, encode: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
         for _ in range(_ATTEMPTS):
             # A teacher may import torch no earlier than at its first batch.
             self._loaded_with = self._loaded_with or read_settings()
-            set_settings(self._loaded_with)
-            try:
+            with _settings_kept():
+                set_settings(self._loaded_with)
                 features = encode()
-            finally:
                 left = read_settings()
-                if left != self._loaded_with:
-                    set_settings(self._loaded_with)
             expected = self._left_by_first.setdefault(modality, left)
             changed = [name for name in left if left[name] != expected.get(name, left[name])]
             if not changed:
                 return features
         raise MismatchError(
             f"{changed[0]} became {left[changed[0]]} while {self.specification} encoded {modality}s, it was "
-            f"{expected[changed[0]]} after its first batch: its features may be others than those before, so this part "
-            "is not committed; find the library that sets it, or set it when the teacher is made, and run again"
+            f"{expected[changed[0]]} after its first batch: its features may be others than those before and are not "
+            "used; find the library that sets it, or set it when the teacher is made, and run again"
         )
+
+
+def load_held(load: Callable[[], Teacher]) -> HeldTeacher:
+    """Returns the teacher that `load` loads, held to the settings that this leaves; the process gets its own back."""
+    with _settings_kept():
+        return HeldTeacher(load())
+
+
+@contextmanager
+def _settings_kept() -> Iterator[None]:
+    before = read_settings()
+    try:
+        yield
+    finally:
+        set_settings(before)
 
 
 def read_settings() -> Settings:

@@ -11,7 +11,7 @@ import pytest
 
 from cache_schema import atomic, lock
 from cache_schema.errors import LockedError
-from cache_schema.lock import WriterLock
+from cache_schema.lock import WriterLock, holder_of
 
 HOLDER = """
 import sys, time
@@ -53,6 +53,21 @@ def test_a_second_writer_is_refused_with_the_pid_and_host_of_the_first(tmp_path:
     finally:
         holder.communicate("")
     assert not (tmp_path / "lock.json").exists()
+
+
+def test_whoever_looks_at_a_lock_sees_its_living_holder_and_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "lock.json"
+    assert holder_of(path) is None
+    holder = start_holder(tmp_path)
+    seen = holder_of(path)
+    assert seen is not None and (seen.pid, seen.is_here) == (holder.pid, True)
+    holder.kill()
+    holder.wait()
+    before = path.read_bytes()
+    assert holder_of(path) is None and path.read_bytes() == before
+    path.write_text('{"pid": 1, "host": "far", "process_space": "elsewhere"}')
+    seen = holder_of(path)
+    assert seen is not None and (seen.host, seen.is_here) == ("far", False)
 
 
 def test_the_lock_of_a_killed_holder_is_taken_over_at_once(tmp_path: Path) -> None:

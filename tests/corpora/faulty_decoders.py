@@ -4,9 +4,10 @@ import os
 import signal
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from stages.images.crops import Crop
-from stages.images.prepare import CropPreparation, Prepared
+from stages.images.prepare import CropPreparation, Prepared, TrainingPreparation
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,20 @@ class BrokenPlan(CropPreparation):
 
     def __setstate__(self, state: dict[str, object]) -> None:
         raise SystemExit(7)
+
+
+@dataclass(frozen=True)
+class LatePlan(TrainingPreparation):
+    """Is late as often as there are files in the folder `LATE`, one less each time, and then as it should be."""
+
+    def prepare(self, payload: bytes, wanted: tuple[Crop, bool]) -> Prepared:
+        for marker in sorted(Path(os.environ["LATE"]).iterdir()):
+            try:
+                marker.unlink()
+            except FileNotFoundError:
+                continue
+            time.sleep(600)
+        return super().prepare(payload, wanted)
 
 
 def _crash_once(marker: bytes) -> None:

@@ -1,38 +1,15 @@
 """The demo's web page."""
 
 import re
-from html.parser import HTMLParser
 from typing import Any
 
 import pytest
 
 from pipeline.demo.gallery import Answer, Shown
 from pipeline.demo.page import Curve, page
+from tests.corpora.markup import Balance
 
-VOID = {"meta", "img", "br", "line"}
 HOSTILE = "<script>alert('&')</script>"
-
-
-class Balance(HTMLParser):
-    """Checks that every tag is closed in turn, and collects text and addresses."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.text = ""
-        self.addresses: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "data", "srcset")]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 @pytest.fixture

@@ -31,13 +31,14 @@ class Listener:
 
 
 def train_in_ray(config: DistillConfig, listener: Listener) -> dict:
-    return distill_in_ray(
-        config,
+    (result,) = distill_in_ray(
+        [config],
         address=None,
         progress=listener.progress,
         notice=listener.said.append,
         should_stop=listener.should_stop,
     )
+    return result
 
 
 @pytest.fixture(scope="module")

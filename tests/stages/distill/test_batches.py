@@ -22,6 +22,7 @@ from tests.corpora.extracts import extracted_cache
 from tests.corpora.small_corpus import small_cache, write_sources
 
 PREPROCESS = Preprocess(size=(24, 24), mean=(0.5,) * 3, std=(0.25,) * 3)
+SHAPE = PREPROCESS.crop_shape
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def _maker(cache, pictures, **changes):
             steps=5,
             batch_size=20,
             text_batch_size=30,
-            micro_batch_size=20,
+            norm_batch_size=20,
             logit_scale=100.0,
             text_array=texts.name,
             seed=3,
@@ -56,7 +57,7 @@ def _maker(cache, pictures, **changes):
 
 
 def _in_memory(cache, num_threads=2):
-    return PicturesInMemory(cache, cache.array("image").ok_rows(), PREPROCESS, Originals(), num_threads=num_threads)
+    return PicturesInMemory(cache, cache.array("image").ok_rows(), [SHAPE], Originals(), num_threads=num_threads)
 
 
 def test_pixels_are_the_crops_of_the_rows_and_features_are_the_rows_of_zarr(cache):
@@ -76,7 +77,7 @@ def test_pixels_are_the_crops_of_the_rows_and_features_are_the_rows_of_zarr(cach
         crop = crop_of(
             3, int(visits.epochs[place]) + 1, location.digest, width=image.width, height=image.height, scale=(0.2, 1.0)
         )
-        assert np.array_equal(batch.pixels_BHWC[place], crop_pixels(image, crop, PREPROCESS))
+        assert np.array_equal(batch.pixels[SHAPE][place], crop_pixels(image, crop, PREPROCESS))
 
 
 def test_memory_and_stream_any_number_of_workers_and_any_start_give_the_same_batches(cache):
@@ -84,15 +85,16 @@ def test_memory_and_stream_any_number_of_workers_and_any_start_give_the_same_bat
         reference = [_maker(cache, pictures).batch_of_step(step) for step in range(4)]
     for make in (
         lambda: _in_memory(cache, num_threads=3),
-        lambda: PicturesStreamed(PREPROCESS, Originals(), num_workers=0, exact=False),
-        lambda: PicturesStreamed(PREPROCESS, Originals(), num_workers=2, exact=False),
+        lambda: PicturesStreamed([SHAPE], Originals(), num_workers=0, reduce_for=SHAPE.size),
+        lambda: PicturesStreamed([SHAPE], Originals(), num_workers=2, reduce_for=SHAPE.size),
     ):
         with make() as pictures:
             found = list(prefetched(map(_maker(cache, pictures).batch_of_step, range(2, 4))))
         for ours, theirs in zip(found, reference[2:], strict=True):
             assert ours.step == theirs.step
-            for field in ("rows", "pixels_BHWC", "teacher_image_BD", "text_TD"):
+            for field in ("rows", "teacher_image_BD", "text_TD"):
                 assert np.array_equal(getattr(ours, field), getattr(theirs, field)), field
+            assert np.array_equal(ours.pixels[SHAPE], theirs.pixels[SHAPE])
 
 
 def test_without_flip_no_crop_is_mirrored(cache):
@@ -112,7 +114,7 @@ def test_a_picture_that_changed_since_the_teacher_saw_it_is_refused_by_its_key(t
     with pytest.raises(MismatchError, match=r"'0007\.png'.*the teacher saw"):
         _in_memory(cache)
     with (
-        PicturesStreamed(PREPROCESS, Originals(), num_workers=0, exact=False) as streamed,
+        PicturesStreamed([SHAPE], Originals(), num_workers=0, reduce_for=SHAPE.size) as streamed,
         pytest.raises(MismatchError, match=r"'0007\.png'"),
     ):
         _maker(cache, streamed).batch_of_step(0)

@@ -14,7 +14,7 @@ DECIDED: dict[str, Any] = {
     "steps": 1,
     "batch_size": 1,
     "text_batch_size": 1,
-    "micro_batch_size": 1,
+    "norm_batch_size": 2,
     "logit_scale": 1.0,
     "text_array": "t",
 }

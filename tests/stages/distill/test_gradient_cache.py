@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from stages.distill.gradient_cache import backward_of_batch, to_input
-from stages.distill.losses import total_loss
+from stages.distill.gradient_cache import backward_of_batch, passes_of, to_input
+from stages.distill.losses import TeacherSide, total_loss
 from stages.images.preprocess import Preprocess, normalise
 from stages.students import build_student
 
@@ -21,19 +21,19 @@ def _student(specification, **settings):
     return student
 
 
-def _gradients(student, micro_batch_size, *, num_images=7, step=3):
+def _gradients(student, micro_batch_size, *, group_size=None, num_images=7, step=3):
     rng = np.random.default_rng(0)
     pixels = torch.from_numpy(rng.integers(0, 256, (num_images, *student.preprocess.size, 3), np.uint8))
     teacher = torch.from_numpy(rng.standard_normal((num_images, 12)).astype(np.float32))
     texts = torch.from_numpy(rng.standard_normal((11, 12)).astype(np.float32))
 
     def loss(image_BD):
-        return total_loss(image_BD, teacher, texts, weights=WEIGHTS, temperatures=TEMPERATURES, logit_scale=20.0)[0]
+        sides = TeacherSide(teacher, texts)
+        return total_loss(image_BD, sides, weights=WEIGHTS, temperatures=TEMPERATURES, logit_scale=20.0)[0]
 
     student.zero_grad()
-    features = backward_of_batch(
-        student, pixels, loss, micro_batch_size=micro_batch_size, randomness=(5, step), precision="float32"
-    )
+    passes = passes_of(num_images, micro_batch_size or num_images, group_size)
+    features = backward_of_batch(student, pixels, loss, passes=passes, randomness=(5, step), precision="float32")
     return features, torch.cat([p.grad.flatten() for p in student.parameters()])
 
 
@@ -58,19 +58,54 @@ def test_dropout_draws_the_same_in_both_passes_and_anew_in_every_step():
     student = _student(VIT, drop=0.3)
     passes = []
     student.register_forward_hook(lambda module, inputs, output: passes.append(output.detach().clone()))
-    features, gradient = _gradients(student, 3)
+    features, gradient = _gradients(student, 3, group_size=3)
     assert len(passes) == 6 and all(torch.equal(passes[i], passes[i + 3]) for i in range(3))
-    assert torch.equal(gradient, _gradients(student, 3)[1])
-    assert not torch.equal(features, _gradients(student, 3, step=4)[0])
+    assert torch.equal(gradient, _gradients(student, 3, group_size=3)[1])
+    assert not torch.equal(features, _gradients(student, 3, group_size=3, step=4)[0])
 
 
-def test_running_statistics_move_once_per_step_and_micro_batch():
-    counts = []
-    for micro_batch_size in (None, 4):
-        student = _student("timm:resnet10t?image_size=32")
-        _gradients(student, micro_batch_size, num_images=8)
-        counts.append(student.tower.trunk.bn1.num_batches_tracked.item())
-    assert counts == [1, 2], "not 4: the first of the two passes leaves no trace"
+@pytest.mark.parametrize("specification", ["timm:resnet10t?image_size=32&drop=0.2", VIT.format(drop=0.3)])
+def test_micro_batches_do_not_change_what_groups_share(specification):
+    whole, alone = (_gradients(_student(specification), size, group_size=2, num_images=8) for size in (8, 2))
+    assert torch.allclose(whole[0], alone[0], atol=1e-5)
+    assert (whole[1] - alone[1]).norm() <= 1e-4 * whole[1].norm()
+    other = _gradients(_student(specification), 8, group_size=4, num_images=8)
+    assert not torch.allclose(other[0], whole[0], atol=1e-3), "other groups, other statistics and draws"
+
+
+@pytest.mark.parametrize(("micro_batch_size", "group_size", "moves"), [(8, None, 1), (8, 8, 1), (8, 4, 2), (4, 4, 2)])
+def test_running_statistics_move_once_per_step_and_group(micro_batch_size, group_size, moves):
+    student = _student("timm:resnet10t?image_size=32")
+    _gradients(student, micro_batch_size, group_size=group_size, num_images=8)
+    assert student.tower.trunk.bn1.num_batches_tracked.item() == moves, "the first of two passes leaves no trace"
+
+
+@pytest.mark.parametrize("group_size", [None, 2, 3, 5, 64])
+@pytest.mark.parametrize("micro_batch_size", [1, 2, 3, 7, 100])
+@pytest.mark.parametrize("num_rows", [1, 2, 3, 7, 64, 65, 129])
+def test_passes_hold_every_row_once_in_groups_of_nearly_one_size_and_none_of_one_row(
+    num_rows, micro_batch_size, group_size
+):
+    passes = passes_of(num_rows, micro_batch_size, group_size)
+    rows = [list(range(group.start, group.stop)) for of_pass in passes for group in of_pass]
+    assert [row for some in rows for row in some] == list(range(num_rows))
+    sizes = [len(some) for some in rows]
+    assert max(sizes) - min(sizes) <= 1
+    if group_size is None:
+        assert all(len(of_pass) == 1 for of_pass in passes) and max(sizes) <= micro_batch_size
+    else:
+        assert min(sizes) >= min(2, num_rows)
+        assert max(sizes) <= group_size or (group_size % 2 and num_rows < 2 * max(sizes)) or group_size < 3
+        of_passes = [sum(group.stop - group.start for group in of_pass) for of_pass in passes]
+        assert max(of_passes) <= max(micro_batch_size, max(sizes))
+
+
+def test_groups_do_not_depend_on_the_micro_batch():
+    groups = {
+        tuple((group.start, group.stop) for of_pass in passes_of(130, micro, 64) for group in of_pass)
+        for micro in (1, 44, 88, 130)
+    }
+    assert len(groups) == 1
 
 
 def test_training_normalises_pixels_as_evaluation_does():

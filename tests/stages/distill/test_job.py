@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from cache_schema.cache import Cache
+from stages.distill.config import Running
 from stages.distill.job import DistillJob
 from stages.distill.resolve import open_job
+from stages.settings.declare import settings_in
 from tests.corpora.by_hand import select
 from tests.corpora.runs import distill_config
 from tests.corpora.small_corpus import small_cache
@@ -40,11 +42,12 @@ def test_a_new_record_has_no_result_and_names_cache_arrays_and_teacher(job: Dist
     assert about["numerics"].keys() == {"image", "text"}
 
 
-def test_only_losses_with_a_weight_are_recorded_with_their_temperatures(job: DistillJob) -> None:
+def test_the_whole_method_is_recorded_and_nothing_of_how_it_runs(job: DistillJob) -> None:
     asked = job.new_record().asked
-    assert asked["weights"] == {"pvl": 0.3, "feature": 2.0}
-    assert asked["temperatures"] == {"pvl": 3.0, "feature": None}
-    assert asked["mined_share"] is None
+    assert asked["weights"] == {"vl": 0.0, "pvl": 0.3, "udist": 0.0, "feature": 2.0}
+    assert asked["temperatures"] == {"vl": 1.0, "pvl": 3.0, "udist": 7.0}
+    assert (asked["mined_share"], asked["clip_grad"], asked["skip_nonfinite"], asked["ema"]) == (0.5, 0.0, 0, 0.0)
+    assert not asked.keys() & settings_in(Running).keys()
 
 
 def test_names_are_recorded_by_what_they_stand_for(job: DistillJob, cache: Cache) -> None:
@@ -58,15 +61,18 @@ def test_names_are_recorded_by_what_they_stand_for(job: DistillJob, cache: Cache
 
 
 def test_pictures_in_memory_and_streamed_are_different_runs(job: DistillJob) -> None:
-    streamed = replace(job, in_memory=False).new_record()
+    streamed = replace(job, feed=replace(job.feed, in_memory=False)).new_record()
     assert streamed.asked["pictures"] == "streamed"
     assert streamed.fingerprint != job.new_record().fingerprint
 
 
 def test_a_selection_is_recorded_by_its_rows_and_not_by_its_name(job: DistillJob, cache: Cache) -> None:
     one, same, other = (select(cache, name, rows) for name, rows in (("a", [1, 2]), ("b", [1, 2]), ("c", [1, 3])))
-    prints = [replace(job, image_selection=rows).new_record().fingerprint for rows in (None, one, same, other)]
-    assert replace(job, image_selection=one).new_record().asked["image_selection"] == one.digest
+    prints = [
+        replace(job, feed=replace(job.feed, image_selection=rows)).new_record().fingerprint
+        for rows in (None, one, same, other)
+    ]
+    assert replace(job, feed=replace(job.feed, image_selection=one)).new_record().asked["image_selection"] == one.digest
     assert prints[1] == prints[2]
     assert len({prints[0], prints[1], prints[3]}) == 3
 
@@ -77,7 +83,7 @@ def test_where_it_started_is_asked_by_its_weights_and_told_by_its_path(job: Dist
 
 
 def test_a_session_says_where_it_computes_and_with_which_tools(job: DistillJob) -> None:
-    session = job.session(7)
+    session = job.session(7, 4)
     assert (session["first_step"], session["device"], session["num_threads"]) == (7, "cpu", torch.get_num_threads())
     tools = ("torch", "open_clip_torch", "timm", "numpy", "pillow")
     assert session["tools"] == {name: version(name) for name in tools}

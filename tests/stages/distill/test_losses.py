@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache_schema.errors import UsageError
-from stages.distill.losses import LOSSES, total_loss
+from stages.distill.losses import LOSSES, LossInputs, Side, TeacherSide, total_loss
 
 TEMPERATURES = {"vl": 1.0, "pvl": 3.0, "udist": 7.0, "feature": 1.0}
 
@@ -52,7 +52,11 @@ def _features(num_images, num_texts, dim, *, shared=0.0, distance=None, seed=0):
 
 
 def _ours(name, features, logit_scale, temperature):
-    return LOSSES[name](*map(torch.tensor, features), logit_scale=logit_scale, temperature=temperature)
+    return _loss(name, *map(torch.tensor, features), logit_scale / temperature)
+
+
+def _loss(name, image, teacher_image, text, scale):
+    return LOSSES[name](LossInputs(Side(image), TeacherSide(teacher_image, text), scale))
 
 
 def _assert_close(ours, reference):
@@ -104,9 +108,7 @@ def test_gradient_for_a_random_student_equals_that_of_the_float64_formula(name, 
     image, teacher_image, text = _features(6, num_texts, 10)
     leaf = torch.tensor(image, requires_grad=True)
     temperature = TEMPERATURES[name]
-    LOSSES[name](
-        leaf, torch.tensor(teacher_image), torch.tensor(text), logit_scale=30.0, temperature=temperature
-    ).backward()
+    _loss(name, leaf, torch.tensor(teacher_image), torch.tensor(text), 30.0 / temperature).backward()
     reference, step = np.zeros(image.shape), 1e-6
     for place in np.ndindex(*image.shape):
         ahead, behind = image.astype(np.float64), image.astype(np.float64)
@@ -123,7 +125,7 @@ def test_gradient_for_a_random_student_equals_that_of_the_float64_formula(name, 
 def test_a_student_that_equals_its_teacher_has_no_loss_and_no_gradient(name):
     _, teacher_image, text = _features(9, 7, 32)
     leaf = torch.tensor(teacher_image, requires_grad=True)
-    loss = LOSSES[name](leaf, torch.tensor(teacher_image), torch.tensor(text), logit_scale=100.0, temperature=1.0)
+    loss = _loss(name, leaf, torch.tensor(teacher_image), torch.tensor(text), 100.0)
     loss.backward()
     assert abs(loss.item()) < 1e-6
     assert leaf.grad.abs().max() < 1e-5
@@ -138,8 +140,10 @@ def test_norms_of_the_inputs_do_not_matter(name):
 
 def test_total_is_the_weighted_sum_and_skips_losses_of_weight_zero():
     features = _features(8, 12, 32)
+    image, *teacher = map(torch.tensor, features)
     total, parts = total_loss(
-        *map(torch.tensor, features),
+        image,
+        TeacherSide(*teacher),
         weights={"vl": 0.7, "pvl": 0.3, "udist": 0.0, "feature": 0.0},
         temperatures=TEMPERATURES,
         logit_scale=100.0,
@@ -154,7 +158,8 @@ def test_total_is_computed_in_float32_even_inside_autocast_and_from_half_precisi
     teacher_image, text = teacher_image.astype(np.float16), text.astype(np.float16)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         total, _ = total_loss(
-            *map(torch.tensor, (image, teacher_image, text)),
+            torch.tensor(image),
+            TeacherSide(torch.tensor(teacher_image), torch.tensor(text)),
             weights={"vl": 1.0},
             temperatures=TEMPERATURES,
             logit_scale=100.0,
@@ -165,4 +170,5 @@ def test_total_is_computed_in_float32_even_inside_autocast_and_from_half_precisi
 
 def test_unknown_loss_names_the_nearest():
     with pytest.raises(UsageError, match=r"unknown loss 'pv1'.*did you mean 'pvl'"):
-        total_loss(*map(torch.tensor, _features(2, 2, 4)), weights={"pv1": 1.0}, temperatures={}, logit_scale=100.0)
+        image, *teacher = map(torch.tensor, _features(2, 2, 4))
+        total_loss(image, TeacherSide(*teacher), weights={"pv1": 1.0}, temperatures={}, logit_scale=100.0)

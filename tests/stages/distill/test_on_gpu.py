@@ -8,7 +8,7 @@ import torch
 
 from cache_schema.errors import EnvironmentProblem
 from stages.distill.config import DistillConfig
-from stages.distill.losses import LOSSES
+from stages.distill.losses import LOSSES, LossInputs, Side, TeacherSide, total_loss
 from stages.distill.run import TrainingStopped, distill
 from tests.corpora.runs import stop_after
 from tests.corpora.small_corpus import small_cache
@@ -37,15 +37,18 @@ def config(tmp_path_factory):
 def test_losses_on_the_gpu_equal_those_on_the_cpu_even_where_tf32_is_allowed(name, tf32):
     generator = torch.Generator().manual_seed(0)
     features = [torch.randn(rows, 768, generator=generator) for rows in (64, 64, 200)]
-    settings = {"logit_scale": 100.0, "temperature": 1.0}
-    expected = LOSSES[name](*features, **settings).item()
-    from stages.distill.losses import total_loss
+    image, *teacher = features
+    expected = LOSSES[name](LossInputs(Side(image), TeacherSide(*teacher), 100.0)).item()
 
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     try:
         found, _ = total_loss(
-            *(x.cuda() for x in features), weights={name: 1.0}, temperatures={name: 1.0}, logit_scale=100.0
+            image.cuda(),
+            TeacherSide(*(x.cuda() for x in teacher)),
+            weights={name: 1.0},
+            temperatures={name: 1.0},
+            logit_scale=100.0,
         )
     finally:
         torch.set_float32_matmul_precision(before)

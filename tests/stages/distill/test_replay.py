@@ -12,8 +12,8 @@ from cache_schema import atomic
 from cache_schema.cache import Cache
 from cache_schema.errors import MismatchError, UnfinishedError, UsageError
 from cache_schema.json_file import read_sealed, seal
+from cache_schema.progress import silent
 from stages.distill.config import DistillConfig
-from stages.distill.loop import TrainingLoop
 from stages.distill.resolve import open_job
 from stages.distill.run import TrainingStopped, distill
 from stages.images import views
@@ -44,10 +44,9 @@ def config(made: Path, tmp_path: Path) -> DistillConfig:
 def batches(config: DistillConfig, steps: range = range(4)) -> list:
     """Returns the batches of `steps`, made as training makes them."""
     job = open_job(config)
-    loop = TrainingLoop.__new__(TrainingLoop)
-    loop.job, loop.progress = job, lambda done, total, unit, note="": None
-    with loop._pictures() as pictures:
-        maker = loop._batch_maker(pictures)
+    shapes = [job.student.preprocess.crop_shape]
+    with job.feed.open_pictures(shapes, num_workers=config.decode_workers, progress=silent) as pictures:
+        maker = job.feed.batch_maker(pictures, job.method)
         return [maker.batch_of_step(step) for step in steps]
 
 
@@ -61,11 +60,11 @@ def test_every_epoch_replays_the_next_view_with_its_own_features_and_boxes(
 ) -> None:
     config = replace(config, cache=made / cache)
     job = open_job(config)
-    assert [array.name for array in job.replay.arrays] == [f"{NAME}.v1", f"{NAME}.v2"]
+    assert [array.name for array in job.feed.replay.arrays] == [f"{NAME}.v1", f"{NAME}.v2"]
     found = batches(config)
     opened = Cache.open(config.cache)
     for step, batch in enumerate(found):
-        epochs = job.sequence.visits_of_step(step).epochs
+        epochs = job.feed.sequence.visits_of_step(step).epochs
         for place, row in enumerate(batch.rows.tolist()):
             array = opened.array("image", f"{NAME}.v{1 + epochs[place] % 2}")
             assert np.array_equal(batch.teacher_image_BD[place], array.features.gather_unit(np.array([row]))[0])
@@ -77,7 +76,8 @@ def test_every_epoch_replays_the_next_view_with_its_own_features_and_boxes(
         (location,) = opened.locations(found[0].rows[:1])
         picture = Image.open(Path(location.uri) / location.key).convert("RGB")
         crop = crop_of(0, 1, location.digest, width=picture.width, height=picture.height)
-        assert np.array_equal(found[0].pixels_BHWC[0], crop_pixels(picture, crop, job.student.preprocess))
+        shape = job.student.preprocess.crop_shape
+        assert np.array_equal(found[0].pixels[shape][0], crop_pixels(picture, crop, shape))
 
 
 @pytest.mark.parametrize("change", [{"picture_memory_bytes": 0}, {"picture_memory_bytes": 0, "decode_workers": 0}])
@@ -87,16 +87,18 @@ def test_replayed_batches_are_the_same_from_memory_and_streamed_with_any_number_
     for cache in ("plain", "stored"):
         mine = replace(config, cache=made / cache)
         for ours, theirs in zip(batches(mine, range(2, 4)), batches(replace(mine, **change))[2:], strict=True):
-            for field in ("rows", "pixels_BHWC", "teacher_image_BD", "text_TD"):
+            for field in ("rows", "teacher_image_BD", "text_TD"):
                 assert np.array_equal(getattr(ours, field), getattr(theirs, field)), field
+            for shape, pixels_BHWC in ours.pixels.items():
+                assert np.array_equal(pixels_BHWC, theirs.pixels[shape])
 
 
 def test_one_view_may_be_named_and_view_0_means_crops_of_the_students_own(config: DistillConfig) -> None:
     only = open_job(replace(config, image_array=f"{NAME}.v2"))
-    assert [array.name for array in only.replay.arrays] == [f"{NAME}.v2"] and only.images.name == f"{NAME}.v0"
+    assert [array.name for array in only.feed.replay.arrays] == [f"{NAME}.v2"] and only.feed.images.name == f"{NAME}.v0"
     own = open_job(replace(config, image_array=f"{NAME}.v0"))
-    assert own.replay is None and own.small is not None
-    assert open_job(replace(config, image_array=f"{NAME}.v0", pictures="originals")).small is None
+    assert own.feed.replay is None and own.feed.small is not None
+    assert open_job(replace(config, image_array=f"{NAME}.v0", pictures="originals")).feed.small is None
 
 
 def test_a_run_says_which_views_and_pictures_it_used_and_a_resumed_one_is_bit_identical(config: DistillConfig) -> None:
@@ -153,7 +155,7 @@ def test_an_unfinished_view_or_pixels_that_are_needed_are_refused_with_the_progr
     layout.pixels_record(1).unlink()
     with pytest.raises(UnfinishedError, match="1 of 2 parts have them"):
         open_job(replace(config, cache=cache))
-    assert open_job(replace(config, cache=cache, image_array=f"{NAME}.v0")).small is None
+    assert open_job(replace(config, cache=cache, image_array=f"{NAME}.v0")).feed.small is None
     layout.record("image", f"{NAME}.v2", 0).unlink()
     with pytest.raises(UnfinishedError, match=r"\.v2.*1 of 2 parts"):
         open_job(replace(config, cache=cache))

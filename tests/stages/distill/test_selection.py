@@ -41,8 +41,8 @@ def config(cache: Cache, tmp_path: Path) -> DistillConfig:
 
 def test_the_rows_of_a_run_are_the_ok_rows_of_its_selections(config: DistillConfig) -> None:
     job = open_job(replace(config, steps=None))
-    assert job.sequence.rows.tolist() == list(range(15)) and job.method.batch_size == 15
-    assert job.text_rows.tolist() == list(range(20)) and job.method.text_batch_size == 20
+    assert job.feed.sequence.rows.tolist() == list(range(15)) and job.method.batch_size == 15
+    assert job.feed.text_rows.tolist() == list(range(20)) and job.method.text_batch_size == 20
     assert job.method.steps == 100
 
 
@@ -70,7 +70,7 @@ def test_a_run_is_not_resumed_with_another_selection(config: DistillConfig, cach
 
 def test_bad_rows_of_a_selection_are_left_out(config: DistillConfig, cache: Cache) -> None:
     select(cache, "with-bad", [3, 15, 20])
-    assert open_job(replace(config, images="with-bad")).sequence.rows.tolist() == [3, 20]
+    assert open_job(replace(config, images="with-bad")).feed.sequence.rows.tolist() == [3, 20]
 
 
 def test_a_batch_that_the_selection_cannot_fill_is_refused_with_both_numbers(

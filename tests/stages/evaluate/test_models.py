@@ -5,10 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from cache_schema.errors import DamagedError, MismatchError, UnfinishedError, UsageError
 from stages.evaluate.models import load_model
 from stages.students import Student, build_student, save_image_tower
+from stages.students.encoder import StudentEncoder
+from stages.teachers.held import read_settings
+from tests.corpora.flipping_teacher import FlippingTeacher, flips_at_load
 from tests.corpora.stub_teacher import STUB, make, stub
 from tests.corpora.tiny_open_clip import make_tiny_open_clip
 
@@ -50,6 +54,31 @@ def test_a_run_and_its_model_folder_are_the_student_with_the_text_tower_of_its_t
         assert loaded.images.encode_images(PIXELS).shape == (2, 16)
         assert loaded.images.preprocess == student.preprocess
         assert np.array_equal(loaded.texts.encode_texts(["a cat"]), make(dim=16).encode_texts(["a cat"]))
+
+
+@pytest.mark.parametrize("learnt_from", [flips_at_load("autocast"), "imported:clip"])
+def test_what_a_teacher_sets_when_it_is_loaded_is_set_for_it_alone(
+    learnt_from: str, model: Any, student: Student
+) -> None:
+    before = read_settings()
+    pictures = StudentEncoder(student).encode_images(PIXELS)
+    loaded = load_model(str(model(learnt_from)), device="cpu", teacher=flips_at_load("autocast"))
+    for _ in range(2):
+        assert np.array_equal(loaded.images.encode_images(PIXELS), pictures)
+        texts = loaded.texts.encode_texts(["a cat", "two"])
+    assert read_settings() == before
+    with torch.autocast("cpu", torch.bfloat16):
+        assert np.array_equal(FlippingTeacher().encode_texts(["a cat", "two"]), texts)
+    assert not np.array_equal(FlippingTeacher().encode_texts(["a cat", "two"]), texts)
+
+
+def test_a_model_that_is_a_teacher_is_held_to_what_it_sets_when_it_is_loaded() -> None:
+    before = read_settings()
+    loaded = load_model(flips_at_load("autocast"), device="cpu")
+    assert read_settings() == before
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = FlippingTeacher().encode_texts(["a cat", "two"])
+    assert np.array_equal(loaded.texts.encode_texts(["a cat", "two"]), expected)
 
 
 def test_an_open_clip_folder_is_a_teacher_when_no_student_is_in_it(tmp_path: Path) -> None:

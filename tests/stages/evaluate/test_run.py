@@ -5,16 +5,24 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
-from cache_schema.errors import MismatchError, UsageError
-from stages.distill.run import distill
+from cache_schema.errors import MismatchError, UnfinishedError, UsageError
+from stages.distill.run import TrainingStopped, distill
 from stages.evaluate.run import EvaluateConfig, evaluate_model
 from stages.images.preprocess import normalise, prepare_pixels
+from stages.runs.folder import RunFolder
+from stages.runs.record import read_record
+from stages.students import Student, TowerDescription
 from stages.teachers import load_teacher
+from stages.teachers.held import read_settings
+from stages.teachers.probes import compute_probes, probes_to_bytes
 from tests.corpora.extracts import extracted_cache
+from tests.corpora.flipping_teacher import flips_at_load
 from tests.corpora.held_out import CLASSES, TEMPLATES, write_held_out
-from tests.corpora.runs import distill_config
+from tests.corpora.runs import distill_config, stop_after
 from tests.corpora.small_corpus import picture, write_sources
 from tests.corpora.stub_teacher import stub
 from tests.corpora.tiny_open_clip import make_tiny_open_clip
@@ -128,6 +136,61 @@ def test_a_run_its_exported_folder_and_the_open_clip_pair_give_the_same_measures
         assert {**other, "model": run["model"]} == run
 
 
+@pytest.fixture
+def stopped(trained, tmp_path):
+    """A run of the same as `trained`, stopped after 20 steps."""
+    config = distill_config(
+        trained / "cache", tmp_path / "run", steps=30, batch_size=16, weights={"feature": 5.0}, learning_rate=2e-3
+    )
+    with pytest.raises(TrainingStopped):
+        distill(config, should_stop=stop_after(20))
+    return tmp_path / "run"
+
+
+def test_a_checkpoint_of_a_stopped_run_has_the_measures_of_the_student_with_its_weights(trained, stopped):
+    name = f"{stopped}@20"
+    result = evaluate_model(_config(trained, name))
+    teacher_ND, class_KD, _ = _by_hand(trained)
+    record = read_record(RunFolder(stopped))
+    student = Student(TowerDescription.from_json(record.asked["student"], "run.json"), seed=0)
+    tensors = load_file(stopped / "checkpoints" / "step-000000020.safetensors")
+    student.load_state_dict({key[6:]: value for key, value in tensors.items() if key.startswith("model.")})
+    numbers = [*range(100, 130, 2), *range(101, 130, 2)]
+    pixels = np.stack([prepare_pixels(picture(number)[0], student.preprocess) for number in numbers])
+    with torch.inference_mode():
+        student_ND = _unit(student.eval()(torch.from_numpy(normalise(pixels, student.preprocess))).numpy())
+    ours, theirs = ((features @ class_KD.T).argmax(axis=1) for features in (student_ND, teacher_ND))
+    assert result["model"] == name and result["num_images"] == 30
+    assert result["agreement_top1"] == pytest.approx((ours == theirs).mean())
+    assert result["mean_cosine"] == pytest.approx((student_ND * teacher_ND).sum(axis=1).mean(), abs=1e-5)
+    assert result["mean_cosine"] != pytest.approx(evaluate_model(_config(trained))["mean_cosine"], abs=1e-3)
+
+
+def test_the_last_checkpoint_of_a_finished_run_has_the_measures_of_what_it_exported(trained):
+    checkpoint = evaluate_model(_config(trained, f"{trained / 'run'}@newest"))
+    exported = evaluate_model(_config(trained))
+    assert {**checkpoint, "model": exported["model"]} == exported
+
+
+def test_an_unfinished_run_is_refused_with_the_checkpoint_to_evaluate_instead(trained, stopped):
+    with pytest.raises(UnfinishedError, match=rf"has not ended, .*: name {stopped}@20, its newest checkpoint, or run"):
+        evaluate_model(_config(trained, stopped))
+
+
+@pytest.mark.parametrize("modality", ["image", "text"])
+def test_a_teacher_other_than_that_of_a_checkpoints_run_is_told_by_the_probes_of_the_run(trained, stopped, modality):
+    other = load_teacher(stub(seed=1))
+    probes = probes_to_bytes(compute_probes(other, modality))
+    (stopped / "probes" / f"{modality}.npz").write_bytes(probes)
+    said: list[str] = []
+    if modality == "text":
+        with pytest.raises(MismatchError, match=r"probe text .*than .*probes/text\.npz"):
+            evaluate_model(_config(trained, f"{stopped}@20"))
+    else:
+        result = evaluate_model(_config(trained, f"{stopped}@20"), notice=said.append)
+        assert result["teacher"] is None and "probe image" in said[0]
+
+
 def test_a_named_teacher_is_compared_with(trained):
     teacher = f"open_clip:local-dir:{trained / 'teacher'}"
     result = evaluate_model(_config(trained, teacher, teacher=teacher))
@@ -200,3 +263,12 @@ def test_pictures_may_be_of_any_size_and_mode(trained, tmp_path):
         (tmp_path / "data" / name).write_text((trained / "data" / name).read_text())
     result = evaluate_model(replace(_config(trained, compare=False), data=tmp_path / "data"))
     assert result["num_images"] == 3
+
+
+def test_a_teacher_to_compare_with_changes_nothing_for_the_models_that_follow(trained):
+    before = read_settings()
+    alone = evaluate_model(_config(trained))
+    compared = evaluate_model(_config(trained, teacher=flips_at_load("autocast")))
+    assert read_settings() == before
+    assert compared["teacher"] == flips_at_load("autocast")
+    assert evaluate_model(_config(trained)) == alone

@@ -11,15 +11,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cache_schema.errors import MismatchError, PipelineError
+from cache_schema.errors import MismatchError, PipelineError, UnfinishedError
 from cache_schema.json_file import read_sealed
 from stages.distill.config import DistillConfig
 from stages.distill.run import distill
 from stages.evaluate.models import load_model
-from stages.export.model_folder import add_text_tower, export_image_tower, load_trained
+from stages.export.model_folder import add_text_tower, export_image_tower, load_trained, read_trained_sha256
 from stages.students import build_student, load_image_tower
 from stages.teachers import load_teacher
 from tests.corpora.extracts import extracted_cache
+from tests.corpora.golden import RUN as GOLDEN
+from tests.corpora.golden import golden_architecture
 from tests.corpora.resealed import reseal
 from tests.corpora.runs import STUDENT, distill_config
 from tests.corpora.small_corpus import write_sources
@@ -197,3 +199,30 @@ def test_another_description_under_its_own_seal_is_refused(tmp_path):
     reseal(folder / "image_tower.json", tower=tower)
     with pytest.raises(MismatchError, match="holds another student"):
         load_trained(folder)
+
+
+def test_an_unfinished_run_is_refused_with_the_checkpoint_that_can_be_used_and_it_can(tmp_path):
+    with golden_architecture():
+        run = Path(shutil.copytree(GOLDEN / "stopped", tmp_path / "run"))
+        for read in (load_trained, read_trained_sha256):
+            with pytest.raises(UnfinishedError) as refusal:
+                read(run)
+            assert str(refusal.value) == (
+                f"run {run} has not ended, so it has no trained student: name {run}@2, its newest checkpoint, or run "
+                "`pipeline distill` again"
+            )
+        stored = load_file(run / "checkpoints" / "step-000000002.safetensors")
+        found = load_trained(f"{run}@2").state_dict()
+        assert all(torch.equal(value, stored[f"model.{name}"]) for name, value in found.items())
+
+
+def test_the_sha256_of_what_was_trained_is_that_of_the_file_it_is_read_from(tmp_path):
+    run = Path(shutil.copytree(GOLDEN / "finished", tmp_path / "run"))
+    weights = run / "model" / "image_tower.safetensors"
+    state = run / "checkpoints" / "step-000000002.safetensors"
+    assert read_trained_sha256(run) == read_trained_sha256(run / "model") == sha256_of(weights)
+    assert read_trained_sha256(f"{run}@2") == sha256_of(state)
+
+
+def sha256_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

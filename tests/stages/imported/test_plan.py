@@ -171,3 +171,85 @@ def test_a_file_named_twice_counts_once_and_its_copy_is_refused(tmp_path: Path) 
         import_features(replace(config, cache=tmp_path / "other", image_features=(str(path), str(copy))))
     path.unlink()
     assert import_features(replace(config, image_features=(str(copy),)))["image/clip.v0"]["rows"] == 5
+
+
+def _without_rows(format_name: str, path: Path) -> Path:
+    write = {"npy": write_npy, "parquet": write_parquet}[format_name]
+    path = write(path, keys_of(1), sentences_of(1), vectors(1))
+    table = path.with_suffix(".parquet")
+    pq.write_table(pq.read_table(table).slice(0, 0), table)
+    if format_name == "npy":
+        np.save(path, vectors(1)[:0])
+    return path
+
+
+@pytest.mark.parametrize("format_name", ["npy", "parquet"])
+@pytest.mark.parametrize("modality", ["image", "text"])
+def test_a_file_of_features_without_rows_is_skipped_among_others_and_said(
+    modality: str, format_name: str, tmp_path: Path
+) -> None:
+    write = {"npy": write_npy, "parquet": write_parquet}[format_name]
+    full = [
+        write(tmp_path / f"f{number}.{format_name}", keys_of(4, number), sentences_of(4), vectors(4, seed=number))
+        for number in (0, 4)
+    ]
+    empty = _without_rows(format_name, tmp_path / f"e.{format_name}")
+    reference = import_features(
+        import_config(tmp_path / "reference", **{f"{modality}_features": tuple(map(str, full))})
+    )
+    config = import_config(
+        tmp_path / "cache", **{f"{modality}_features": (str(empty), str(full[0]), str(full[1]), str(empty))}
+    )
+    assert import_features(config)[f"{modality}/clip.v0"]["digest"] == reference[f"{modality}/clip.v0"]["digest"]
+    with open_import(config) as job:
+        assert job.tasks == [] and job.sources[modality].empty == (str(empty),)
+    assert verify_cache(config.cache) == []
+    # Once there is something in it, it is a new file like any other.
+    write(empty, keys_of(3, 20), sentences_of(3), vectors(3, seed=9))
+    assert import_features(config)[f"{modality}/clip.v0"]["rows"] == 11
+    assert verify_cache(config.cache) == []
+
+
+@pytest.mark.parametrize("format_name", ["npy", "parquet"])
+def test_files_of_features_without_rows_alone_are_refused(format_name: str, tmp_path: Path) -> None:
+    empty = _without_rows(format_name, tmp_path / f"e.{format_name}")
+    config = import_config(tmp_path / "cache", image_features=(str(empty),))
+    with pytest.raises(RefusedError, match=rf"no image features in {empty}: point at files that have some"):
+        import_features(config)
+    assert not config.cache.exists()
+
+
+def test_samples_are_joined_to_the_files_of_features_that_have_rows(tmp_path: Path) -> None:
+    write_image_tsv(tmp_path / "i.tsv", keys_of(6), [jpeg(9, 8, at) for at in range(6)])
+    full = write_parquet(tmp_path / "f.parquet", keys_of(6), sentences_of(6), vectors(6))
+    empty = _without_rows("parquet", tmp_path / "e.parquet")
+    config = import_config(
+        tmp_path / "cache", image_features=(str(empty), str(full)), images=(f"dime-fm:{tmp_path / 'i.tsv'}",)
+    )
+    assert import_features(config)["image/clip.v0"]["ok"] == 6
+    assert verify_cache(config.cache) == []
+
+
+def test_a_file_of_features_that_lost_all_its_rows_has_changed(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "f.parquet", keys_of(6), sentences_of(6), vectors(6))
+    config = import_config(tmp_path / "cache", image_features=(str(path),))
+    import_features(config)
+    pq.write_table(pq.read_table(path).slice(0, 0), path)
+    with pytest.raises(MismatchError, match="changed since it was imported"):
+        import_features(config)
+
+
+def test_columns_without_values_need_no_type(tmp_path: Path) -> None:
+    full = write_parquet(tmp_path / "f.parquet", keys_of(6), sentences_of(6), vectors(6))
+    untyped = pa.array([], pa.null())
+    pq.write_table(pa.table({"key": untyped, "embedding": untyped, "text": untyped}), tmp_path / "e.parquet")
+    config = import_config(tmp_path / "cache", image_features=(str(full), str(tmp_path / "e.parquet")))
+    assert import_features(config)["image/clip.v0"]["ok"] == 6
+
+
+def test_a_file_without_rows_needs_its_columns_all_the_same(tmp_path: Path) -> None:
+    full = write_parquet(tmp_path / "f.parquet", keys_of(6), sentences_of(6), vectors(6))
+    for lacking in ("key", "embedding"):
+        pq.write_table(pq.read_table(full).slice(0, 0).drop_columns(lacking), tmp_path / "e.parquet")
+        with pytest.raises(RefusedError, match=f"no column {lacking!r}"):
+            import_features(import_config(tmp_path / "cache", image_features=(str(full), str(tmp_path / "e.parquet"))))

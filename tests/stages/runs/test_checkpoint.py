@@ -13,7 +13,15 @@ from safetensors.torch import save
 from cache_schema import atomic
 from cache_schema.errors import DamagedError, DivergedError, MismatchError
 from stages.distill.optimizer import make_optimizer
-from stages.runs.checkpoint import newest_checkpoint, restore, save_checkpoint, tensors_of
+from stages.runs.checkpoint import (
+    checkpoint_steps,
+    newest_checkpoint,
+    read_checkpoint,
+    remove_checkpoints,
+    restore,
+    save_checkpoint,
+    tensors_of,
+)
 from stages.students import build_student
 from tests.corpora.damaged_files import DAMAGE
 from tests.corpora.resealed import reseal
@@ -71,6 +79,13 @@ def test_a_state_saved_before_the_first_step_can_be_restored(tmp_path):
     assert torch.equal(student.tower.head.proj.weight, resumed.tower.head.proj.weight)
 
 
+@pytest.mark.parametrize(("keep", "kept"), [(1, [4]), (3, [2, 3, 4]), (4, [1, 2, 3, 4]), (7, [1, 2, 3, 4])])
+def test_as_many_are_kept_as_asked(tmp_path, keep, kept):
+    for step in (1, 2, 3, 4):
+        _save(tmp_path, {"x": torch.zeros(1)}, step, keep=keep)
+    assert sorted(int(path.stem.removeprefix("step-")) for path in tmp_path.glob("*.json")) == kept
+
+
 def test_only_the_newest_are_kept_and_none_means_none(tmp_path):
     assert _newest(tmp_path / "absent") is None
     for step in (1, 5, 10):
@@ -83,6 +98,19 @@ def test_only_the_newest_are_kept_and_none_means_none(tmp_path):
     ]
     newest = _newest(tmp_path)
     assert newest.step == 10 and newest.state["note"] == 10 and newest.tensors["x"].tolist() == [10.0] * 3
+
+
+def test_one_further_step_is_kept_beside_the_newest_for_as_long_as_it_is_asked_for(tmp_path):
+    for step in range(1, 6):
+        save_checkpoint(
+            tmp_path, {"x": torch.ones(2)}, step=step, run=RUN, state={}, keep=2, also=frozenset({min(step, 2)})
+        )
+    assert checkpoint_steps(tmp_path) == [2, 4, 5]
+    assert read_checkpoint(tmp_path, 2).step == 2 and _newest(tmp_path).step == 5
+    # One that is among the newest takes nobody's place, and one that is not there is not missed.
+    remove_checkpoints(tmp_path, keep=2, also=frozenset({5, 3}))
+    assert checkpoint_steps(tmp_path) == [4, 5]
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 @pytest.mark.parametrize("suffix", ["json", "safetensors"])

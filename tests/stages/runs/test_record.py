@@ -39,8 +39,8 @@ def test_a_record_of_a_newer_version_is_refused(tmp_path):
     from cache_schema.json_file import seal
 
     folder = _written(tmp_path / "run")
-    atomic.publish_json(folder.run_json, seal({"format": 2, "asked": {}, "about": {}, "result": None}))
-    with pytest.raises(RefusedError, match="run format 2, this version reads 1: upgrade"):
+    atomic.publish_json(folder.run_json, seal({"format": 3, "asked": {}, "about": {}, "result": None}))
+    with pytest.raises(RefusedError, match="run format 3, this version reads 1 to 2: upgrade"):
         read_record(folder)
 
 
@@ -50,6 +50,6 @@ def test_a_folder_without_a_run_is_a_usage_error(tmp_path):
 
 
 def test_every_differing_field_is_shown_with_both_values(tmp_path):
-    other = RunRecord({"steps": 5, "student": {"dim": 9}}, {})
+    other = {"steps": 5, "student": {"dim": 9}}
     with pytest.raises(MismatchError, match=r"steps: 5 now, 3 then; student\.dim: 9 now, 8 then"):
-        require_same(RunFolder(tmp_path), other, RECORD)
+        require_same(RunFolder(tmp_path), other, RECORD.asked)

@@ -11,46 +11,11 @@ from PIL import GifImagePlugin, Image, ImageFile, PngImagePlugin, TiffImagePlugi
 
 from cache_schema.cache import Cache
 from cache_schema.errors import MismatchError
-from stages.teachers.held import HeldTeacher, read_settings, set_settings
+from stages.teachers.held import HeldTeacher, load_held, read_settings, set_settings
 from stages.teachers.python_factory import PythonTeacher
 from tests.corpora.extracts import digests_of, extract, extract_config
+from tests.corpora.flipping_teacher import FLIPS, LAYER, FlippingTeacher
 from tests.corpora.small_corpus import write_sources
-from tests.corpora.stub_teacher import make
-
-FLIPS: dict[str, Callable[[], Any]] = {
-    "default type": lambda: torch.set_default_dtype(torch.float64),
-    "default device": lambda: torch.set_default_device("meta"),
-    "matmul precision": lambda: torch.set_float32_matmul_precision("medium"),
-    "precision of all backends": lambda: setattr(torch.backends, "fp32_precision", "tf32"),
-    "precision of one backend": lambda: setattr(torch.backends.mkldnn.matmul, "fp32_precision", "bf16"),
-    "autocast": lambda: torch.autocast("cpu", torch.bfloat16).__enter__(),
-    "autocast on GPUs": lambda: torch.set_autocast_enabled("cuda", True),
-    "TF32 in convolutions": lambda: setattr(torch.backends.cudnn, "allow_tf32", False),
-    "TF32 in products": lambda: setattr(torch.backends.cuda.matmul, "allow_tf32", True),
-    "sums in float16": lambda: setattr(torch.backends.cuda.matmul, "allow_fp16_accumulation", True),
-}
-LAYER = torch.nn.Linear(8, 16)
-
-
-class FlippingTeacher:
-    """A teacher that computes by torch in what types there are, after a flip at some batches."""
-
-    def __init__(self, flip: Callable[[], Any], at: Callable[[int], bool]) -> None:
-        self._flip, self._at, self.num_batches = flip, at, 0
-        self.right = make()
-        for name in ("identity", "dim", "logit_scale", "preprocess", "context_length", "tokenizer"):
-            setattr(self, name, getattr(self.right, name))
-
-    def encode_images(self, pixels_BCHW: np.ndarray) -> np.ndarray:
-        return self.right.encode_images(pixels_BCHW)
-
-    def encode_texts(self, texts: list[str]) -> np.ndarray:
-        self.num_batches += 1
-        if self._at(self.num_batches):
-            self._flip()
-        with torch.inference_mode():
-            words = torch.tensor([[len(text) / (1 + i) for i in range(8)] for text in texts], device="cpu")
-            return LAYER(words.float()).float().numpy() if words.dtype == torch.float32 else np.ones((len(texts), 16))
 
 
 @pytest.fixture(autouse=True)
@@ -109,6 +74,21 @@ def test_a_teacher_that_sets_the_same_at_every_batch_goes_on() -> None:
     for _ in range(4):
         teacher.encode_texts(TEXTS)
     assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.parametrize("name", FLIPS)
+def test_what_is_set_at_load_is_set_for_its_teacher_alone(name: str) -> None:
+    before = read_settings()
+
+    def load() -> PythonTeacher:
+        FLIPS[name]()
+        return PythonTeacher(FlippingTeacher(), "python:tests:flipping")
+
+    teacher = load_held(load)
+    assert read_settings() == before
+    features = teacher.encode_texts(TEXTS)
+    assert read_settings() == before
+    np.testing.assert_array_equal(features, load().encode_texts(TEXTS))
 
 
 PILLOW = [

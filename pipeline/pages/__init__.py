@@ -1,0 +1,1 @@
+"""Web pages: one file each, everything inside, no scripts and no requests."""

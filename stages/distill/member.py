@@ -1,0 +1,339 @@
+"""One student of a command: its steps, its log, its checkpoints, and its end."""
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from cache_schema import atomic
+from cache_schema.errors import DivergedError, EnvironmentProblem, PipelineError
+from cache_schema.json_file import Json
+from cache_schema.recipe import differences
+from stages.distill.amend import methods_of
+from stages.distill.averaged import AveragedWeights
+from stages.distill.batches import Batch
+from stages.distill.compiled import compiled_or_not
+from stages.distill.config import ResolvedMethod
+from stages.distill.exported import export_trained
+from stages.distill.gradient_cache import backward_of_batch, passes_of
+from stages.distill.job import DistillJob
+from stages.distill.log import TrainingLog
+from stages.distill.losses import TeacherSide, total_loss
+from stages.distill.micro_batch import is_out_of_memory, micro_batch_that_fits
+from stages.distill.optimizer import learning_rate_of_step, make_optimizer
+from stages.images.preprocess import CropShape
+from stages.runs.checkpoint import Checkpoint, require_finite, restore, save_checkpoint, tensors_of
+from stages.runs.folder import RunFolder
+from stages.runs.record import RunRecord, write_record
+
+_SHOWN_KEYS = 5
+
+
+class Member:
+    """A student that learns from its last checkpoint, if any, to the end of its run.
+
+    Args:
+        job: what is trained.
+        folder: the folder of the run, locked by this process.
+        record: what run.json says.
+        checkpoint: where it goes on from; None starts it.
+        fence: the fence of the lock.
+        notice: called with a sentence about anything a person should know.
+
+    Attributes:
+        done: steps that this student has.
+        failed: what ended it before its last step; None while all is well.
+    """
+
+    def __init__(
+        self,
+        job: DistillJob,
+        folder: RunFolder,
+        record: RunRecord,
+        checkpoint: Checkpoint | None,
+        *,
+        fence: atomic.Fence,
+        notice: Callable[[str], None],
+    ) -> None:
+        self.job = job
+        self.folder = folder
+        self.record = record
+        self.fence = fence
+        self.say = notice
+        self.failed: PipelineError | None = None
+        self._methods = methods_of(job, record)
+        self._optimizer = make_optimizer(job.student, weight_decay=job.method.weight_decay)
+        self._average = AveragedWeights(job.student, job.method.ema) if job.method.ema else None
+        self.done, self._skipped = 0, 0
+        self._metrics: dict[str, float] = {}
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        self._run = compiled_or_not(job.student, job.device, notice) if job.running.compile else job.student
+        self._micro_batch_size = self._first_micro_batch_size()
+        self._note_session()
+        self._started = self._saved_at = time.monotonic()
+        self._log: TrainingLog | None = None
+
+    @property
+    def steps(self) -> int:
+        """Returns the steps of the whole run."""
+        return self._methods[-1][1].steps
+
+    @property
+    def shape(self) -> CropShape:
+        """Returns the shape of the pictures that this student takes."""
+        return self.job.student.preprocess.crop_shape
+
+    @property
+    def has_ended(self) -> bool:
+        return self.record.result is not None
+
+    def open_log(self, stack: ExitStack) -> None:
+        """Makes the log ready, until `stack` is left."""
+        self._log = stack.enter_context(TrainingLog(self.folder, first_step=self.done))
+        if self._log.num_lost_lines:
+            self.say(f"{self.folder.metrics} lacks {self._log.num_lost_lines:,} steps before the checkpoint")
+
+    def step(self, batch: Batch, pixels_BHWC: Tensor, teacher: TeacherSide, *, waited_seconds: float) -> str:
+        """Does one optimizer step, logs it, and returns a few words about it.
+
+        Args:
+            batch: of step `done`.
+            pixels_BHWC: uint8, in the shape that this student takes, on its device.
+            teacher: what the teacher says of the batch, on the same device.
+            waited_seconds: that the step waited for the batch.
+
+        Raises:
+            DivergedError: a loss or gradient is not finite. The last checkpoint stays.
+            EnvironmentProblem: the device has not enough memory for the smallest pass.
+        """
+        assert batch.step == self.done and self._log is not None
+        method = self._method_of(batch.step)
+        statistics = [(buffer, buffer.clone()) for buffer in self.job.student.buffers()]
+        while True:
+            try:
+                metrics = self._try_step(method, batch, pixels_BHWC, teacher)
+                break
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._put_back(statistics)
+                # An exception keeps the frames, and with them the tensors, of where it was raised.
+                smaller = self._halved(method, error.with_traceback(None))
+            self._micro_batch_size = smaller
+            self._note_micro_batch_size()
+        if metrics is None:
+            self._put_back(statistics)
+            self._skipped += 1
+            metrics = {"learning_rate": _rate_of(method, batch.step), "skipped": float(self._skipped)}
+            self.say(
+                f"step {batch.step + 1:,} of {self.folder.root} is not finite and was left out "
+                f"({self._skipped:,} of at most {method.skip_nonfinite:,})"
+            )
+        elif self._average is not None:
+            self._average.update(batch.step)
+        metrics["epoch"] = (batch.step + 1) * method.batch_size / len(self.job.feed.sequence.rows)
+        self.done = batch.step + 1
+        self._metrics = {**self._metrics, **metrics}
+        speed = self._log.write(self.done, metrics, num_images=method.batch_size, waited_seconds=waited_seconds)
+        if "loss" not in metrics:
+            return f"left out, {speed:,.0f} images/s"
+        return f"loss {metrics['loss']:.4f}, cosine {metrics['cosine']:.3f}, {speed:,.0f} images/s"
+
+    def checkpoint_is_due(self) -> bool:
+        """Returns whether enough steps or seconds went by since the last checkpoint."""
+        running = self.job.running
+        late = time.monotonic() - self._saved_at >= running.checkpoint_seconds
+        return self.done % running.checkpoint_steps == 0 or late
+
+    def save(self) -> None:
+        """Writes a checkpoint of the steps that are done."""
+        save_checkpoint(
+            self.folder.checkpoints,
+            {**tensors_of(self.job.student, self._optimizer), **self._averaged()},
+            step=self.done,
+            run=self.record.fingerprint,
+            state={"metrics": dict(self._metrics), "skipped": self._skipped},
+            keep=self.job.running.keep_checkpoints,
+            fence=self.fence,
+        )
+        self._saved_at = time.monotonic()
+
+    def end(self) -> None:
+        """Saves the last step, exports the student and writes the result into the record."""
+        job, method = self.job, self._methods[-1][1]
+        self.save()
+        # A last step may overflow although its loss and gradient did not.
+        with self._average.in_place() if self._average is not None else nullcontext():
+            require_finite(job.student.state_dict(), f"the student that {self.folder.root} trained")
+            exported = export_trained(job.student, self.folder, self.record, fence=self.fence, notice=self.say)
+        result: dict[str, Json] = {
+            "run": str(self.folder.root),
+            "model": str(self.folder.model),
+            "student": job.student.specification,
+            "num_parameters": sum(p.numel() for p in job.student.parameters()),
+            "steps": method.steps,
+            "images_seen": method.steps * method.batch_size,
+            "loss": self._metrics.get("loss"),
+            "cosine": self._metrics.get("cosine"),
+            **exported,
+            "seconds": round(time.monotonic() - self._started, 3),
+        }
+        self.record = replace(self.record, result=result)
+        write_record(self.folder, self.record, fence=self.fence)
+
+    def _method_of(self, step: int) -> ResolvedMethod:
+        return next(method for first, method in reversed(self._methods) if first <= step)
+
+    def _try_step(
+        self, method: ResolvedMethod, batch: Batch, pixels_BHWC: Tensor, teacher: TeacherSide
+    ) -> dict[str, float] | None:
+        """Does one optimizer step and returns its metrics; None when it is not finite and may be left out."""
+        student = self.job.student
+        losses: dict[str, Tensor] = {}
+
+        def loss_of_features(image_BD: Tensor) -> Tensor:
+            total, parts = total_loss(
+                image_BD,
+                teacher,
+                weights=method.weights,
+                temperatures=method.temperatures,
+                logit_scale=method.logit_scale,
+            )
+            losses.update({"loss": total.detach()}, **{name: part.detach() for name, part in parts.items()})
+            return total
+
+        self._optimizer.zero_grad(set_to_none=True)
+        image_BD = backward_of_batch(
+            student,
+            pixels_BHWC,
+            loss_of_features,
+            passes=passes_of(method.batch_size, self._micro_batch_size, self.job.group_size),
+            randomness=(method.seed, batch.step),
+            precision=method.precision,
+            forward=self._run,
+        )
+        gradients = [parameter.grad for parameter in student.parameters() if parameter.grad is not None]
+        grad_norm = torch.nn.utils.get_total_norm(gradients)
+        if not (torch.isfinite(losses["loss"]) and torch.isfinite(grad_norm)):
+            if self._skipped < method.skip_nonfinite:
+                return None
+            raise self._diverged(batch, image_BD, losses["loss"], grad_norm)
+        if method.clip_grad:
+            torch.nn.utils.clip_grads_with_norm_(student.parameters(), method.clip_grad, grad_norm)
+        rate = _rate_of(method, batch.step)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.step()
+        return {
+            **{name: value.item() for name, value in losses.items()},
+            "cosine": functional.cosine_similarity(image_BD, teacher.image_BD).mean().item(),
+            "grad_norm": grad_norm.item(),
+            "learning_rate": self._optimizer.param_groups[0]["lr"],
+        }
+
+    def _diverged(self, batch: Batch, image_BD: Tensor, loss: Tensor, grad_norm: Tensor) -> DivergedError:
+        spoilt = (~torch.isfinite(image_BD).all(dim=1)).cpu().numpy()
+        rows = batch.rows[spoilt] if spoilt.any() else batch.rows
+        keys = ", ".join(repr(key) for key in self.job.feed.cache.keys("image", rows[:_SHOWN_KEYS]))
+        return DivergedError(
+            f"step {batch.step + 1:,} of {self.folder.root} has loss {loss.item():g} and gradient norm "
+            f"{grad_norm.item():g} ({spoilt.sum():,} of {len(spoilt):,} student features are not finite; images "
+            f"{keys}{' …' if len(rows) > _SHOWN_KEYS else ''}): the last checkpoint stays; go on from it with a lower "
+            "--learning-rate and --amend REASON, or with --skip-nonfinite or --clip-grad beside it"
+        )
+
+    @staticmethod
+    def _put_back(statistics: list[tuple[Tensor, Tensor]]) -> None:
+        with torch.no_grad():
+            for buffer, before in statistics:
+                buffer.copy_(before)
+
+    def _halved(self, method: ResolvedMethod, error: Exception) -> int:
+        """Returns a smaller micro batch; raises `EnvironmentProblem` when this one is the smallest."""
+        group_size = self.job.group_size
+        now = passes_of(method.batch_size, self._micro_batch_size, group_size)
+        smaller = max(1, self._micro_batch_size // 2)
+        if passes_of(method.batch_size, smaller, group_size) == now:
+            groups = "" if group_size is None else f", a smaller --norm-batch-size than {group_size:,}"
+            raise EnvironmentProblem(
+                f"{self.job.device} has not enough memory for {now[0][0].stop:,} images in one forward pass and a loss "
+                f"over {method.batch_size:,} images and {method.text_batch_size:,} sentences: use a smaller "
+                f"--batch-size or --text-batch-size{groups}, with --fresh or another --out, or a device with more "
+                "memory"
+            ) from error
+        self._optimizer.zero_grad(set_to_none=True)
+        if self.job.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.say(
+            f"{self.job.device} has not enough memory for {self._micro_batch_size:,} images of {self.folder.root} in "
+            f"one forward pass; going on with {smaller:,}"
+        )
+        return smaller
+
+    def _first_micro_batch_size(self) -> int:
+        """Returns the micro batch that was asked for, else that of the last session, else what fits into memory."""
+        method, sessions = self.job.method, self.record.about["sessions"]
+        if self.job.running.micro_batch_size is not None:
+            return min(self.job.running.micro_batch_size, method.batch_size)
+        if self.done and sessions and "micro_batch_size" in sessions[-1]:
+            return sessions[-1]["micro_batch_size"]
+        fitting = micro_batch_that_fits(
+            self.job.student,
+            method.batch_size,
+            method.text_batch_size,
+            device=self.job.device,
+            precision=method.precision,
+        )
+        if fitting < method.batch_size:
+            self.say(
+                f"{fitting:,} of {method.batch_size:,} images go through {self.job.student.specification} at once, as "
+                f"the memory of {self.job.device} allows"
+            )
+        return fitting
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        restore(self.job.student, self._optimizer, checkpoint, beside=self._averaged())
+        self.done = checkpoint.step
+        self._skipped = checkpoint.state.get("skipped", 0)
+        self._metrics = dict(checkpoint.state.get("metrics", {}))
+        self.say(f"resuming {self.folder.root} after step {checkpoint.step:,} of {self.steps:,}")
+
+    def _averaged(self) -> dict[str, Tensor]:
+        return {} if self._average is None else {f"ema.{name}": value for name, value in self._average.tensors.items()}
+
+    def _note_session(self) -> None:
+        """Adds this process to the record, and says when it cannot repeat the earlier ones bit for bit."""
+        now = self.job.session(self.done, self._micro_batch_size)
+        sessions = [*self.record.about["sessions"]]
+        if self.done and sessions:
+            # A session of an older version did not know of everything.
+            before = {**now, **sessions[-1], "first_step": self.done}
+            found = differences(now, before)
+            if found:
+                shown = "; ".join(f"{field}: {ours} now, {theirs} before" for field, ours, theirs in found)
+                self.say(f"this run will not be bit-identical to an uninterrupted one ({shown})")
+        self._write_sessions([*sessions, now])
+
+    def _note_micro_batch_size(self) -> None:
+        *before, now = self.record.about["sessions"]
+        self._write_sessions([*before, {**now, "micro_batch_size": self._micro_batch_size}])
+
+    def _write_sessions(self, sessions: list[Json]) -> None:
+        self.record = replace(self.record, about={**self.record.about, "sessions": sessions})
+        write_record(self.folder, self.record, fence=self.fence)
+
+
+def _rate_of(method: ResolvedMethod, step: int) -> float:
+    return learning_rate_of_step(
+        step,
+        method.steps,
+        peak=method.learning_rate,
+        least=min(method.min_learning_rate, method.learning_rate),
+        warmup_start=min(method.warmup_learning_rate, method.learning_rate),
+        warmup_share=method.warmup_share,
+    )

@@ -1,0 +1,150 @@
+"""How many images go through a student at once: chosen from the memory that is there, by a real pass.
+
+Shape letters: B images of a batch, D width of a feature.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stages.students import Student
+
+_MEASURED_ROWS = (2, 4)
+# What a pass holds beside the tensors that are saved for its backward pass: workspaces and gradients on their way.
+_BESIDE_SAVED = 1.5
+_SHARE_USED = 0.8
+# AdamW's two moments and the gradient, in float32 like the parameter.
+_OF_A_PARAMETER = 3
+# Scores and log-probabilities that the losses hold at once, of images against sentences and against images.
+_SCORES_AT_ONCE = 8
+_FLOAT = 4
+
+# Of version 2, and of version 1.
+_CGROUP_FILES = (
+    ("memory.max", "memory.current"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+)
+
+
+def micro_batch_that_fits(
+    student: Student, batch_size: int, text_batch_size: int, *, device: torch.device, precision: str
+) -> int:
+    """Returns how many images of a batch fit into the free memory of `device` in a forward and backward pass.
+
+    What a pass needs is measured on a few blank pictures; the student and torch's random state stay as they are. The
+    passes of a batch get nearly the same size.
+
+    Args:
+        student: in training mode, on `device`.
+        batch_size: images of a step, of which this is at most all and at least 1.
+        text_batch_size: sentences of a step.
+        device: where the student is.
+        precision: of the student's pass, "float32" or "bfloat16".
+    """
+    try:
+        least, most = (_bytes_of_pass(student, rows, device, precision) for rows in _MEASURED_ROWS)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return 1
+    per_row = max(1, (most - least) // (_MEASURED_ROWS[1] - _MEASURED_ROWS[0]))
+    trained = sum(p.numel() * p.element_size() for p in student.parameters() if p.requires_grad)
+    scores = batch_size * (batch_size + text_batch_size) * _FLOAT * _SCORES_AT_ONCE
+    left = int(_SHARE_USED * free_memory_bytes(device)) - _OF_A_PARAMETER * trained - scores
+    fitting = min(batch_size, max(1, left // per_row))
+    num_passes = -(-batch_size // fitting)
+    return -(-batch_size // num_passes)
+
+
+def free_memory_bytes(device: torch.device) -> int:
+    """Returns the memory that this process may still take on `device`: of a GPU, or of the machine and its cgroup."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return min([_available_bytes(), *_left_in_cgroup(Path("/sys/fs/cgroup"))])
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Returns whether `error`, of Python or torch, says that memory is short on the device or on this machine."""
+    # On the CPU torch has no class of its own for it.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _bytes_of_pass(student: Student, num_rows: int, device: torch.device, precision: str) -> int:
+    """Returns the bytes that a forward pass over `num_rows` images holds until its backward pass, and works with."""
+    height, width = student.preprocess.size
+    pixels_BCHW = torch.zeros(num_rows, height, width, 3, device=device).permute(0, 3, 1, 2)
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*student.parameters(), *student.buffers())}
+    saved: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with _as_it_was(student), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            before = torch.cuda.memory_allocated(device)
+            student(pixels_BCHW).float().sum().backward()
+            return torch.cuda.max_memory_allocated(device) - before
+        with torch.autograd.graph.saved_tensors_hooks(keep, _same):
+            held = student(pixels_BCHW)
+        del held
+    return int(_BESIDE_SAVED * sum(saved.values()))
+
+
+@contextmanager
+def _as_it_was(student: Student) -> Iterator[None]:
+    """Context that leaves statistics, gradients and torch's random state as they were."""
+    buffers = {name: buffer.clone() for name, buffer in student.named_buffers()}
+    gradients = [(parameter, parameter.grad) for parameter in student.parameters()]
+    devices = [parameter.device for parameter in student.parameters() if parameter.device.type == "cuda"][:1]
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+        with torch.no_grad():
+            for name, buffer in student.named_buffers():
+                buffer.copy_(buffers[name])
+
+
+def _available_bytes() -> int:
+    meminfo = Path("/proc/meminfo")
+    for line in meminfo.read_text().splitlines() if meminfo.exists() else ():
+        name, _, value = line.partition(":")
+        if name == "MemAvailable":
+            return int(value.split()[0]) << 10
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _left_in_cgroup(folder: Path) -> Iterator[int]:
+    """Yields what the memory limit of this container leaves, where it has one."""
+    for limit, used in _CGROUP_FILES:
+        try:
+            most = (folder / limit).read_text().strip()
+            if most.isdecimal():
+                yield max(0, int(most) - int((folder / used).read_text()) + _cache_bytes(folder / limit))
+        except OSError:
+            continue
+
+
+def _cache_bytes(limit: Path) -> int:
+    """Returns the bytes of files that the system may take back, which count as used."""
+    statistics: dict[str, Any] = {}
+    for line in (limit.parent / "memory.stat").read_text().splitlines():
+        name, _, value = line.partition(" ")
+        statistics[name] = int(value)
+    return statistics.get("inactive_file", 0)
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor

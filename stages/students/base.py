@@ -84,20 +84,6 @@ class Student(nn.Module):
     def preprocess(self) -> Preprocess:
         return self.description.preprocess
 
-    memory_format = torch.channels_last
-
-    @property
-    def rows_are_independent(self) -> bool:
-        """Temporary."""
-        return not any(
-            "BatchNorm" in type(m).__name__
-            or (
-                "Drop" in type(m).__name__
-                and (getattr(m, "p", 0) or getattr(m, "drop_prob", 0) or getattr(m, "prob", 0))
-            )
-            for m in self.modules()
-        )
-
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
         """Returns image_BD, not normalised."""
         return self.tower(pixels_BCHW)

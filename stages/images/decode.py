@@ -146,7 +146,8 @@ def decode_image(payload: bytes, limits: Limits, *, reduce_for: tuple[Crop, tupl
         return Decoded(None, "img-memory", name, width, height)
     except Exception:  # noqa: BLE001
         # Pillow's plugins raise whatever their parsers meet: OSError, SyntaxError, ValueError, struct.error, KeyError.
-        status = "img-corrupt" if is_whole(name, payload) else "img-truncated"
+        is_cut = not is_whole(name, payload) or (name == "tiff" and _strips_end_early(payload))
+        status = "img-truncated" if is_cut else "img-corrupt"
         return Decoded(None, status, name, width, height)
 
 
@@ -194,6 +195,17 @@ def _decode_opened(
     if transpose is not None:
         rgb = rgb.transpose(transpose)
     return Decoded(rgb, "ok", " ".join(notes), width, height)
+
+
+def _strips_end_early(payload: bytes) -> bool:
+    """Returns whether a TIFF that could not be decoded ends early in a strip; one whose tags are damaged does not."""
+    try:
+        with Image.open(io.BytesIO(payload), formats=["TIFF"]) as image:
+            tags = image.tag_v2  # type: ignore[attr-defined]
+            return tiff.lacks_data(tags, payload) or tiff.ends_early(tags, payload)
+    except Exception:  # noqa: BLE001
+        # Tags hold whatever the file says: zeros, text in place of numbers.
+        return False
 
 
 def _may_lack_rows(image: Image.Image) -> bool:

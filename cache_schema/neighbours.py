@@ -83,12 +83,13 @@ class NeighboursWriter:
     """Writes neighbours part by part; a part is there when its record is.
 
     Where parts were appended to the array that has the neighbours, and nothing else is different, the parts that are
-    there stay and the new ones are pending.
+    there stay and the new ones are pending. Nothing is written before the first part is committed; a recipe without a
+    part, which a killed run may leave, gives way to another.
 
     Args:
         cache: that both arrays belong to.
         name: the name of the neighbours.
-        recipe: what is being mined. Creating the writer publishes it.
+        recipe: what is being mined.
         fence: the fence of the cache's lock.
 
     Raises:
@@ -101,15 +102,11 @@ class NeighboursWriter:
         self._name = check_name(name, "set of neighbours")
         self._fence = fence
         self._formats = _formats(cache.part_rows, recipe.k)
+        self._num_rows = cache.plan(recipe.from_.modality).row_end
         path = cache.layout.neighbours_recipe(name)
-        stored = _recipe_at(path) if path.exists() else None
-        self._recipe = recipe if stored is None else _continued(cache, name, recipe, stored)
-        atomic.make_folder(cache.layout.neighbours_records(name))
-        num_rows = cache.plan(recipe.from_.modality).row_end
-        for array, row_format in self._formats.items():
-            shards.publish_array(cache.layout.neighbours_array(name, array), row_format, num_rows, fence=fence)
-        if stored != self._recipe:
-            atomic.publish_json(path, seal(self._recipe.to_json()), fence=fence)
+        is_begun = path.exists() and bool(committed_parts(cache.layout.neighbours_records(name)))
+        self._stored = _recipe_at(path) if is_begun else None
+        self._recipe = recipe if self._stored is None else _continued(cache, name, recipe, self._stored)
 
     def committed(self) -> frozenset[int]:
         """Returns the numbers of the parts that need not be mined again.
@@ -121,6 +118,7 @@ class NeighboursWriter:
 
     def commit(self, part: int, ids: np.ndarray, scores: np.ndarray) -> None:
         """Commits one part: `ids` and `scores` of shape (planned rows of the part, k), -1 and NaN for bad rows."""
+        self._publish_recipe()
         files, chunk_crc32c = {}, {}
         given: dict[ArrayName, np.ndarray] = {"ids": ids, "scores": scores}
         for array, rows in given.items():
@@ -136,6 +134,18 @@ class NeighboursWriter:
             "chunk_crc32c": chunk_crc32c,
         }
         atomic.publish_json(self._layout.neighbours_record(self._name, part), seal(record), fence=self._fence)
+
+    def _publish_recipe(self) -> None:
+        """Publishes what all parts share, the recipe last; does nothing the second time."""
+        if self._stored == self._recipe:
+            return
+        atomic.make_folder(self._layout.neighbours_records(self._name))
+        for array, row_format in self._formats.items():
+            folder = self._layout.neighbours_array(self._name, array)
+            shards.publish_array(folder, row_format, self._num_rows, fence=self._fence)
+        path = self._layout.neighbours_recipe(self._name)
+        atomic.publish_json(path, seal(self._recipe.to_json()), fence=self._fence)
+        self._stored = self._recipe
 
 
 class NeighboursReader:

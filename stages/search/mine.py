@@ -1,5 +1,6 @@
 """Mines neighbours: for every row of one array the k nearest rows of another, through its index."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -29,7 +30,8 @@ def mine(
     """Writes the neighbours `name`: for every ok row of `from_array` the `k` nearest rows of `to_array`, best first.
 
     Part by part, so that running it again after a crash mines only what is missing. An index that `to_array` lacks is
-    built first. Where both are one array, a row's nearest neighbour is itself.
+    built first, and every part that is to be mined is compared with its record, so that a refused run begins no
+    neighbours. Where both are one array, a row's nearest neighbour is itself.
 
     Returns:
         JSON: rows, parts mined now, from, to, and the mean cosine of the nearest and of the k-th neighbour.
@@ -38,6 +40,7 @@ def mine(
         UsageError: `k` is more than the rows there are.
         UnfinishedError: one of the arrays lacks parts.
         MismatchError: the arrays come from different teachers, or `name` stands for something else.
+        DamagedError: a part of an array is not what was committed.
         LockedError: the cache is being written.
     """
     from_array.require_complete()
@@ -57,7 +60,9 @@ def mine(
         recipe = NeighboursRecipe(Binding.of(from_array), Binding.of(to_array), k, searched)
         writer = NeighboursWriter(cache, name, recipe, fence=lock.fence)
         parts = list(from_array.plan.parts())
-        pending = [part for part in parts if part.number not in writer.committed()]
+        committed = writer.committed()
+        pending = [part for part in parts if part.number not in committed]
+        _require_committed_rows(from_array, pending, progress)
         sums, done = np.zeros(2), 0
         for part in pending:
             ids, scores = _nearest_of_part(from_array, index, part, k)
@@ -77,6 +82,14 @@ def mine(
     if done:
         result |= {"mean_cosine_nearest": round(sums[0] / done, 4), "mean_cosine_kth": round(sums[1] / done, 4)}
     return result
+
+
+def _require_committed_rows(array: CachedArray, parts: Sequence[Part], progress: Progress | None) -> None:
+    for done, part in enumerate(parts, start=1):
+        # Whoever reads a row of a part for the first time has all of it compared; later reads are not compared again.
+        array.features.gather(np.array([part.first_row]))
+        if progress is not None:
+            progress(done, len(parts), f"parts of {array.modality}s compared with their records")
 
 
 def _nearest_of_part(array: CachedArray, index: LoadedIndex, part: Part, k: int) -> tuple[np.ndarray, np.ndarray]:

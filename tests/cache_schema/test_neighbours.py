@@ -110,6 +110,21 @@ def test_the_same_name_with_another_recipe_is_refused_with_both_sides(cache: Cac
         NeighboursWriter(cache, "near", recipe_of(cache, index="guess"))
 
 
+def test_nothing_is_written_before_the_first_part_is_committed(cache: Cache) -> None:
+    NeighboursWriter(cache, "near", recipe_of(cache)).committed()
+    assert not cache.layout.all_neighbours.exists()
+
+
+def test_a_recipe_without_a_part_gives_way_to_another(cache: Cache) -> None:
+    folder = write_neighbours(cache, "near", *drawn(0))
+    for record in (folder / "records").iterdir():
+        record.unlink()
+    ids, scores = drawn(0, k=4)
+    write_neighbours(cache, "near", ids, scores)
+    assert np.array_equal(NeighboursReader(cache, "near").ids(np.arange(21, 40)), ids[21:40])
+    assert verify_cache(cache.path) == []
+
+
 def test_a_part_without_record_is_missing_until_it_is_committed_again(cache: Cache) -> None:
     ids, scores = drawn(0)
     folder = write_neighbours(cache, "near", ids, scores)

@@ -9,7 +9,7 @@ import zarr
 
 from cache_schema.cache import Cache
 from cache_schema.errors import DamagedError, MismatchError, UnfinishedError, UsageError
-from cache_schema.layout import Modality
+from cache_schema.layout import Modality, shard_path
 from cache_schema.neighbours import NeighboursReader
 from cache_schema.verify import verify_cache
 from stages.search.index import build_index
@@ -140,3 +140,20 @@ def test_a_resealed_part_of_either_array_is_refused_also_when_the_index_was_buil
     rewrite_features(cache.array(modality), part, lambda rows: rows.__setitem__([1, 2], rows[[2, 1]]))
     with pytest.raises(DamagedError, match=rf"is not the one that was committed in part {part} of {modality} array"):
         mined(Cache.open(cache.path))
+    assert not cache.layout.all_neighbours.exists()
+
+
+@pytest.mark.parametrize("part", [0, 2])
+def test_neighbours_that_were_refused_are_mined_under_their_name_once_the_damage_is_mended(
+    cache: Cache, part: int
+) -> None:
+    shard = shard_path(cache.layout.feature_array("image", cache.array("image").name), part)
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:9] + bytes([whole[9] ^ 1]) + whole[10:])
+    with pytest.raises(DamagedError, match="its record says"):
+        mined(Cache.open(cache.path))
+    assert not cache.layout.all_neighbours.exists()
+    shard.write_bytes(whole)
+    assert verify_cache(cache.path) == []
+    assert mined(Cache.open(cache.path), k=3)["parts_mined"] == 3
+    assert verify_cache(cache.path) == []

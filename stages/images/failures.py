@@ -42,7 +42,10 @@ def _gif_ends_early(payload: bytes) -> bool:
 
 
 def _bmp_ends_early(payload: bytes) -> bool:
-    """Counts the rows that are there, whatever size the header claims. Reading run lengths fails only where they lack pixels."""
+    """Counts the rows that are there, whatever size the header claims.
+
+    Reading run lengths fails only where they lack pixels.
+    """
     (start, header_bytes) = struct.unpack_from("<II", payload, 10)
     if header_bytes == 12:
         width, height, _, bits = struct.unpack_from("<HHHH", payload, 18)

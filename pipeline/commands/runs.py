@@ -30,6 +30,7 @@ COLUMNS = {
     "amended": "amended",
 }
 _NUM_POINTS = 200
+"""Of the longest curve."""
 _SHOWN = 60
 _SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -149,11 +150,12 @@ def _write_page(page: Path, runs: Sequence["ComparedRun"]) -> list["ComparedRun"
     from stages.distill.compare import DAMAGED, differences_of, read_curves
 
     curves, known = {}, []
+    most_steps = max(run.steps_done or 0 for run in runs)
     for run in runs:
         shown = run
         if run.problem is None:
             try:
-                curves[run.name] = read_curves(run.run, num_points=_NUM_POINTS)
+                curves[run.name] = read_curves(run.run, num_points=_num_points(run.steps_done or 0, most_steps))
             except DamagedError as error:
                 shown = replace(run, state=DAMAGED, problem=str(error), asked=None)
         known.append(shown)
@@ -166,3 +168,8 @@ def _write_page(page: Path, runs: Sequence["ComparedRun"]) -> list["ComparedRun"
     )
     atomic.publish_bytes(page, html.encode())
     return known
+
+
+def _num_points(num_steps: int, most_steps: int) -> int:
+    """Returns the points of a curve of `num_steps`: each is the mean of about as many steps as in other curves."""
+    return max(1, round(_NUM_POINTS * num_steps / max(1, most_steps)))

@@ -15,7 +15,7 @@ from pipeline.pages.template import fill_template
 CHARTS = {
     "loss": ("Loss", ".3g"),
     "cosine": ("Cosine to the teacher, on training crops", ".2f"),
-    "learning_rate": ("Learning rate", ".2g"),
+    "learning_rate": ("Learning rate", ".1e"),
     "held_out_agreement": ("Agreement with the teacher, on held-out pictures", ".2f"),
 }
 _WORDS = ("run", "student", "state")

@@ -1,7 +1,8 @@
 """Evaluates a model: zero-shot measures on labelled pictures, and agreement with a teacher."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,24 @@ from stages.export.model_folder import require_probes
 from stages.teachers import Teacher, load_teacher
 from stages.teachers.class_vectors import class_vectors, count_cut_prompts
 from stages.teachers.held import load_held
+from stages.teachers.probes import Probes, compute_probes
 
 __all__ = ["EvaluateConfig", "SeenTeachers", "evaluate_model"]
 
 _SHOWN_KEYS = 10
+
+
+@dataclass(frozen=True)
+class SeenClasses:
+    """The classes as a text tower sees them, and that tower, which is known again by what it makes of the probes."""
+
+    texts: Teacher
+    class_KD: NDArray[np.float32]
+
+    @cached_property
+    def probes(self) -> Probes:
+        """Returns what the tower makes of the probe sentences."""
+        return compute_probes(self.texts, "text")
 
 
 @dataclass(frozen=True)
@@ -32,6 +47,7 @@ class SeenTeacher:
     teacher: Teacher
     encoded: LabelledFeatures
     scores_NK: NDArray[np.float32]
+    classes: SeenClasses
 
 
 SeenTeachers = dict[str, SeenTeacher]
@@ -50,7 +66,7 @@ def evaluate_model(
     Args:
         config: what is asked.
         seen_teachers: filled with the teachers that this call needs, and looked into before one is loaded. For calls
-            with the same data and device.
+            with the same data, device and batch size.
         progress: called after every batch of pictures.
         notice: called with a sentence about anything a person should know.
 
@@ -79,15 +95,15 @@ def evaluate_model(
     for sentence in data.notices():
         say(sentence)
     encoded = _encode(model.images, data, config, progress, "pictures")
-    class_KD = class_vectors(model.texts, data.prompts(), batch_size=config.batch_size)
+    classes = _see_classes(model.texts, [seen.classes for seen in seen_teachers.values()], data, config)
     if cut := count_cut_prompts(model.texts, data.prompts()):
         say(f"{cut:,} prompts are longer than the {model.texts.context_length} tokens that the text tower reads")
     if encoded.unreadable:
         shown = ", ".join(f"{key} ({status})" for key, status in list(encoded.unreadable.items())[:_SHOWN_KEYS])
         say(f"{len(encoded.unreadable):,} pictures of {data.path} could not be read and were left out: {shown}")
-    scores_NK = encoded.image_ND @ class_KD.T
+    scores_NK = encoded.image_ND @ classes.class_KD.T
     if isinstance(model.images, Teacher):
-        seen_teachers[model.images.specification] = SeenTeacher(model.images, encoded, scores_NK)
+        seen_teachers[model.images.specification] = SeenTeacher(model.images, encoded, scores_NK, classes)
     labels_N = encoded.labels_N
     return {
         "model": config.model,
@@ -99,7 +115,7 @@ def evaluate_model(
         **{name: metric(scores_NK, labels_N) for name, metric in METRICS.items()},
         "chance": 1 / len(data.class_names),
         "largest_class": float(np.bincount(labels_N).max() / len(labels_N)),
-        **_compare(model, encoded, scores_NK, data, config, seen_teachers, progress, say),
+        **_compare(model, encoded, scores_NK, classes, data, config, seen_teachers, progress, say),
     }
 
 
@@ -107,6 +123,7 @@ def _compare(
     model: EvaluatedModel,
     encoded: LabelledFeatures,
     scores_NK: Any,
+    classes: SeenClasses,
     data: EvaluationSet,
     config: EvaluateConfig,
     seen_teachers: SeenTeachers,
@@ -118,22 +135,40 @@ def _compare(
         return dict.fromkeys(("teacher", "teacher_top1", "agreement_top1", "mean_cosine"))
     if teacher.specification not in seen_teachers:
         of_teacher = _encode(teacher, data, config, progress, "pictures by the teacher")
-        of_classes_KD = class_vectors(teacher, data.prompts(), batch_size=config.batch_size)
-        seen_teachers[teacher.specification] = SeenTeacher(teacher, of_teacher, of_teacher.image_ND @ of_classes_KD.T)
+        theirs = _see_classes(teacher, [classes], data, config)
+        scores = of_teacher.image_ND @ theirs.class_KD.T
+        seen_teachers[teacher.specification] = SeenTeacher(teacher, of_teacher, scores, theirs)
     seen = seen_teachers[teacher.specification]
-    theirs, teacher_scores_NK = seen.encoded, seen.scores_NK
-    common = sorted(set(encoded.keys) & set(theirs.keys))
-    ours_N, theirs_N = (_places(features.keys, common) for features in (encoded, theirs))
-    same = scores_NK.argmax(axis=1)[ours_N] == teacher_scores_NK.argmax(axis=1)[theirs_N]
+    common = sorted(set(encoded.keys) & set(seen.encoded.keys))
+    ours_N, theirs_N = (_places(features.keys, common) for features in (encoded, seen.encoded))
+    same = scores_NK.argmax(axis=1)[ours_N] == seen.scores_NK.argmax(axis=1)[theirs_N]
     cosine = None
-    if encoded.image_ND.shape[1] == theirs.image_ND.shape[1]:
-        cosine = float((encoded.image_ND[ours_N] * theirs.image_ND[theirs_N]).sum(axis=1).mean())
+    if encoded.image_ND.shape[1] == seen.encoded.image_ND.shape[1]:
+        cosine = float((encoded.image_ND[ours_N] * seen.encoded.image_ND[theirs_N]).sum(axis=1).mean())
     return {
         "teacher": teacher.specification,
-        "teacher_top1": top1(teacher_scores_NK, theirs.labels_N),
+        "teacher_top1": top1(seen.scores_NK, seen.encoded.labels_N),
         "agreement_top1": float(same.mean()),
         "mean_cosine": cosine,
     }
+
+
+def _see_classes(
+    texts: Teacher, known: Sequence[SeenClasses], data: EvaluationSet, config: EvaluateConfig
+) -> SeenClasses:
+    """Returns the classes as `texts` sees them: as a `known` tower saw them that is the same, bit for bit, on probes.
+
+    A student's text tower is its teacher's, and there may be thousands of prompts.
+    """
+    seen = SeenClasses(texts, np.empty((0, texts.dim), np.float32))
+    for other in known:
+        if other.texts.dim == texts.dim and _are_equal(other.probes, seen.probes):
+            return replace(seen, class_KD=other.class_KD)
+    return replace(seen, class_KD=class_vectors(texts, data.prompts(), batch_size=config.batch_size))
+
+
+def _are_equal(ours: Probes, theirs: Probes) -> bool:
+    return ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)
 
 
 def _teacher_for(

@@ -24,6 +24,7 @@ from PIL import (  # noqa: F401
 
 from stages.images import jpeg, tiff
 from stages.images.crops import Crop
+from stages.images.failures import ends_early
 from stages.images.formats import (
     ALLOWED_FORMATS,
     check_png,
@@ -146,7 +147,7 @@ def decode_image(payload: bytes, limits: Limits, *, reduce_for: tuple[Crop, tupl
         return Decoded(None, "img-memory", name, width, height)
     except Exception:  # noqa: BLE001
         # Pillow's plugins raise whatever their parsers meet: OSError, SyntaxError, ValueError, struct.error, KeyError.
-        is_cut = not is_whole(name, payload) or (name == "tiff" and _strips_end_early(payload))
+        is_cut = not is_whole(name, payload) or _ends_early(name, payload)
         status = "img-truncated" if is_cut else "img-corrupt"
         return Decoded(None, status, name, width, height)
 
@@ -197,14 +198,12 @@ def _decode_opened(
     return Decoded(rgb, "ok", " ".join(notes), width, height)
 
 
-def _strips_end_early(payload: bytes) -> bool:
-    """Returns whether a TIFF that could not be decoded ends early in a strip; one whose tags are damaged does not."""
+def _ends_early(name: str, payload: bytes) -> bool:
+    """Returns whether a picture that could not be decoded ends early; one that is damaged as well does not."""
     try:
-        with Image.open(io.BytesIO(payload), formats=["TIFF"]) as image:
-            tags = image.tag_v2  # type: ignore[attr-defined]
-            return tiff.lacks_data(tags, payload) or tiff.ends_early(tags, payload)
+        return ends_early(name, payload)
     except Exception:  # noqa: BLE001
-        # Tags hold whatever the file says: zeros, text in place of numbers.
+        # As above: tags and headers hold whatever the file says, zeros, or text in place of numbers.
         return False
 
 

@@ -115,7 +115,7 @@ def is_whole(format_name: str, payload: bytes) -> bool:
 def check_png(payload: bytes) -> tuple[str, str]:
     """Returns (status, reason) from the chunk structure of a PNG: `("ok", "")` when it is whole and harmless.
 
-    Walks the chunks without decoding pixels: a chunk that runs past the end or a missing end chunk is
+    Walks the chunks without decoding pixels: a chunk that runs past the end, or on in zeros, or a missing end chunk is
     `img-truncated`; a bad checksum or an impossible header `img-corrupt`; compressed metadata that would grow past
     `MAX_METADATA_CHUNK_BYTES` (or `MAX_METADATA_BYTES` in all) `img-metadata`.
     """
@@ -131,6 +131,8 @@ def check_png(payload: bytes) -> tuple[str, str]:
             return "img-truncated", "png chunk past the end of the file"
         body = memoryview(payload)[position + 8 : end - 4]
         if zlib.crc32(body, zlib.crc32(name)) != struct.unpack_from(">I", payload, end - 4)[0]:
+            if end - 4 >= len(payload.rstrip(b"\x00")):
+                return "img-truncated", "png chunk that goes on in zeros"
             return "img-corrupt", "png chunk with a wrong checksum"
         if name == b"IHDR":
             if 0 in struct.unpack_from(">II", body):

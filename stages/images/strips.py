@@ -11,17 +11,25 @@ from collections.abc import Callable
 MIN_ZEROS = 1024
 """So many zero bytes at its end, and a stream is taken for one that was not written to its end."""
 
+MAX_LZW_BYTES = 8 << 20
+
+_LZW = 5
 _CLEAR, _END, _MAX_CODES = 256, 257, 4096
 
 
-def ends_early(compression: int, piece: bytes, num_bytes: int) -> bool:
+def ends_early(compression: int, piece: bytes, num_bytes: int, *, is_long: bool = False) -> bool:
     """Returns whether a strip ends before `num_bytes` are unpacked from it; False where it is damaged, or unknown.
+
+    LZW of a long picture, which costs half a second for every MiB, is asked for its end mark only.
 
     Args:
         compression: the value of the tag.
         piece: the strip or tile, whose bytes begin with their highest bits.
         num_bytes: what it unpacks to when it is whole.
+        is_long: whether the strips of the picture have more than `MAX_LZW_BYTES` together.
     """
+    if compression == _LZW and is_long:
+        return not _has_lzw_end(piece)
     check = _CHECKS.get(compression)
     if check is None:
         return False
@@ -94,6 +102,12 @@ def _lzw_ends_early(piece: bytes, num_bytes: int) -> bool:
     return True
 
 
+def _has_lzw_end(piece: bytes) -> bool:
+    """Returns whether the last bits, before zeros that fill a byte, may be the end mark; one in 256 others may, too."""
+    bits = int.from_bytes(piece.rstrip(b"\x00")[-4:], "big")
+    return bits > 0 and bits // (bits & -bits) & 0x1FF == _END
+
+
 def _zstandard_ends_early(piece: bytes, num_bytes: int) -> bool:
     del num_bytes  # A frame tells where it ends.
     if piece[:4] != b"\x28\xb5\x2f\xfd"[: len(piece)]:
@@ -114,7 +128,7 @@ def _zstandard_ends_early(piece: bytes, num_bytes: int) -> bool:
 
 
 _CHECKS: dict[int, Callable[[bytes, int], bool]] = {
-    5: _lzw_ends_early,
+    _LZW: _lzw_ends_early,
     8: _deflate_ends_early,
     32773: _packbits_ends_early,
     32946: _deflate_ends_early,

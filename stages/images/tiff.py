@@ -53,7 +53,11 @@ def ends_early(tags: Any, payload: bytes) -> bool:
         return not all(piece.rstrip(b"\x00").endswith(_END_OF_JPEG) for piece, _, _ in _pieces(tags, payload))
     if compression in fax.COMPRESSIONS:
         return any(fax.ends_early(_fax_tags(tags, rows), piece) for piece, rows, _ in _pieces(tags, payload))
-    return any(strips.ends_early(compression, piece, num_bytes) for piece, _, num_bytes in _pieces(tags, payload))
+    is_long = len(payload) > strips.MAX_LZW_BYTES
+    return any(
+        strips.ends_early(compression, piece, num_bytes, is_long=is_long)
+        for piece, _, num_bytes in _pieces(tags, payload)
+    )
 
 
 def _pieces(tags: Any, payload: bytes) -> Iterator[tuple[bytes, int, int]]:

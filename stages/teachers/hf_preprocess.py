@@ -40,8 +40,9 @@ def preprocess_of(source: HfSource) -> Preprocess:
     for path, other in others:
         if other != preprocess:
             raise RefusedError(
-                f"{where} prepares pictures otherwise than {path.name} beside it ({preprocess} and {other}): remove "
-                "the one that the model was not trained with"
+                f"{where} prepares pictures otherwise than {path.name} beside it ({preprocess} and {other}): "
+                "transformers 4 reads the second one, transformers 5 the first; use hf:PATH with a copy of the folder "
+                "that has only the one that the model was trained with"
             )
     return preprocess
 

@@ -29,6 +29,10 @@ TOKENIZER_NAMES = (
 )
 
 
+_CHANGES_WEIGHTS = ("quantization_config", "adapter_config")
+"""What transformers makes other weights by than those in the safetensors."""
+
+
 @dataclass(frozen=True)
 class Family:
     """The facts of a family of dual encoders that transformers does not tell in one way for all.
@@ -119,7 +123,8 @@ def _downloaded(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
-    wanted = [CONFIG_NAME, PREPROCESS_NAME, PROCESSOR_NAME, INDEX_NAME, "*.safetensors", *TOKENIZER_NAMES]
+    files = [CONFIG_NAME, PREPROCESS_NAME, PROCESSOR_NAME, INDEX_NAME, "*.safetensors", *TOKENIZER_NAMES]
+    wanted = [*files, *(f"{name}.json" for name in _CHANGES_WEIGHTS)]
     try:
         with cached_only_unless_it_answers():
             return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
@@ -140,7 +145,7 @@ def _read_folder(folder: Path, specification: str) -> HfSource:
     kind = config.get("model_type")
     if kind not in FAMILIES:
         raise unknown_name(f"model_type in {folder / CONFIG_NAME}", str(kind), FAMILIES)
-    for name in ("quantization_config", "adapter_config"):
+    for name in _CHANGES_WEIGHTS:
         if config.get(name) or (folder / f"{name}.json").exists():
             raise RefusedError(
                 f"{folder} has a {name}: only whole weights are used; merge or convert them and save the model again"
@@ -159,12 +164,19 @@ def _read_folder(folder: Path, specification: str) -> HfSource:
 
 
 def _preprocess_in(folder: Path) -> dict[Path, dict[str, Any]]:
-    """Returns file -> how it says that pictures are prepared; raises `RefusedError` when none does."""
+    """Returns file -> how it says that pictures are prepared; raises `RefusedError` when none does.
+
+    **Source:** transformers 5.23.0, `ImageProcessingMixin.get_image_processor_dict`, which takes the first one.
+    """
     found: dict[Path, dict[str, Any]] = {}
     # Older folders have one that says nothing of pictures.
     whole = _read_object(folder / PROCESSOR_NAME) if (folder / PROCESSOR_NAME).is_file() else {}
-    of_pictures = whole.get("image_processor") or whole.get("feature_extractor")
-    if isinstance(of_pictures, dict):
+    of_pictures = whole.get("image_processor")
+    if of_pictures is not None and not isinstance(of_pictures, dict):
+        raise RefusedError(
+            f"{folder / PROCESSOR_NAME} has image_processor {of_pictures!r}, which is no JSON object: get a good copy"
+        )
+    if of_pictures is not None:
         found[folder / PROCESSOR_NAME] = of_pictures
     if not found or (folder / PREPROCESS_NAME).is_file():
         found[folder / PREPROCESS_NAME] = _read_object(folder / PREPROCESS_NAME)
@@ -174,8 +186,9 @@ def _preprocess_in(folder: Path) -> dict[Path, dict[str, Any]]:
 def _read_object(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise RefusedError(
-            f"{path} is missing: a folder of transformers holds {CONFIG_NAME}, {WEIGHTS_NAME}, {PREPROCESS_NAME} and "
-            "the tokenizer's files; save the model and its processor with save_pretrained"
+            f"{path} is missing: a folder of transformers holds {CONFIG_NAME}, {WEIGHTS_NAME}, {PREPROCESS_NAME} or a "
+            f"{PROCESSOR_NAME} with an image_processor, and the tokenizer's files; save the model and its processor "
+            "with save_pretrained"
         )
     value = read_json(path)
     if not isinstance(value, dict):

@@ -32,6 +32,7 @@ class Tokenizer:
     def __init__(self, source: HfSource) -> None:
         text_config = source.config.get("text_config") or {}
         self._tokenizer = _loaded(source)
+        _refuse_no_words(source, self._tokenizer)
         self._family = source.family
         self.context_length = _context_length(source, self._tokenizer)
         self._with_mask = source.family.attention_mask
@@ -104,6 +105,16 @@ def _loaded(source: HfSource) -> Any:
         raise RefusedError(
             f"the tokenizer in {source.folder} cannot be loaded ({_one_line(error)}): get a good copy of its files"
         ) from error
+
+
+def _refuse_no_words(source: HfSource, tokenizer: Any) -> None:
+    # Without the files of its vocabulary, transformers 5 makes one of the special tokens and calls all else unknown.
+    if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
+        raise RefusedError(
+            f"the {type(tokenizer).__name__} in {source.folder} knows {len(tokenizer)} special tokens and no word: its "
+            f"vocabulary is missing beside {', '.join(path.name for path in source.tokenizer_files)}; copy all of the "
+            "tokenizer's files there"
+        )
 
 
 def _context_length(source: HfSource, tokenizer: Any) -> int:

@@ -1,7 +1,7 @@
 """A small web server on loopback for tests: files with ranges, and every way in which a server can fail."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,8 +26,8 @@ class WebServer:
 
 
 @contextmanager
-def web_server(root: Path) -> Iterator[WebServer]:
-    """Yields a server of the files below `root`."""
+def web_server(root: Path, headers: Mapping[str, str] | None = None) -> Iterator[WebServer]:
+    """Yields a server of the files below `root`; `headers` come with each of them."""
     about = WebServer(root)
 
     class Handler(BaseHTTPRequestHandler):
@@ -42,7 +42,7 @@ def web_server(root: Path) -> Iterator[WebServer]:
         def _answer(self, *, is_head: bool) -> None:
             about.requests.append((self.command, self.path))
             fault = about.fault_at(self.path, is_head=is_head)
-            path = about.root / self.path.lstrip("/")
+            path = about.root / self.path.partition("?")[0].lstrip("/")
             if fault.startswith("status"):
                 return self._head(int(fault.split()[1]), 0)
             if fault.startswith("to "):
@@ -56,7 +56,7 @@ def web_server(root: Path) -> Iterator[WebServer]:
                 low, _, high = wanted.removeprefix("bytes=").partition("-")
                 first, last = int(low), min(int(high or last), last)
             body = data[first : last + 1]
-            more = {"ETag": f'"{hash(data)}"'}
+            more = {"ETag": f'"{hash(data)}"', **(headers or {})}
             if wanted and fault != "no ranges":
                 more["Content-Range"] = f"bytes {first}-{last}/{len(data)}"
             self._head(206 if "Content-Range" in more else 200, len(body), **more)

@@ -121,6 +121,16 @@ def test_the_page_is_one_well_formed_file_without_network_or_scripts_and_no_name
     assert html.count("<polyline") == 3 * 3 + 3 and html.count("<circle") == 2
 
 
+def test_curves_of_runs_of_other_lengths_are_means_of_as_many_steps(invoke: Invoke, runs: Path, tmp_path: Path) -> None:
+    for name, num_steps in (("finished", 2000), ("stopped", 500)):
+        lines = [json.dumps({"step": step, "loss": 1.0}) for step in range(1, num_steps + 1)]
+        (runs / name / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    page = tmp_path / "page.html"
+    assert invoke("runs", runs, "--page", page).exit_code == 0
+    points = re.findall(r'<polyline class="c\d" points="([^"]*)"><title>', page.read_text())
+    assert [len(line.split()) for line in points] == [200, 50]
+
+
 def test_runs_without_a_held_out_part_have_no_chart_of_it(invoke: Invoke, runs: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     assert invoke("runs", runs / "finished", "--page", page).exit_code == 0

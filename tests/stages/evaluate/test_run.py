@@ -128,6 +128,48 @@ def test_models_evaluated_together_give_what_they_give_alone_and_share_one_look_
     assert ("pictures by the teacher" in units) != teacher_first
 
 
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory: pytest.TempPathFactory):
+    """Two runs of a teacher that notes in `calls` what it is asked, its specification, and held-out pictures."""
+    folder = tmp_path_factory.mktemp("counted")
+    teacher = stub(calls=folder / "calls")
+    sources = write_sources(folder, num_images=16, num_texts=20)
+    cache = extracted_cache(folder / "cache", *sources, teacher=teacher)
+    for name in ("run", "other"):
+        distill(distill_config(cache.path, folder / name, steps=1, seed=len(name)))
+    write_held_out(folder / "data")
+    return folder, teacher
+
+
+def _num_prompts(calls):
+    """Returns how many prompts were encoded: a class is a batch of its templates, probes come 16 at a time."""
+    asked = [line.split() for line in calls.read_text().splitlines()]
+    return sum(int(rows) for modality, rows in asked if modality == "text" and int(rows) == len(TEMPLATES))
+
+
+@pytest.mark.parametrize(
+    "models", [["run"], ["run", "other"], ["TEACHER", "run", "other"], ["run", "TEACHER"]], ids="-".join
+)
+def test_the_prompts_go_once_through_a_text_tower_that_students_and_teacher_have_in_common(counted, models):
+    folder, teacher = counted
+    names = [teacher if name == "TEACHER" else folder / name for name in models]
+    alone = [evaluate_model(_config(folder, name)) for name in names]
+    (folder / "calls").unlink()
+    seen = {}
+    assert [evaluate_model(_config(folder, name), seen_teachers=seen) for name in names] == alone
+    assert _num_prompts(folder / "calls") == len(CLASSES) * len(TEMPLATES)
+
+
+def test_a_teacher_with_another_text_tower_has_the_classes_that_it_sees_itself(counted):
+    folder, _ = counted
+    other = stub(seed=1)
+    compared = evaluate_model(_config(folder, teacher=other))
+    alone = evaluate_model(_config(folder, other))
+    own = evaluate_model(_config(folder))
+    assert compared["teacher_top1"] == alone["zero_shot_top1"] != own["teacher_top1"]
+    assert compared["zero_shot_top1"] == own["zero_shot_top1"]
+
+
 def test_a_run_its_exported_folder_and_the_open_clip_pair_give_the_same_measures(trained):
     run = evaluate_model(_config(trained, compare=False))
     exported = evaluate_model(_config(trained, trained / "run" / "model", compare=False))

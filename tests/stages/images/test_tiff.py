@@ -151,3 +151,11 @@ def test_a_tile_that_is_halved_or_not_there_is_missing(compression: int) -> None
 def test_strips_that_lie_behind_the_end_of_the_file_are_missing() -> None:
     data = tiff("RGB", "raw", (40, 33))
     assert decode_image(data[:-100], Limits()).status == "img-truncated"
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "group4"])
+def test_of_several_pages_the_first_is_what_counts(compression: str) -> None:
+    pages = [noise(64, 300, seed).convert("1") for seed in range(2)]
+    data = encoded(pages[0], "TIFF", compression=compression, save_all=True, append_images=pages[1:])
+    cut = decode_image(with_halved_strips(data), Limits())
+    assert decode_image(data, Limits()).reason == "first-frame" and cut.status == "img-truncated"

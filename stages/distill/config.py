@@ -35,9 +35,9 @@ class Method:
     from_run: Path | None = own(
         default=None,
         flag="--from",
-        metavar="RUN",
+        metavar="RUN[@STEP]",
         help="Start from this run's weights.",
-        more="The final ones; None starts from random ones.",
+        more="Its last ones, or those of a checkpoint; None starts from random ones.",
         recorded=False,
     )
     images: str | None = setting(

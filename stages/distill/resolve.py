@@ -1,5 +1,6 @@
 """From a configuration and its cache to a feed and a job: every default resolved, every input opened."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,13 +31,13 @@ from stages.distill.order import EpochSequence, Rows
 from stages.distill.payloads import Originals, SmallPictures, pixels_to_train_on
 from stages.distill.pictures import fit_in_memory
 from stages.distill.replay import Replay, views_of
-from stages.export.model_folder import load_trained
+from stages.export.model_folder import load_trained, read_trained_sha256
 from stages.runs.folder import RunFolder
 from stages.runs.record import micro_batch_of_format_1
+from stages.runs.reference import find_checkpoint
 from stages.settings.record import values_of
 from stages.sources.feature_rows import require_pictures
 from stages.students import Student, build_student
-from stages.students.saved import read_weights_sha256
 
 _EPOCHS = 100
 _ALL_PARTS_UP_TO = 64
@@ -222,7 +223,8 @@ def _starting_student(config: DistillConfig, images: CachedArray, texts: CachedA
     if config.from_run is None:
         return build_student(config.student or DEFAULT_STUDENT, dim, seed=config.seed, quick_gelu=quick_gelu), None
     start = config.from_run
-    if start.absolute() == config.out.absolute():
+    checkpoint = find_checkpoint(start)
+    if config.out.absolute() in (start.absolute(), checkpoint and checkpoint.folder.root.absolute()):
         raise UsageError(f"--from {start} is the run's own --out: name another folder for the new round")
     if start.is_file():
         raise RefusedError(
@@ -232,8 +234,11 @@ def _starting_student(config: DistillConfig, images: CachedArray, texts: CachedA
     trained = load_trained(start)
     student = build_student(config.student or trained.specification, dim, seed=config.seed, quick_gelu=quick_gelu)
     _require_same_tower(student, trained, start)
+    if student.specification == trained.specification:
+        # A student that began with published weights has their mean and std.
+        student.description = replace(student.description, preprocess=trained.preprocess)
     student.load_state_dict(trained.state_dict())
-    return student, read_weights_sha256(start)
+    return student, read_trained_sha256(start)
 
 
 def _require_same_tower(student: Student, trained: Student, start: Path) -> None:
@@ -242,6 +247,8 @@ def _require_same_tower(student: Student, trained: Student, start: Path) -> None
     if not student.vision_cfg.get("timm_model_name"):
         ours["quick_gelu"], theirs["quick_gelu"] = ([int(of.description.quick_gelu)] for of in (student, trained))
     found = differences({"tensors": ours}, {"tensors": theirs})
+    if student.specification != trained.specification:
+        found += differences(student.preprocess.to_json(), trained.preprocess.to_json())
     if found:
         shown = "; ".join(f"{field}: {mine} here, {other} there" for field, mine, other in found[:_SHOWN])
         raise MismatchError(

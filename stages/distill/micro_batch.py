@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cache_schema.errors import EnvironmentProblem
 from cache_schema.json_file import Json
-from stages.distill.gradient_cache import passes_of
+from stages.distill.gradient_cache import passes_of, to_input
 from stages.distill.job import DistillJob
 from stages.students import Student
 
@@ -137,8 +137,8 @@ def is_out_of_memory(error: Exception) -> bool:
 
 def _bytes_of_pass(student: Student, num_rows: int, device: torch.device, precision: str) -> int:
     """Returns the bytes that a forward pass over `num_rows` images holds until its backward pass, and works with."""
-    height, width = student.preprocess.size
-    pixels_BCHW = torch.zeros(num_rows, height, width, 3, device=device).permute(0, 3, 1, 2)
+    blank_BHWC = torch.zeros(num_rows, *student.preprocess.size, 3, dtype=torch.uint8, device=device)
+    pixels_BCHW = to_input(blank_BHWC, student.preprocess, student.memory_format)
     own = {tensor.untyped_storage().data_ptr() for tensor in (*student.parameters(), *student.buffers())}
     saved: dict[int, int] = {}
 

@@ -96,12 +96,14 @@ def backward_of_batch(
     return features_BD
 
 
-def to_input(pixels_BHWC: Tensor, preprocess: Preprocess) -> Tensor:
+def to_input(
+    pixels_BHWC: Tensor, preprocess: Preprocess, memory_format: torch.memory_format = torch.channels_last
+) -> Tensor:
     """Returns pixels_BCHW, float32 on the same device, normalised as `stages.images.preprocess.normalise` does.
 
-    The memory stays in the order BHWC, torch's channels_last, in which convolutions are up to twice as fast.
+    In torch's channels_last the memory stays in the order BHWC; `Student.memory_format` says what a student needs.
     """
-    pixels_BCHW = pixels_BHWC.permute(0, 3, 1, 2).float()
+    pixels_BCHW = pixels_BHWC.permute(0, 3, 1, 2).float().contiguous(memory_format=memory_format)
     mean = torch.tensor(preprocess.mean, device=pixels_BHWC.device)[:, None, None]
     std = torch.tensor(preprocess.std, device=pixels_BHWC.device)[:, None, None]
     return pixels_BCHW.div_(255).sub_(mean).div_(std)

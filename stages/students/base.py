@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from cache_schema.errors import DamagedError, UsageError
 from cache_schema.json_file import Json
 from stages.images.preprocess import Preprocess
+from stages.students.decay import names_without_decay
+from stages.students.memory_format import memory_format_on_cpu
+from stages.students.rows import rows_share_nothing
 
 # Source: open_clip 3.3.0, constants.OPENAI_DATASET_MEAN and OPENAI_DATASET_STD, its default for every image tower.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -67,6 +70,7 @@ class Student(nn.Module):
         super().__init__()
         self.description = description
         self.tower = _build_tower(description, seed)
+        self._memory_format_on_cpu = memory_format_on_cpu(self.tower)
 
     @property
     def specification(self) -> str:
@@ -80,36 +84,24 @@ class Student(nn.Module):
     def preprocess(self) -> Preprocess:
         return self.description.preprocess
 
-    memory_format = torch.channels_last
-
-    @property
-    def rows_are_independent(self) -> bool:
-        """Temporary."""
-        return not any(
-            "BatchNorm" in type(m).__name__
-            or (
-                "Drop" in type(m).__name__
-                and (getattr(m, "p", 0) or getattr(m, "drop_prob", 0) or getattr(m, "prob", 0))
-            )
-            for m in self.modules()
-        )
-
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
         """Returns image_BD, not normalised."""
         return self.tower(pixels_BCHW)
 
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Returns the layout in which its weights and pictures should lie where it is now: bring it there first."""
+        on_cpu = next(self.parameters()).device.type == "cpu"
+        return self._memory_format_on_cpu if on_cpu else torch.channels_last
+
+    @property
+    def rows_are_independent(self) -> bool:
+        """Returns whether in training each picture's feature is its own: no batch statistics, no random draw."""
+        return rows_share_nothing(self.tower)
+
     def no_weight_decay(self) -> set[str]:
-        """Returns the names of parameters that weight decay would harm: biases, norms and positional tables."""
-        declares = getattr(getattr(self.tower, "trunk", self.tower), "no_weight_decay", None)
-        declared = set(declares()) if callable(declares) else set()
-        tables = ("positional_embedding", "pos_embed", "relative_position_bias_table", "cls_token", "reg_token")
-        return {
-            name
-            for name, parameter in self.named_parameters()
-            if parameter.ndim <= 1
-            or name.rpartition(".")[2] in tables
-            or name.removeprefix("tower.").removeprefix("trunk.") in declared
-        }
+        """Returns the names of parameters that weight decay would harm: biases, norms, tables, tokens and scales."""
+        return {f"tower.{name}" for name in names_without_decay(self.tower)}
 
 
 def _build_tower(description: TowerDescription, seed: int) -> nn.Module:

@@ -68,6 +68,15 @@ def _method(field: str) -> tuple[str, ...]:
 
 _MEMBER, _RESOLVE = "stages/distill/member.py", "stages/distill/resolve.py"
 _BATCHES, _OPTIMIZER = "stages/distill/batches.py", "stages/distill/optimizer.py"
+_MICRO, _OF_MEMBER = "stages/distill/micro_batch.py", "tests/stages/distill/test_member.py::"
+_HELD_OUT = "tests/stages/distill/test_held_out.py::"
+_NEVER_SEEN = tuple(
+    f"{_HELD_OUT}test_the_student_trains_on_all_other_pictures_and_on_no_held_out_one_nor_its_copy[in memory-{how}]"
+    for how in ("share", "selection")
+)
+_AVERAGED = (
+    "tests/stages/distill/test_averaged.py::test_the_exported_student_has_the_average_of_the_weights_after_every_step",
+)
 _GRADIENT, _PADDED = "stages/distill/gradient_cache.py", "stages/teachers/batches.py"
 
 MUTANTS = (
@@ -110,10 +119,60 @@ MUTANTS = (
     ),
     Mutant(
         "norm batches ignored",
-        _MEMBER,
-        "self.job.group_size),\n            randomness",
-        "None),\n            randomness",
+        _MICRO,
+        "self.size, self._job.group_size)",
+        "self.size, None)",
         _method("norm_batch_size"),
+    ),
+    Mutant("clipping ignored", _MEMBER, "if method.clip_grad:", "if False:", _method("clip_grad")),
+    Mutant(
+        "averages never exported",
+        _MEMBER,
+        "return nullcontext() if self._average is None else self._average.in_place()",
+        "return nullcontext()",
+        _AVERAGED,
+    ),
+    Mutant(
+        "statistics of a step that was left out stay",
+        _MEMBER,
+        "        if metrics is None:\n            self._put_back(statistics)\n",
+        "        if metrics is None:\n",
+        (f"{_OF_MEMBER}test_a_step_that_is_not_finite_is_left_out_when_asked_and_leaves_no_trace",),
+    ),
+    Mutant(
+        "amendments never hold",
+        _MEMBER,
+        "reversed(self._methods) if first <= step)",
+        "self._methods if first <= step)",
+        ("tests/stages/distill/test_amend.py::test_several_amendments_follow_each_other",),
+    ),
+    Mutant(
+        "held-out images are trained on",
+        _RESOLVE,
+        "rows = without_held_out(cache, rows, held_rows)",
+        "without_held_out(cache, rows, held_rows)",
+        _NEVER_SEEN,
+    ),
+    Mutant(
+        "copies of held-out images are trained on",
+        "stages/distill/held_out.py",
+        'some[~np.isin(np.frombuffer(digests, "V16"), pictures)]',
+        "some[~np.isin(some, held_out)]",
+        _NEVER_SEEN,
+    ),
+    Mutant(
+        "measuring leaves the student in evaluation mode",
+        "stages/distill/watch.py",
+        "                student.train()\n",
+        "                pass\n",
+        (f"{_HELD_OUT}test_measuring_changes_nothing_of_the_training",),
+    ),
+    Mutant(
+        "the best checkpoint makes room",
+        _MEMBER,
+        "also=self._watch.kept_steps",
+        "also=frozenset()",
+        (f"{_HELD_OUT}test_the_best_checkpoint_by_agreement_stays_beside_the_newest",),
     ),
     Mutant("minimal crop ignored", _BATCHES, "scale=(self.method.min_crop, 1.0)", "scale=(0.08, 1.0)", _OWN),
     Mutant(

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from stages.distill.gradient_cache import to_input
 from stages.students import Student
 
 _SHOWN = 200
@@ -20,8 +21,8 @@ def compiled_or_not(
         device: where the student is.
         notice: called with the reason.
     """
-    height, width = student.preprocess.size
-    pixels_BCHW = torch.zeros(2, height, width, 3, device=device).permute(0, 3, 1, 2)
+    blank_BHWC = torch.zeros(2, *student.preprocess.size, 3, dtype=torch.uint8, device=device)
+    pixels_BCHW = to_input(blank_BHWC, student.preprocess, student.memory_format)
     compiled = torch.compile(student)
     buffers = {name: buffer.clone() for name, buffer in student.named_buffers()}
     try:

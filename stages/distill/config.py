@@ -35,9 +35,9 @@ class Method:
     from_run: Path | None = own(
         default=None,
         flag="--from",
-        metavar="RUN",
+        metavar="RUN[@STEP]",
         help="Start from this run's weights.",
-        more="The final ones; None starts from random ones.",
+        more="Its last ones, or those of a checkpoint; None starts from random ones.",
         recorded=False,
     )
     images: str | None = setting(
@@ -95,6 +95,16 @@ class Method:
     )
     text_array: str | None = setting(
         default=None, rare=True, help="Array of sentences.", if_none="the only one", recorded=False
+    )
+    hold_out: str | None = setting(
+        default=None,
+        rare=True,
+        metavar="SELECTION|SHARE",
+        help="Images that are never trained on.",
+        more="A selection, or a share of all, such as 0.05. The student is measured on them while it learns, and its "
+        "best checkpoint is kept.",
+        if_none="none",
+        recorded=False,
     )
     mined_share: float = setting(default=0.5, least=0, most=1, rare=True, help="Most mined sentences of a step.")
     temperatures: Mapping[str, float] = own(
@@ -199,6 +209,16 @@ class Running:
         help="Images of a forward pass.",
         more="For less memory; the loss still sees the whole batch.",
         if_none="as memory allows",
+    )
+    probe: Path | None = running(
+        default=None,
+        rare=True,
+        help="Evaluation set to measure on while it learns.",
+        more="Zero-shot; the teacher's text tower is loaded once, before the first step.",
+        if_none="none",
+    )
+    measure_steps: int = running(
+        default=500, least=1, rare=True, help="Measure held-out images and the probe every so many steps."
     )
     amend: str | None = running(
         default=None,

@@ -10,7 +10,8 @@ from cache_schema.progress import Progress
 from cache_schema.selections import Selection
 from stages.distill.batches import BatchMaker
 from stages.distill.config import ResolvedMethod
-from stages.distill.order import EpochSequence, Rows
+from stages.distill.held_out import HeldOut
+from stages.distill.order import EpochSequence, Rows, digest_of_rows
 from stages.distill.payloads import Originals, SmallPictures
 from stages.distill.pictures import Pictures, PicturesInMemory, PicturesStreamed
 from stages.distill.replay import Replay
@@ -34,6 +35,7 @@ class Feed:
         replay: views of the teacher that are shown again, or None.
         small: the stored pixels that are read in place of the originals, or None.
         in_memory: whether pictures are kept decoded.
+        held_out: images that are never trained on, or None.
         largest: (height, width) that holds the pictures of all students, of those that have ended too: the fraction at
             which a streamed JPEG is decoded must not depend on who still learns. None until they are known.
     """
@@ -50,6 +52,7 @@ class Feed:
     replay: Replay | None
     small: SmallPictures | None
     in_memory: bool
+    held_out: HeldOut | None = None
     largest: tuple[int, int] | None = None
 
     def identities(self) -> dict[str, Json]:
@@ -61,6 +64,8 @@ class Feed:
             "text_selection": None if self.text_selection is None else self.text_selection.digest,
             "negatives": None if self.neighbours is None else fingerprint_of(self.neighbours.recipe.to_json()),
         }
+        if self.held_out is not None:
+            found["held_out"] = digest_of_rows(self.held_out.rows).hex()
         if self.replay is not None:
             found["views"] = [_identity_of(array) for array in self.replay.arrays]
         if self.small is not None:
@@ -118,6 +123,10 @@ class Feed:
             f"{len(self.sequence.rows):,} ok images of the {_where(self.image_selection)} and "
             f"{len(self.text_rows):,} ok sentences of the {_where(self.text_selection)}"
         ]
+        if self.held_out is not None:
+            said.append(
+                f"{len(self.held_out.rows):,} images are held out; {self.held_out.num_measured:,} of them are measured"
+            )
         if self.replay is not None or self.small is not None:
             views = "" if self.replay is None else ", ".join(str(array.recipe.view) for array in self.replay.arrays)
             crops = f"the teacher's views {views} are replayed in turn" if views else "the student draws its own crops"

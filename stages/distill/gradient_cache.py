@@ -74,7 +74,7 @@ def backward_of_batch(
     def features_of(group: slice) -> Tensor:
         # Dropout draws from torch's global generator; this makes the draw a function of seed, step and place.
         torch.manual_seed(_seed_of(*randomness, place_of[group.start]))
-        pixels_BCHW = to_input(pixels_BHWC[group], student.preprocess)
+        pixels_BCHW = to_input(pixels_BHWC[group], student.preprocess, student.memory_format)
         with torch.autocast(pixels_BCHW.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             return run(pixels_BCHW)
 

@@ -1,6 +1,7 @@
 """A student that is about to learn or to go on, and what the record of its run says of it."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 
 import torch
@@ -34,7 +35,7 @@ class DistillJob:
     start_sha256: str | None
     device: torch.device
 
-    @property
+    @cached_property
     def group_size(self) -> int | None:
         """Returns how many rows share batch statistics or a random draw; None for a student without either."""
         return None if self.student.rows_are_independent else self.method.norm_batch_size
@@ -51,6 +52,7 @@ class DistillJob:
             "image_selection": method.images,
             "text_selection": method.texts,
             "negatives": method.negatives,
+            "hold_out": method.hold_out,
             "from": None if method.from_run is None else str(method.from_run.absolute()),
             "teacher": {
                 "specification": texts.recipe.specification,

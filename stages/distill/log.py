@@ -1,5 +1,6 @@
 """Logs every step of a run: metrics, which depend on the run alone, and speed, which does not."""
 
+import json
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -26,6 +27,8 @@ class TrainingLog:
         self.num_lost_lines = max(0, first_step - _num_lines(folder))
         atomic.keep_lines(folder.metrics, first_step - self.num_lost_lines)
         atomic.keep_lines(folder.speed, first_step - self.num_lost_lines)
+        if folder.held_out.exists():
+            atomic.keep_lines(folder.held_out, _num_measured(folder, first_step))
         self._board = SummaryWriter(str(folder.tensorboard), purge_step=first_step + 1 if first_step else None)
         self._clock = time.perf_counter()
 
@@ -47,6 +50,14 @@ class TrainingLog:
             self._board.add_scalar(name, value, step)
         return speed["images_per_s"]
 
+    def write_held_out(self, step: int, measures: Mapping[str, float]) -> None:
+        """Writes what was measured after `step` steps on pictures that are never trained on."""
+        atomic.append_line(self._folder.held_out, canonical_json({"step": step, **measures}).decode())
+        for name, value in measures.items():
+            self._board.add_scalar(f"held_out/{name}", value, step)
+        # The next step did not take the time of it.
+        self._clock = time.perf_counter()
+
     def __enter__(self) -> Self:
         return self
 
@@ -54,6 +65,12 @@ class TrainingLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._board.close()
+
+
+def _num_measured(folder: RunFolder, last_step: int) -> int:
+    """Returns how many lines of held_out.jsonl are of `last_step` or an earlier one."""
+    steps = [json.loads(line)["step"] for line in folder.held_out.read_bytes().splitlines() if line.endswith(b"}")]
+    return sum(step <= last_step for step in steps)
 
 
 def _num_lines(folder: RunFolder) -> int:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cache_schema import atomic
-from cache_schema.errors import DivergedError, EnvironmentProblem, PipelineError
+from cache_schema.errors import DivergedError, PipelineError
 from cache_schema.json_file import Json
 from cache_schema.recipe import differences
 from stages.distill.amend import methods_of
@@ -19,12 +19,14 @@ from stages.distill.batches import Batch
 from stages.distill.compiled import compiled_or_not
 from stages.distill.config import ResolvedMethod
 from stages.distill.exported import export_trained
-from stages.distill.gradient_cache import backward_of_batch, passes_of
+from stages.distill.gradient_cache import backward_of_batch
 from stages.distill.job import DistillJob
 from stages.distill.log import TrainingLog
 from stages.distill.losses import TeacherSide, total_loss
-from stages.distill.micro_batch import is_out_of_memory, micro_batch_that_fits
+from stages.distill.micro_batch import MicroBatch, is_out_of_memory
 from stages.distill.optimizer import learning_rate_of_step, make_optimizer
+from stages.distill.probe import Probe
+from stages.distill.watch import Watch
 from stages.images.preprocess import CropShape
 from stages.runs.checkpoint import Checkpoint, require_finite, restore, save_checkpoint, tensors_of
 from stages.runs.folder import RunFolder
@@ -41,6 +43,7 @@ class Member:
         folder: the folder of the run, locked by this process.
         record: what run.json says.
         checkpoint: where it goes on from; None starts it.
+        probe: the evaluation set that it is measured on while it learns, or None.
         fence: the fence of the lock.
         notice: called with a sentence about anything a person should know.
 
@@ -56,6 +59,7 @@ class Member:
         record: RunRecord,
         checkpoint: Checkpoint | None,
         *,
+        probe: Probe | None,
         fence: atomic.Fence,
         notice: Callable[[str], None],
     ) -> None:
@@ -73,7 +77,8 @@ class Member:
         if checkpoint is not None:
             self._restore(checkpoint)
         self._run = compiled_or_not(job.student, job.device, notice) if job.running.compile else job.student
-        self._micro_batch_size = self._first_micro_batch_size()
+        self._watch = Watch(job, folder, probe, fence=fence, done=self.done)
+        self._micro_batch = MicroBatch(job, record.about["sessions"][-1:] if self.done else (), notice)
         self._note_session()
         self._started = self._saved_at = time.monotonic()
         self._log: TrainingLog | None = None
@@ -123,8 +128,9 @@ class Member:
                     raise
                 self._put_back(statistics)
                 # An exception keeps the frames, and with them the tensors, of where it was raised.
-                smaller = self._halved(method, error.with_traceback(None))
-            self._micro_batch_size = smaller
+                shortage = error.with_traceback(None)
+            self._optimizer.zero_grad(set_to_none=True)
+            self._micro_batch.halve(shortage)
             self._note_micro_batch_size()
         if metrics is None:
             self._put_back(statistics)
@@ -140,6 +146,8 @@ class Member:
         self.done = batch.step + 1
         self._metrics = {**self._metrics, **metrics}
         speed = self._log.write(self.done, metrics, num_images=method.batch_size, waited_seconds=waited_seconds)
+        if self._watch.is_due(self.done, self.steps):
+            self._measure(method)
         if "loss" not in metrics:
             return f"left out, {speed:,.0f} images/s"
         return f"loss {metrics['loss']:.4f}, cosine {metrics['cosine']:.3f}, {speed:,.0f} images/s"
@@ -159,6 +167,7 @@ class Member:
             run=self.record.fingerprint,
             state={"metrics": dict(self._metrics), "skipped": self._skipped},
             keep=self.job.running.keep_checkpoints,
+            also=self._watch.kept_steps,
             fence=self.fence,
         )
         self._saved_at = time.monotonic()
@@ -168,7 +177,7 @@ class Member:
         job, method = self.job, self._methods[-1][1]
         self.save()
         # A last step may overflow although its loss and gradient did not.
-        with self._average.in_place() if self._average is not None else nullcontext():
+        with self._exported_weights():
             require_finite(job.student.state_dict(), f"the student that {self.folder.root} trained")
             exported = export_trained(job.student, self.folder, self.record, fence=self.fence, notice=self.say)
         result: dict[str, Json] = {
@@ -185,6 +194,19 @@ class Member:
         }
         self.record = replace(self.record, result=result)
         write_record(self.folder, self.record, fence=self.fence)
+
+    def _measure(self, method: ResolvedMethod) -> None:
+        """Measures the student on what it never trains on, and keeps the checkpoint that is best there."""
+        assert self._log is not None
+        measures = self._watch.measure(method, self._exported_weights())
+        self._log.write_held_out(self.done, measures)
+        if self._watch.is_best(measures):
+            self.save()
+            self._watch.keep(self.done, measures)
+
+    def _exported_weights(self) -> AbstractContextManager[object]:
+        """Returns the context in which the student has the weights that are measured and exported."""
+        return nullcontext() if self._average is None else self._average.in_place()
 
     def _method_of(self, step: int) -> ResolvedMethod:
         return next(method for first, method in reversed(self._methods) if first <= step)
@@ -212,7 +234,7 @@ class Member:
             student,
             pixels_BHWC,
             loss_of_features,
-            passes=passes_of(method.batch_size, self._micro_batch_size, self.job.group_size),
+            passes=self._micro_batch.passes(),
             randomness=(method.seed, batch.step),
             precision=method.precision,
             forward=self._run,
@@ -253,49 +275,6 @@ class Member:
             for buffer, before in statistics:
                 buffer.copy_(before)
 
-    def _halved(self, method: ResolvedMethod, error: Exception) -> int:
-        """Returns a smaller micro batch; raises `EnvironmentProblem` when this one is the smallest."""
-        group_size = self.job.group_size
-        now = passes_of(method.batch_size, self._micro_batch_size, group_size)
-        smaller = max(1, self._micro_batch_size // 2)
-        if passes_of(method.batch_size, smaller, group_size) == now:
-            groups = "" if group_size is None else f", a smaller --norm-batch-size than {group_size:,}"
-            raise EnvironmentProblem(
-                f"{self.job.device} has not enough memory for {now[0][0].stop:,} images in one forward pass and a loss "
-                f"over {method.batch_size:,} images and {method.text_batch_size:,} sentences: use a smaller "
-                f"--batch-size or --text-batch-size{groups}, with --fresh or another --out, or a device with more "
-                "memory"
-            ) from error
-        self._optimizer.zero_grad(set_to_none=True)
-        if self.job.device.type == "cuda":
-            torch.cuda.empty_cache()
-        self.say(
-            f"{self.job.device} has not enough memory for {self._micro_batch_size:,} images of {self.folder.root} in "
-            f"one forward pass; going on with {smaller:,}"
-        )
-        return smaller
-
-    def _first_micro_batch_size(self) -> int:
-        """Returns the micro batch that was asked for, else that of the last session, else what fits into memory."""
-        method, sessions = self.job.method, self.record.about["sessions"]
-        if self.job.running.micro_batch_size is not None:
-            return min(self.job.running.micro_batch_size, method.batch_size)
-        if self.done and sessions and "micro_batch_size" in sessions[-1]:
-            return sessions[-1]["micro_batch_size"]
-        fitting = micro_batch_that_fits(
-            self.job.student,
-            method.batch_size,
-            method.text_batch_size,
-            device=self.job.device,
-            precision=method.precision,
-        )
-        if fitting < method.batch_size:
-            self.say(
-                f"{fitting:,} of {method.batch_size:,} images go through {self.job.student.specification} at once, as "
-                f"the memory of {self.job.device} allows"
-            )
-        return fitting
-
     def _restore(self, checkpoint: Checkpoint) -> None:
         restore(self.job.student, self._optimizer, checkpoint, beside=self._averaged())
         self.done = checkpoint.step
@@ -308,7 +287,7 @@ class Member:
 
     def _note_session(self) -> None:
         """Adds this process to the record, and says when it cannot repeat the earlier ones bit for bit."""
-        now = self.job.session(self.done, self._micro_batch_size)
+        now = self.job.session(self.done, self._micro_batch.size)
         sessions = [*self.record.about["sessions"]]
         if self.done and sessions:
             # A session of an older version did not know of everything.
@@ -321,7 +300,7 @@ class Member:
 
     def _note_micro_batch_size(self) -> None:
         *before, now = self.record.about["sessions"]
-        self._write_sessions([*before, {**now, "micro_batch_size": self._micro_batch_size}])
+        self._write_sessions([*before, {**now, "micro_batch_size": self._micro_batch.size}])
 
     def _write_sessions(self, sessions: list[Json]) -> None:
         self.record = replace(self.record, about={**self.record.about, "sessions": sessions})

@@ -4,7 +4,7 @@ Shape letters: B images of a batch, D width of a feature.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cache_schema.errors import EnvironmentProblem
+from cache_schema.json_file import Json
+from stages.distill.gradient_cache import passes_of, to_input
+from stages.distill.job import DistillJob
 from stages.students import Student
 
 _MEASURED_ROWS = (2, 4)
@@ -29,6 +33,62 @@ _CGROUP_FILES = (
     ("memory.max", "memory.current"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
 )
+
+
+class MicroBatch:
+    """The micro batch of one student: as it was asked for, else that of the last session, else what fits into memory.
+
+    Args:
+        job: of the student.
+        last_session: of the run that goes on, or nothing.
+        notice: called with a sentence about memory that is short.
+
+    Attributes:
+        size: images that go through the student at once.
+    """
+
+    def __init__(
+        self, job: DistillJob, last_session: Sequence[Mapping[str, Json]], notice: Callable[[str], None]
+    ) -> None:
+        self._job = job
+        self._say = notice
+        method = job.method
+        if job.running.micro_batch_size is not None:
+            self.size = min(job.running.micro_batch_size, method.batch_size)
+        elif last_session and "micro_batch_size" in last_session[0]:
+            self.size = last_session[0]["micro_batch_size"]
+        else:
+            self.size = micro_batch_that_fits(
+                job.student, method.batch_size, method.text_batch_size, device=job.device, precision=method.precision
+            )
+            if self.size < method.batch_size:
+                notice(
+                    f"{self.size:,} of {method.batch_size:,} images go through {job.student.specification} at once, as "
+                    f"the memory of {job.device} allows"
+                )
+
+    def passes(self) -> list[list[slice]]:
+        """Returns the forward passes of a batch, see `passes_of`."""
+        return passes_of(self._job.method.batch_size, self.size, self._job.group_size)
+
+    def halve(self, error: Exception) -> None:
+        """Halves the micro batch after `error`; raises `EnvironmentProblem` when it is the smallest."""
+        method, device, group_size = self._job.method, self._job.device, self._job.group_size
+        now, smaller = self.passes(), max(1, self.size // 2)
+        if passes_of(method.batch_size, smaller, group_size) == now:
+            groups = "" if group_size is None else f", a smaller --norm-batch-size than {group_size:,}"
+            raise EnvironmentProblem(
+                f"{device} has not enough memory for {now[0][0].stop:,} images in one forward pass and a loss over "
+                f"{method.batch_size:,} images and {method.text_batch_size:,} sentences: use a smaller --batch-size or "
+                f"--text-batch-size{groups}, with --fresh or another --out, or a device with more memory"
+            ) from error
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._say(
+            f"{device} has not enough memory for {self.size:,} images of {self._job.running.out} in one forward pass; "
+            f"going on with {smaller:,}"
+        )
+        self.size = smaller
 
 
 def micro_batch_that_fits(
@@ -77,8 +137,8 @@ def is_out_of_memory(error: Exception) -> bool:
 
 def _bytes_of_pass(student: Student, num_rows: int, device: torch.device, precision: str) -> int:
     """Returns the bytes that a forward pass over `num_rows` images holds until its backward pass, and works with."""
-    height, width = student.preprocess.size
-    pixels_BCHW = torch.zeros(num_rows, height, width, 3, device=device).permute(0, 3, 1, 2)
+    blank_BHWC = torch.zeros(num_rows, *student.preprocess.size, 3, dtype=torch.uint8, device=device)
+    pixels_BCHW = to_input(blank_BHWC, student.preprocess, student.memory_format)
     own = {tensor.untyped_storage().data_ptr() for tensor in (*student.parameters(), *student.buffers())}
     saved: dict[int, int] = {}
 

@@ -1,5 +1,6 @@
 """From a configuration and its cache to a feed and a job: every default resolved, every input opened."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,19 +24,20 @@ from stages.distill.config import (
     Running,
 )
 from stages.distill.feed import Feed
+from stages.distill.held_out import HeldOut, held_out_rows, without_held_out
 from stages.distill.job import DistillJob
 from stages.distill.losses import LOSSES
 from stages.distill.order import EpochSequence, Rows
-from stages.distill.payloads import SmallPictures, pixels_to_train_on
+from stages.distill.payloads import Originals, SmallPictures, pixels_to_train_on
 from stages.distill.pictures import fit_in_memory
 from stages.distill.replay import Replay, views_of
-from stages.export.model_folder import load_trained
+from stages.export.model_folder import load_trained, read_trained_sha256
 from stages.runs.folder import RunFolder
 from stages.runs.record import micro_batch_of_format_1
+from stages.runs.reference import find_checkpoint
 from stages.settings.record import values_of
 from stages.sources.feature_rows import require_pictures
 from stages.students import Student, build_student
-from stages.students.saved import read_weights_sha256
 
 _EPOCHS = 100
 _ALL_PARTS_UP_TO = 64
@@ -61,6 +63,12 @@ def open_feed(config: DistillConfig) -> Feed:
     if replay is not None:
         rows = np.intersect1d(rows, replay.ok_rows(), assume_unique=True)
     text_rows = _eligible(texts, text_selection, config.text_batch_size)
+    held_out = None
+    if config.hold_out is not None:
+        held_rows = _held_out_rows(config.hold_out, cache, rows)
+        rows = without_held_out(cache, rows, held_rows)
+        payloads = small or Originals()
+        held_out = HeldOut(cache, images, texts, held_rows, text_rows, payloads, config.decode_workers)
     return Feed(
         cache=cache,
         images=images,
@@ -74,6 +82,7 @@ def open_feed(config: DistillConfig) -> Feed:
         replay=replay,
         small=small,
         in_memory=fit_in_memory(cache, rows, config.picture_memory_bytes, small),
+        held_out=held_out,
     )
 
 
@@ -150,6 +159,23 @@ def _selection_of(cache: Cache, modality: Modality, name: str) -> Selection:
     return selection
 
 
+def _held_out_rows(asked: str, cache: Cache, rows: Rows) -> Rows:
+    """Returns the rows that `asked`, a share or the name of a selection, holds out of `rows`."""
+    try:
+        share = float(asked)
+    except ValueError:
+        selection = _selection_of(cache, "image", asked)
+        found = np.intersect1d(rows, selection.rows, assume_unique=True)
+        if not len(found):
+            raise UsageError(
+                f"selection {asked!r} of {cache.path} has none of the {len(rows):,} ok images: hold out another"
+            ) from None
+        return found
+    if not 0 < share < 1:
+        raise UsageError(f"--hold-out {asked} is no share: use a number above 0 and below 1, or name a selection")
+    return held_out_rows(cache, rows, share)
+
+
 def _eligible(array: CachedArray, selection: Selection | None, batch_size: int | None) -> Rows:
     """Returns the ok rows of `array`, of `selection` alone where there is one; they must fill a batch."""
     rows = array.ok_rows()
@@ -197,7 +223,8 @@ def _starting_student(config: DistillConfig, images: CachedArray, texts: CachedA
     if config.from_run is None:
         return build_student(config.student or DEFAULT_STUDENT, dim, seed=config.seed, quick_gelu=quick_gelu), None
     start = config.from_run
-    if start.absolute() == config.out.absolute():
+    checkpoint = find_checkpoint(start)
+    if config.out.absolute() in (start.absolute(), checkpoint and checkpoint.folder.root.absolute()):
         raise UsageError(f"--from {start} is the run's own --out: name another folder for the new round")
     if start.is_file():
         raise RefusedError(
@@ -207,8 +234,11 @@ def _starting_student(config: DistillConfig, images: CachedArray, texts: CachedA
     trained = load_trained(start)
     student = build_student(config.student or trained.specification, dim, seed=config.seed, quick_gelu=quick_gelu)
     _require_same_tower(student, trained, start)
+    if student.specification == trained.specification:
+        # A student that began with published weights has their mean and std.
+        student.description = replace(student.description, preprocess=trained.preprocess)
     student.load_state_dict(trained.state_dict())
-    return student, read_weights_sha256(start)
+    return student, read_trained_sha256(start)
 
 
 def _require_same_tower(student: Student, trained: Student, start: Path) -> None:
@@ -217,6 +247,8 @@ def _require_same_tower(student: Student, trained: Student, start: Path) -> None
     if not student.vision_cfg.get("timm_model_name"):
         ours["quick_gelu"], theirs["quick_gelu"] = ([int(of.description.quick_gelu)] for of in (student, trained))
     found = differences({"tensors": ours}, {"tensors": theirs})
+    if student.specification != trained.specification:
+        found += differences(student.preprocess.to_json(), trained.preprocess.to_json())
     if found:
         shown = "; ".join(f"{field}: {mine} here, {other} there" for field, mine, other in found[:_SHOWN])
         raise MismatchError(

@@ -6,7 +6,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 import torch
 
@@ -20,6 +20,7 @@ from stages.distill.feed import Feed
 from stages.distill.job import DistillJob
 from stages.distill.loop import TrainingStopped, train
 from stages.distill.member import Member
+from stages.distill.probe import Probe, open_probe
 from stages.distill.resolve import open_feed, open_job
 from stages.files.apart import require_outside_sources
 from stages.runs.checkpoint import newest_checkpoint
@@ -102,7 +103,8 @@ def distill_side_by_side(
             if not RunFolder(config.out).run_json.exists():
                 plans = (feed.images.plan, feed.texts.plan)
                 require_outside_sources(config.out, "--out", [source.uri for plan in plans for source in plan.sources])
-        begun = [_begin(job, stack, say) for job in jobs]
+        probe = cache(partial(_open_probe, configs[0], feed))
+        begun = [_begin(job, stack, probe, say) for job in jobs]
         members = [member for member in begun if isinstance(member, Member)]
         if members:
             steps = max(member.steps for member in members)
@@ -141,7 +143,15 @@ def _largest(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
     return max(heights), max(widths)
 
 
-def _begin(job: DistillJob, stack: ExitStack, say: Callable[[str], None]) -> "Member | RunRecord":
+def _open_probe(config: DistillConfig, feed: Feed) -> Probe | None:
+    if config.probe is None:
+        return None
+    return open_probe(config.probe, feed.texts, device=config.device, num_workers=config.decode_workers)
+
+
+def _begin(
+    job: DistillJob, stack: ExitStack, probe: Callable[[], Probe | None], say: Callable[[str], None]
+) -> "Member | RunRecord":
     """Returns the member of `job`, in a folder locked until `stack` is left; the record of a run that has ended."""
     folder = open_folder(job.running.out)
     fence = stack.enter_context(folder.lock()).fence
@@ -158,7 +168,7 @@ def _begin(job: DistillJob, stack: ExitStack, say: Callable[[str], None]) -> "Me
     if record.result is not None:
         say(f"run {folder.root} has ended before; this is its result")
         return record
-    return Member(job, folder, record, checkpoint, fence=fence, notice=say)
+    return Member(job, folder, record, checkpoint, probe=probe(), fence=fence, notice=say)
 
 
 def _require_well(members: Sequence[Member]) -> None:

@@ -115,12 +115,16 @@ def find_exported(path: str | Path) -> Path:
 
     Raises:
         UsageError: `path` holds neither.
-        UnfinishedError: the run has not ended; names its newest checkpoint.
+        UnfinishedError: the run has not ended, or goes on since it exported one; names its newest checkpoint.
     """
     try:
-        return find_image_tower(Path(path))
+        folder = find_image_tower(Path(path))
     except UnfinishedError as error:
         raise unfinished(path) from error
+    run = RunFolder(Path(path))
+    if folder != run.root and run.run_json.exists() and read_record(run).result is None:
+        raise unfinished(path, earlier=folder)
+    return folder
 
 
 def export_pair(student: Student, folder: Path, teacher: str, *, fence: atomic.Fence | None) -> None:

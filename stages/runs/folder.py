@@ -5,7 +5,8 @@ RUN/
   lock.json       while one process trains
   metrics.jsonl   one line per step: losses, learning rate, gradient norm; equal for equal runs, bit for bit, on a CPU
   speed.jsonl     one line per step: how fast it went; never the same twice
-  tensorboard/    both, for looking at
+  held_out.jsonl  one line per measurement of images that are never trained on, and of the probe
+  tensorboard/    all of these, for looking at
   checkpoints/    see `stages.runs.checkpoint`
   probes/         what the teacher made of the probes, copied from the cache
   model/          the trained student, see `stages.export.model_folder`
@@ -22,7 +23,10 @@ from cache_schema.lock import WriterLock
 from stages.files.apart import require_outside_caches
 
 _OURS = frozenset(
-    {"run.json", "lock.json", "metrics.jsonl", "speed.jsonl", "tensorboard", "checkpoints", "probes", "model"}
+    {
+        *("run.json", "lock.json", "metrics.jsonl", "speed.jsonl", "held_out.jsonl"),
+        *("tensorboard", "checkpoints", "probes", "model"),
+    }
 )
 _SUFFIXES_OF_OURS = (".json", ".jsonl", ".safetensors", ".npz")
 
@@ -44,6 +48,10 @@ class RunFolder:
     @property
     def speed(self) -> Path:
         return self.root / "speed.jsonl"
+
+    @property
+    def held_out(self) -> Path:
+        return self.root / "held_out.jsonl"
 
     @property
     def tensorboard(self) -> Path:
@@ -98,7 +106,7 @@ def forget(folder: RunFolder, *, fence: atomic.Fence) -> None:
     places = [folder.model, folder.checkpoints, folder.tensorboard, folder.root / "probes"]
     for path in [path for place in places if place.is_dir() for path in _files_of_ours(place)]:
         atomic.remove_file(path)
-    for path in (folder.metrics, folder.speed, folder.run_json):
+    for path in (folder.metrics, folder.speed, folder.held_out, folder.run_json):
         if path.exists():
             atomic.remove_file(path)
 

@@ -91,13 +91,20 @@ def read_reference_sha256(reference: CheckpointReference) -> str:
     return read_checkpoint_sha256(reference.folder.checkpoints, reference.step)
 
 
-def unfinished(run: str | Path) -> UnfinishedError:
-    """Returns the error for a run without a trained student; names its newest checkpoint where it has one."""
+def unfinished(run: str | Path, *, earlier: Path | None = None) -> UnfinishedError:
+    """Returns the error for a run that has not ended; names its newest checkpoint where it has one.
+
+    Args:
+        run: its folder.
+        earlier: what it exported before it was amended to go on.
+    """
     steps = checkpoint_steps(RunFolder(Path(run)).checkpoints)
     newest = f"name {run}@{steps[-1]}, its newest checkpoint, or " if steps else ""
-    return UnfinishedError(
-        f"run {run} has not ended, so it has no trained student: {newest}run `pipeline distill` again"
-    )
+    if earlier is None:
+        lacks = "so it has no trained student"
+    else:
+        lacks, newest = f"and {earlier} is older than it", f"{newest}name {earlier} itself, or "
+    return UnfinishedError(f"run {run} has not ended, {lacks}: {newest}run `pipeline distill` again")
 
 
 def _step_of(folder: RunFolder, step: str, name: str) -> int:

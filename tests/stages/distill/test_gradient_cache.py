@@ -112,3 +112,15 @@ def test_training_normalises_pixels_as_evaluation_does():
     preprocess = Preprocess(size=(9, 7), mean=(0.48, 0.45, 0.40), std=(0.26, 0.27, 0.28))
     pixels = np.random.default_rng(0).integers(0, 256, (3, 9, 7, 3), np.uint8)
     assert np.array_equal(to_input(torch.from_numpy(pixels), preprocess).numpy(), normalise(pixels, preprocess))
+
+
+def test_a_student_whose_convolutions_need_plain_strides_gets_its_pixels_so():
+    for specification, layout in (
+        ("timm:fastvit_t8?image_size=64", torch.contiguous_format),
+        ("timm:resnet10t?image_size=32", torch.channels_last),
+    ):
+        student = _student(specification)
+        seen = []
+        student.register_forward_pre_hook(lambda module, inputs, seen=seen: seen.append(inputs[0]))
+        _gradients(student, 2, num_images=4)
+        assert len(seen) == 4 and all(pixels.is_contiguous(memory_format=layout) for pixels in seen)

@@ -157,6 +157,7 @@ METHOD = {
     "images": Trial(None, "half-image"),
     "texts": Trial(None, "half-text"),
     "negatives": Trial("random", "mined:by-hand"),
+    "hold_out": Trial(None, "0.3"),
     "mined_share": Trial(0.2, 0.6, given={"negatives": "mined:by-hand"}),
     "steps": Trial(7, 4, given={"warmup_share": 0.0}),
     "batch_size": Trial(12, 11),
@@ -196,6 +197,8 @@ ELSEWHERE = {
     "ema": "tests/stages/distill/test_averaged.py",
     "skip_nonfinite": "tests/stages/distill/test_member.py",
     "amend": "tests/stages/distill/test_amend.py",
+    "probe": "tests/stages/distill/test_held_out.py",
+    "measure_steps": "tests/stages/distill/test_held_out.py",
     "compile": "tests/stages/distill/test_compiled.py",
 }
 """Fields whose effect is not seen in the first steps of two runs, and where it is tried."""

@@ -143,6 +143,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "clip_grad": {"clip_grad": 1.0},
     "skip_nonfinite": {"skip_nonfinite": 2},
     "ema": {"ema": 0.9},
+    "hold_out": {"hold_out": "0.3"},
     "min_crop": {"min_crop": 0.5},
     "flip": {"flip": False},
     "window_parts": {"window_parts": 1},
@@ -168,5 +169,7 @@ def test_no_field_of_running_changes_the_fingerprint(config: DistillConfig, name
     value = getattr(config, name)
     if name == "amend":
         return  # It is for a run that is there, see test_amend.
-    other = {"out": tmp_path / "other", "device": "cpu", "fresh": True}.get(name, 1 if value != 1 else 2)
+    other = {"out": tmp_path / "other", "device": "cpu", "fresh": True, "probe": Path("set")}.get(
+        name, 1 if value != 1 else 2
+    )
     assert asked(replace(config, **{name: other})) == asked(config)

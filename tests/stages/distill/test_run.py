@@ -1,5 +1,6 @@
 """Distillation end to end on a small cache: it learns, it resumes bit for bit, and it refuses what it must."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -184,6 +185,29 @@ def test_a_second_round_starts_from_the_first_and_records_its_weights(config):
     assert run["asked"]["student"]["specification"] == STUDENT
     # The first step of the second round sees the student that the first one ended with.
     assert _metrics(second.out)[0]["cosine"] > _metrics(config.out)[0]["cosine"]
+
+
+def test_a_new_round_starts_from_any_checkpoint_that_is_kept_and_records_its_weights(config):
+    from safetensors.torch import load_file
+
+    kept = replace(config, checkpoint_steps=2, keep_checkpoints=9)
+    distill(kept)
+    second = replace(config, out=config.out.with_name("second"), from_run=Path(f"{config.out}@2"), student=None, seed=1)
+    with pytest.raises(TrainingStopped):
+        distill(second, should_stop=stop_after(0))
+    there, here = (
+        load_file(run / "checkpoints" / f"step-{step:09d}.safetensors")
+        for run, step in ((kept.out, 2), (second.out, 0))
+    )
+    weights = [name for name in there if name.startswith("model.")]
+    assert weights and all(torch.equal(there[name], here[name]) for name in weights)
+    data = (kept.out / "checkpoints" / "step-000000002.safetensors").read_bytes()
+    asked = json.loads((second.out / "run.json").read_text())["asked"]
+    assert asked["from"] == hashlib.sha256(data).hexdigest()
+    with pytest.raises(UsageError, match="own --out"):
+        distill(replace(kept, from_run=Path(f"{config.out}@2")))
+    with pytest.raises(UsageError, match="no checkpoint after step 3"):
+        distill(replace(second, from_run=Path(f"{config.out}@3"), fresh=True))
 
 
 def test_a_second_round_stops_when_the_first_has_changed_since(config):

@@ -9,6 +9,8 @@ import torch
 
 from cache_schema.errors import DamagedError, MismatchError, UnfinishedError, UsageError
 from stages.evaluate.models import load_model
+from stages.runs.folder import RunFolder
+from stages.runs.record import RunRecord, write_record
 from stages.students import Student, build_student, save_image_tower
 from stages.students.encoder import StudentEncoder
 from stages.teachers.held import read_settings
@@ -30,8 +32,9 @@ def model(student: Student, tmp_path: Path) -> Any:
 
     def make_run(specification: str) -> Path:
         (tmp_path / "run" / "model").mkdir(parents=True)
-        (tmp_path / "run" / "run.json").write_text("{}")
         about = {"run": "", "teacher": {"specification": specification}}
+        with RunFolder(tmp_path / "run").lock() as lock:
+            write_record(RunFolder(tmp_path / "run"), RunRecord({}, about, result={}), fence=lock.fence)
         save_image_tower(student, tmp_path / "run" / "model", about=about)
         return tmp_path / "run"
 

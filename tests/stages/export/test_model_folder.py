@@ -216,6 +216,22 @@ def test_an_unfinished_run_is_refused_with_the_checkpoint_that_can_be_used_and_i
         assert all(torch.equal(value, stored[f"model.{name}"]) for name, value in found.items())
 
 
+def test_a_run_that_goes_on_after_its_export_is_refused_and_every_advice_works(tmp_path):
+    """As an amendment leaves it: no result, and the model of before."""
+    with golden_architecture():
+        run = Path(shutil.copytree(GOLDEN / "finished", tmp_path / "run"))
+        before = read_trained_sha256(run)
+        reseal(run / "run.json", result=None)
+        with pytest.raises(UnfinishedError) as refusal:
+            load_trained(run)
+        assert str(refusal.value) == (
+            f"run {run} has not ended, and {run / 'model'} is older than it: name {run}@2, its newest checkpoint, or "
+            f"name {run / 'model'} itself, or run `pipeline distill` again"
+        )
+        assert load_trained(f"{run}@2") and load_trained(run / "model")
+        assert read_trained_sha256(run / "model") == before
+
+
 def test_the_sha256_of_what_was_trained_is_that_of_the_file_it_is_read_from(tmp_path):
     run = Path(shutil.copytree(GOLDEN / "finished", tmp_path / "run"))
     weights = run / "model" / "image_tower.safetensors"

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from cache_schema.errors import UsageError
-from stages.distill.gradient_cache import to_input
+from stages.distill.gradient_cache import backward_of_batch, passes_of
 from stages.distill.optimizer import make_optimizer
 from stages.students import Student, build_student, load_image_tower, save_image_tower
 
@@ -27,11 +27,16 @@ def train_one_step(student: Student) -> None:
     wanted_BD = torch.nn.functional.normalize(torch.randn(4, DIM, generator=draw), dim=1)
     optimizer = make_optimizer(student, weight_decay=0.05)
     before = [parameter.detach().clone() for parameter in student.parameters()]
-    image_BD = student(to_input(pixels_BHWC, student.preprocess, student.memory_format))
-    loss = (1 - torch.nn.functional.cosine_similarity(image_BD, wanted_BD)).mean()
-    loss.backward()
+    losses: list[torch.Tensor] = []
+
+    def loss_of_features(image_BD: torch.Tensor) -> torch.Tensor:
+        losses.append((1 - torch.nn.functional.cosine_similarity(image_BD, wanted_BD)).mean())
+        return losses[-1]
+
+    passes = passes_of(4, 4, None if student.rows_are_independent else 4)
+    backward_of_batch(student, pixels_BHWC, loss_of_features, passes=passes, randomness=(0, 0), precision="float32")
     gradients = [parameter.grad for parameter in student.parameters() if parameter.grad is not None]
-    assert torch.isfinite(loss) and gradients and all(torch.isfinite(gradient).all() for gradient in gradients)
+    assert torch.isfinite(losses[0]) and gradients and all(torch.isfinite(gradient).all() for gradient in gradients)
     optimizer.step()
     after = list(student.parameters())
     assert all(torch.isfinite(parameter).all() for parameter in after)

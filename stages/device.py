@@ -34,6 +34,24 @@ def torch_device(name: str) -> "torch.device":
 
 
 @contextlib.contextmanager
+def float32_without_tf32() -> Iterator[None]:
+    """Computes float32 convolutions and matrix products inside in float32, however fast the device is at less.
+
+    Unlike `full_float32` it leaves cuDNN the choice of its algorithms, which training needs for its speed.
+    """
+    import torch
+
+    convolutions, products = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = convolutions
+        torch.set_float32_matmul_precision(products)
+
+
+@contextlib.contextmanager
 def full_float32() -> Iterator[None]:
     """Computes what is inside in the float32 that was asked for, on every device, and the same way each time."""
     # cuDNN would otherwise compute float32 convolutions (the patch embedding) in TF32 on recent GPUs.

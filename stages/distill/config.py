@@ -40,6 +40,16 @@ class Method:
         more="Its last ones, or those of a checkpoint; None starts from random ones.",
         recorded=False,
     )
+    init: Path | None = own(
+        default=None,
+        rare=True,
+        metavar="FILE|RUN[@STEP]",
+        help="Weights that --student begins with.",
+        more="Of a checkpoint, an open_clip directory or another student, even of another width. Their mean, std and "
+        "activation come along.",
+        if_none="random",
+        recorded=False,
+    )
     images: str | None = setting(
         default=None, help="Train on this selection of images.", if_none="all ok ones", recorded=False
     )
@@ -182,6 +192,11 @@ class Method:
         if self.negatives != "random" and not self.negatives.startswith("mined:"):
             raise UsageError(
                 f"negatives {self.negatives!r} are unknown: use random, or mined:NAME for mined neighbours"
+            )
+        if self.init is not None and self.from_run is not None:
+            raise UsageError(
+                f"--init {self.init} and --from {self.from_run} both say what to begin with: use --from for a further "
+                "round of the same student, --init for another one"
             )
         if self.negatives == "mined:":
             raise UsageError("negatives 'mined:' name no neighbours: write mined:NAME as given to `pipeline mine`")

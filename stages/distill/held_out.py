@@ -3,22 +3,24 @@
 Shape letters: B images of a batch, N held-out images, T sentences, D width of a feature.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cache_schema.cache import Cache, CachedArray
-from cache_schema.errors import UsageError
+from cache_schema.cache import Cache, CachedArray, ImageLocation
+from cache_schema.errors import EnvironmentProblem, UsageError
 from cache_schema.features import usable_unit_rows
 from stages.distill.config import ResolvedMethod
 from stages.distill.losses import TeacherSide, total_loss
 from stages.distill.order import Rows
 from stages.distill.payloads import Payloads
+from stages.distill.pictures import DECODES_OF_A_PICTURE, OF_THE_MACHINE, not_decodable
+from stages.images.decode import TOO_MANY_PIXELS
 from stages.images.pool import DecodePool
-from stages.images.prepare import CropPreparation, Request
+from stages.images.prepare import CropPreparation, Prepared
 from stages.images.preprocess import Preprocess, normalise
 from stages.students.encoder import StudentEncoder
 
@@ -155,12 +157,7 @@ class HeldOut:
             rows = _drawn(self.rows, MOST_MEASURED)
             locations = self.cache.locations(rows)
 
-            def requests() -> Iterator[Request]:
-                for row, location in zip(rows.tolist(), locations, strict=True):
-                    yield self.payloads.payload(row, location), None
-
-            with DecodePool(self.num_workers, CropPreparation(preprocess)) as pool:
-                prepared = list(pool.map(requests()))
+            prepared = self._prepared(rows, locations, CropPreparation(preprocess))
             # A picture may be too long for the student's resize although the teacher's took it.
             usable = [place for place, picture in enumerate(prepared) if picture.pixels is not None]
             if not usable:
@@ -171,6 +168,28 @@ class HeldOut:
             pixels = [picture.pixels for picture in prepared if picture.pixels is not None]
             self._pixels[preprocess] = rows[usable], np.stack(pixels)
         return self._pixels[preprocess]
+
+    def _prepared(self, rows: Rows, locations: Sequence[ImageLocation], preparation: CropPreparation) -> list[Prepared]:
+        """Returns every picture prepared, or too long to be; a late decode process decodes again."""
+        found: dict[int, Prepared] = {}
+        with DecodePool(self.num_workers, preparation) as pool:
+            for _ in range(DECODES_OF_A_PICTURE):
+                left = [place for place in range(len(rows)) if place not in found]
+                requests = ((self.payloads.payload(int(rows[place]), locations[place]), None) for place in left)
+                for place, picture in zip(left, pool.map(requests), strict=True):
+                    if picture.pixels is None and picture.status in OF_THE_MACHINE:
+                        continue
+                    if picture.pixels is None and picture.status != TOO_MANY_PIXELS:
+                        raise not_decodable(locations[place], picture.status, picture.reason)
+                    found[place] = picture
+        late = [place for place in range(len(rows)) if place not in found]
+        if late:
+            raise EnvironmentProblem(
+                f"{locations[late[0]].key!r} in {locations[late[0]].uri} is held out, and {len(late):,} such images "
+                f"could not be decoded in {DECODES_OF_A_PICTURE} trials: this machine lacks time or memory for its "
+                "decode processes; use fewer --decode-workers or free it, and run again"
+            )
+        return [found[place] for place in range(len(rows))]
 
 
 def _drawn(rows: Rows, at_most: int) -> Rows:

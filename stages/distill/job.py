@@ -65,12 +65,14 @@ class DistillJob:
             "numerics": {array.modality: parts_by_numerics(array.records()) for array in (images, texts)},
             "sessions": [],
         }
-        identities = {
+        identities: dict[str, Json] = {
             "student": self.student.description.to_json(),
             "from": self.start_sha256,
             "pictures": feed.pictures_of(self.student.preprocess.size),
             **feed.identities(),
         }
+        if self.student.started_from is not None:
+            identities["init"] = self.student.started_from
         return RunRecord({**record_of(method), **identities}, about)
 
     def session(self, first_step: int, micro_batch_size: int) -> dict[str, Json]:

@@ -13,6 +13,7 @@ from cache_schema import atomic
 from cache_schema.errors import DivergedError, PipelineError
 from cache_schema.json_file import Json
 from cache_schema.recipe import differences
+from stages.device import float32_without_tf32
 from stages.distill.amend import methods_of
 from stages.distill.averaged import AveragedWeights
 from stages.distill.batches import Batch
@@ -230,15 +231,17 @@ class Member:
             return total
 
         self._optimizer.zero_grad(set_to_none=True)
-        image_BD = backward_of_batch(
-            student,
-            pixels_BHWC,
-            loss_of_features,
-            passes=self._micro_batch.passes(),
-            randomness=(method.seed, batch.step),
-            precision=method.precision,
-            forward=self._run,
-        )
+        # Both passes lie inside: autograd looks at these settings again.
+        with float32_without_tf32() if method.precision == "float32" else nullcontext():
+            image_BD = backward_of_batch(
+                student,
+                pixels_BHWC,
+                loss_of_features,
+                passes=self._micro_batch.passes(),
+                randomness=(method.seed, batch.step),
+                precision=method.precision,
+                forward=self._run,
+            )
         gradients = [parameter.grad for parameter in student.parameters() if parameter.grad is not None]
         grad_norm = torch.nn.utils.get_total_norm(gradients)
         if not (torch.isfinite(losses["loss"]) and torch.isfinite(grad_norm)):

@@ -32,9 +32,9 @@ from stages.images.views import check_of
 _BYTES_PER_PIXEL = 4
 _LOAD_AT_ONCE = 256
 _CROP_AT_ONCE = 16
-_DECODES_OF_A_PICTURE = 3
+DECODES_OF_A_PICTURE = 3
 # Bytes that were decoded before say nothing of the picture when a decoder is killed or late.
-_OF_THE_MACHINE = ("img-timeout", "img-decoder-died")
+OF_THE_MACHINE = ("img-timeout", "img-decoder-died")
 
 
 class Pictures(ABC):
@@ -175,14 +175,14 @@ class PicturesStreamed(Pictures):
         found = Crops.empty(len(rows), self._preparation.shapes)
         # In the order of the sources, see above.
         left = np.argsort(rows, kind="stable").tolist()
-        for attempt in range(_DECODES_OF_A_PICTURE):
+        for attempt in range(DECODES_OF_A_PICTURE):
             late: list[tuple[int, Prepared]] = []
             requests = self._requests(left, rows, locations, crops, to_check)
             for place, prepared in zip(left, self._pool.map(requests), strict=True):
-                if prepared.pixels is None and prepared.status in _OF_THE_MACHINE:
+                if prepared.pixels is None and prepared.status in OF_THE_MACHINE:
                     late.append((place, prepared))
                 elif prepared.pixels is None:
-                    raise _not_decodable(locations[place], prepared.status, prepared.reason)
+                    raise not_decodable(locations[place], prepared.status, prepared.reason)
                 else:
                     for pixels_BHWC, pixels_HWC in zip(
                         found.pixels.values(), self._preparation.cut(prepared.pixels), strict=True
@@ -197,7 +197,7 @@ class PicturesStreamed(Pictures):
         place, prepared = late[0]
         raise EnvironmentProblem(
             f"{locations[place].key!r} in {locations[place].uri} was decoded when the teacher saw it, and "
-            f"{len(late):,} pictures of this step failed {_DECODES_OF_A_PICTURE} times ({prepared.status}: "
+            f"{len(late):,} pictures of this step failed {DECODES_OF_A_PICTURE} times ({prepared.status}: "
             f"{prepared.reason}): this machine lacks time or memory for its decode processes; use fewer "
             "--decode-workers or free it, and run again"
         )
@@ -244,11 +244,12 @@ def _decoded(payload: bytes, location: ImageLocation) -> Image.Image:
     # In this process: these very bytes, as their digest says, went through a decode process before.
     decoded = decode_image(payload, Limits())
     if decoded.image is None:
-        raise _not_decodable(location, decoded.status, decoded.reason)
+        raise not_decodable(location, decoded.status, decoded.reason)
     return decoded.image
 
 
-def _not_decodable(location: ImageLocation, status: str, reason: str) -> MismatchError:
+def not_decodable(location: ImageLocation, status: str, reason: str) -> MismatchError:
+    """Returns the error for a picture that this Pillow cannot decode although that of extract could."""
     return MismatchError(
         f"{location.key!r} in {location.uri} could be decoded when the teacher saw it and cannot now ({status}: "
         f"{reason}): install the Pillow that extract had, or extract into a new cache"

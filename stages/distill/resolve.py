@@ -1,5 +1,6 @@
 """From a configuration and its cache to a feed and a job: every default resolved, every input opened."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +39,8 @@ from stages.runs.reference import find_checkpoint
 from stages.settings.record import values_of
 from stages.sources.feature_rows import require_pictures
 from stages.students import Student, build_student
+from stages.students.saved import DESCRIPTION_NAME
+from stages.students.starts import Start, start_of_student
 
 _EPOCHS = 100
 _ALL_PARTS_UP_TO = 64
@@ -86,12 +89,15 @@ def open_feed(config: DistillConfig) -> Feed:
     )
 
 
-def open_job(config: DistillConfig, feed: Feed | None = None) -> DistillJob:
+def open_job(
+    config: DistillConfig, feed: Feed | None = None, *, notice: Callable[[str], None] | None = None
+) -> DistillJob:
     """Returns the job of `config`. Writes nothing.
 
     Args:
         config: what is asked.
         feed: what it learns from; None opens it.
+        notice: called with a sentence about the weights that the student begins with.
 
     Raises:
         UsageError: unknown names, or a student that cannot be built.
@@ -105,7 +111,7 @@ def open_job(config: DistillConfig, feed: Feed | None = None) -> DistillJob:
     device = torch_device(config.device)
     feed = feed or open_feed(config)
     images, texts, sequence = feed.images, feed.texts, feed.sequence
-    student, start_sha256 = _starting_student(config, images, texts)
+    student, start_sha256 = _starting_student(config, images, texts, notice)
     batch_size = sequence.batch_size
     method = ResolvedMethod(
         **{
@@ -218,10 +224,15 @@ def _named_array(images: CachedArray, replay: Replay | None) -> str | None:
     return replay.arrays[0].name if len(replay.arrays) == 1 else None
 
 
-def _starting_student(config: DistillConfig, images: CachedArray, texts: CachedArray) -> tuple[Student, str | None]:
+def _starting_student(
+    config: DistillConfig, images: CachedArray, texts: CachedArray, notice: Callable[[str], None] | None
+) -> tuple[Student, str | None]:
     dim, quick_gelu = images.recipe.dim, _quick_gelu_of(dict(texts.recipe.teacher))
     if config.from_run is None:
-        return build_student(config.student or DEFAULT_STUDENT, dim, seed=config.seed, quick_gelu=quick_gelu), None
+        init = None if config.init is None else _weights_in(config.init)
+        specification = config.student or (init.specification if isinstance(init, Start) else None) or DEFAULT_STUDENT
+        student = build_student(specification, dim, seed=config.seed, quick_gelu=quick_gelu, init=init, notice=notice)
+        return student, None
     start = config.from_run
     checkpoint = find_checkpoint(start)
     if config.out.absolute() in (start.absolute(), checkpoint and checkpoint.folder.root.absolute()):
@@ -239,6 +250,14 @@ def _starting_student(config: DistillConfig, images: CachedArray, texts: CachedA
         student.description = replace(student.description, preprocess=trained.preprocess)
     student.load_state_dict(trained.state_dict())
     return student, read_trained_sha256(start)
+
+
+def _weights_in(init: Path) -> Path | Start:
+    """Returns the weights of the student that `init` names, or `init` itself where it names a checkpoint file."""
+    is_student = any((init / name).exists() for name in ("run.json", DESCRIPTION_NAME))
+    if not is_student and find_checkpoint(init) is None:
+        return init
+    return start_of_student(str(init), load_trained(init), read_trained_sha256(init))
 
 
 def _require_same_tower(student: Student, trained: Student, start: Path) -> None:

@@ -96,7 +96,7 @@ def distill_side_by_side(
     _require_alike(configs)
     with _threads(configs[0].num_threads), ExitStack() as stack:
         feed = open_feed(configs[0])
-        jobs = [open_job(config, feed) for config in configs]
+        jobs = [open_job(config, feed, notice=say) for config in configs]
         feed = replace(feed, largest=_largest([job.student.preprocess.size for job in jobs]))
         jobs = [replace(job, feed=feed) for job in jobs]
         for config in configs:

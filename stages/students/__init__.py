@@ -5,22 +5,33 @@ A student has no text tower: its text features are the teacher's, from the cache
 """
 
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 
 from cache_schema.errors import UsageError, unknown_name
 from stages.students import open_clip, timm
 from stages.students.base import Student, TowerDescription
 from stages.students.saved import load_image_tower, save_image_tower
+from stages.students.starts import Start, begin_with, described_for
 
 __all__ = ["STUDENTS", "Student", "TowerDescription", "build_student", "load_image_tower", "save_image_tower"]
 
-STUDENTS: dict[str, Callable[..., TowerDescription]] = {
-    "open_clip": open_clip.describe,
-    "timm": timm.describe,
+STUDENTS: dict[str, ModuleType] = {
+    "open_clip": open_clip,
+    "timm": timm,
 }
-"""Kind -> describe(rest, dim, *, quick_gelu), `rest` being what follows `kind:`."""
+"""Kind -> module with `describe(rest, dim, *, quick_gelu)` and `start_of(rest, init)`; `rest` follows `kind:`."""
 
 
-def build_student(specification: str, dim: int, *, seed: int, quick_gelu: bool | None = None) -> Student:
+def build_student(
+    specification: str,
+    dim: int,
+    *,
+    seed: int,
+    quick_gelu: bool | None = None,
+    init: "Path | Start | None" = None,
+    notice: Callable[[str], None] | None = None,
+) -> Student:
     """Returns the student that `specification`, `kind:name?option=value`, names.
 
     Args:
@@ -29,9 +40,13 @@ def build_student(specification: str, dim: int, *, seed: int, quick_gelu: bool |
         seed: the seed of its random weights; the same seed gives the same weights.
         quick_gelu: activation of open_clip's own transformers where the specification does not say; None for that of
             the model configuration.
+        init: weights to begin with, a checkpoint or those of another student; they stand in place of `pretrained`.
+        notice: called with a sentence about the weights it begins with.
 
     Raises:
-        UsageError: unknown kind, name or option, or no such tower can be built; names the nearest.
+        UsageError: unknown kind, name, option or weights, or no such tower can be built; names the nearest.
+        MismatchError: the weights do not fit it.
+        PipelineError: the weights cannot be had.
     """
     kind, colon, rest = specification.partition(":")
     if not colon:
@@ -41,4 +56,14 @@ def build_student(specification: str, dim: int, *, seed: int, quick_gelu: bool |
         )
     if kind not in STUDENTS:
         raise unknown_name("kind of student", kind, STUDENTS)
-    return Student(STUDENTS[kind](rest, dim, quick_gelu=quick_gelu), seed=seed)
+    of_kind = STUDENTS[kind]
+    description = of_kind.describe(rest, dim, quick_gelu=quick_gelu)
+    start = init if isinstance(init, Start) else of_kind.start_of(rest, None if init is None else str(init))
+    if start is None:
+        return Student(description, seed=seed)
+    student = Student(described_for(description, start), seed=seed)
+    said = begin_with(student, start)
+    student.started_from = start.sha256
+    if notice is not None:
+        notice(said)
+    return student

@@ -70,6 +70,8 @@ class Student(nn.Module):
         super().__init__()
         self.description = description
         self.tower = _build_tower(description, seed)
+        # SHA-256 of the weights that it was given to begin with.
+        self.started_from: str | None = None
         self._memory_format_on_cpu = memory_format_on_cpu(self.tower)
 
     @property

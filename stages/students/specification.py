@@ -27,6 +27,13 @@ def name_and_options(rest: str, readers: Mapping[str, Callable[[str], Any]]) -> 
     return name, options
 
 
+def weights(value: str) -> str:
+    """Returns the name of weights: a tag, a path, or true or false; raises `ValueError` when it is empty."""
+    if not value.strip():
+        raise ValueError("names nothing")
+    return value
+
+
 def pixels(value: str) -> int:
     """Returns a side in pixels; raises `ValueError` otherwise."""
     if not value.isdecimal() or not 1 <= int(value) <= 4096:

@@ -4,21 +4,31 @@
 through open_clip's TimmModel, it is an open_clip image tower like any other.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from cache_schema.errors import UsageError, unknown_name
 from stages.images.preprocess import Preprocess
 from stages.students.base import CLIP_MEAN, CLIP_STD, TowerDescription
-from stages.students.specification import name_and_options, pixels, share, switch
+from stages.students.specification import name_and_options, pixels, share, weights
+from stages.students.starts import Start, preprocess_of_timm, start_of_timm
 
-_OPTIONS = {"image_size": pixels, "drop": share, "drop_path": share, "pretrained": switch}
+_OPTIONS = {"image_size": pixels, "drop": share, "drop_path": share, "pretrained": weights}
+
+
+def start_of(rest: str, init: str | None) -> Start | None:
+    """Returns the weights that `rest` or `init`, a path, asks to begin with; timm itself brings its published ones."""
+    name, options = name_and_options(rest, _OPTIONS)
+    asked = init or options.get("pretrained")
+    return None if asked in (None, "true", "false") else start_of_timm(name, asked)
 
 
 def describe(rest: str, dim: int, *, quick_gelu: bool | None) -> TowerDescription:
     """Returns the description of the student that `rest`, a specification without its `timm:`, names.
 
     Args:
-        rest: name of the backbone and options; `pretrained=true` starts from timm's published weights.
+        rest: name of the backbone and options; `pretrained=true` starts from timm's published weights, with the mean
+            and std that they were made for, and `pretrained=FILE` from a checkpoint.
         dim: width of a feature.
         quick_gelu: recorded for the model around the tower; timm backbones bring their own activations.
 
@@ -34,10 +44,12 @@ def describe(rest: str, dim: int, *, quick_gelu: bool | None) -> TowerDescriptio
     projection = _projection_of(name, size)
     if options.get("drop") and not projection["timm_proj"]:
         raise UsageError(f"student {rest!r}: open_clip gives {name} no dropout before its projection: leave drop out")
+    published = options.get("pretrained") == "true"
+    preprocess = Preprocess(size=(size, size), mean=CLIP_MEAN, std=CLIP_STD)
     vision_cfg = {
         "image_size": size,
         "timm_model_name": name,
-        "timm_model_pretrained": options.get("pretrained", False),
+        "timm_model_pretrained": published,
         **projection,
         "timm_drop": options.get("drop", 0.0),
         "timm_drop_path": options.get("drop_path"),
@@ -47,7 +59,7 @@ def describe(rest: str, dim: int, *, quick_gelu: bool | None) -> TowerDescriptio
         dim=dim,
         vision_cfg=vision_cfg,
         quick_gelu=bool(quick_gelu),
-        preprocess=Preprocess(size=(size, size), mean=CLIP_MEAN, std=CLIP_STD),
+        preprocess=replace(preprocess, **preprocess_of_timm(name)) if published else preprocess,
     )
 
 

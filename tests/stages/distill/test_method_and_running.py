@@ -148,6 +148,7 @@ METHOD = {
     "cache": Trial(lambda corpora: corpora.telling, lambda corpora: corpora.other_teacher),
     "student": Trial("timm:test_vit?image_size=32", "timm:test_vit?image_size=32&drop=0.2"),
     "from_run": Trial(None, lambda corpora: corpora.first_round),
+    "init": Trial(None, lambda corpora: corpora.first_round),
     "image_array": Trial(f"{ARRAY}.v0", f"{ARRAY}.v1"),
     "pictures": Trial("originals", "stored", corpus="stored_pixels"),
     "text_array": Trial(

@@ -121,6 +121,7 @@ def test_what_a_golden_run_was_asked_is_recorded_again_key_by_key(
 CHANGES: dict[str, dict[str, Any]] = {
     "student": {"student": "timm:resnet10t?image_size=32"},
     "from_run": {"from_run": GOLDEN / "finished"},
+    "init": {"init": GOLDEN / "finished"},
     "images": {"images": "unique"},
     "negatives": {"negatives": "mined:near"},
     "steps": {"steps": 3},

@@ -87,7 +87,7 @@ def test_a_name_that_open_clip_does_not_know_is_refused_with_those_it_knows(rest
         describe(rest, 5, quick_gelu=None)
 
 
-@pytest.mark.parametrize("option", ["drop=0.1", "pretrained=true", "layers=3"])
+@pytest.mark.parametrize("option", ["drop=0.1", "drop_path=0.1", "layers=3"])
 def test_an_option_of_another_kind_of_student_is_refused(option: str) -> None:
     with pytest.raises(UsageError, match=r"unknown option of student ViT-B-32 .*known: image_size, patch_dropout"):
         describe(f"ViT-B-32?{option}", 5, quick_gelu=None)

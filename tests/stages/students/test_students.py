@@ -107,7 +107,7 @@ def test_open_clip_options_change_the_tower():
         ("timm:resnet10t?imagesize=64", "unknown option.*did you mean 'image_size'"),
         ("timm:resnet10t?image_size=-3", "image_size='-3'.*whole number of pixels"),
         ("timm:resnet10t?drop=1", "from 0 to below 1"),
-        ("timm:resnet10t?pretrained=yes", "neither true nor false"),
+        ("timm:resnet10t?pretrained=yes", "there is no checkpoint file yes"),
         ("timm:resnet10t?drop=0.1&drop=0.2", "each option once"),
         ("timm:vit_tiny_patch16_224?image_size=64", "cannot build student"),
         ("timm:mobilenetv3_small_050?drop=0.1", "leave drop out"),

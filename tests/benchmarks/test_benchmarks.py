@@ -27,7 +27,7 @@ SMALLEST = {
 
 def run(name: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
     argv = [sys.executable, "-m", f"benchmarks.{name}", *arguments]
-    return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 def keys_of(value: object) -> set[str]:

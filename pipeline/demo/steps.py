@@ -45,7 +45,7 @@ STUDENTS = (
     StudentPlan(
         "regnet",
         student="timm:regnetx_002?image_size=48",
-        options=("--steps", "1300", *_RECIPE, "--learning-rate", "2e-3"),
+        options=("--steps", "2400", *_RECIPE, "--learning-rate", "2e-3"),
         beside_previous=True,
     ),
     StudentPlan(

@@ -18,6 +18,7 @@ DOCUMENT = (ROOT / "docs" / "performance.md").read_text()
 
 SMALLEST = {
     "extract_overhead": ("--teachers", "stub", "--rows", "8", "--batch-size", "4", "--rounds", "1"),
+    "distill_speed": ("--rows", "8", "--batch-size", "4", "--rounds", "1", "--pairs", "2"),
     "memory": ("--factor", "2", "--image-part-rows", "4", "--text-part-rows", "64"),
     "rerun": ("--parts", "3", "--rounds", "1"),
     "million_texts": ("--rows", "512", "--part-rows", "128", "--batch-size", "64"),
@@ -26,7 +27,7 @@ SMALLEST = {
 
 def run(name: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
     argv = [sys.executable, "-m", f"benchmarks.{name}", *arguments]
-    return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 def keys_of(value: object) -> set[str]:
@@ -42,7 +43,7 @@ def keys_in_the_document(name: str) -> set[str]:
 
 @pytest.mark.parametrize("name", SMALLEST)
 def test_a_benchmark_prints_the_figures_that_the_document_names(name: str, pictures: Path) -> None:
-    given = ("--pictures", str(pictures)) if name in ("extract_overhead", "memory") else ()
+    given = ("--pictures", str(pictures)) if name in ("distill_speed", "extract_overhead", "memory") else ()
     done = run(name, *SMALLEST[name], *given)
     assert done.returncode == 0, done.stderr
     named = keys_in_the_document(name)

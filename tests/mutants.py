@@ -188,8 +188,8 @@ MUTANTS = (
     Mutant(
         "seed ignored for the random start",
         _RESOLVE,
-        "DEFAULT_STUDENT, dim, seed=config.seed",
-        "DEFAULT_STUDENT, dim, seed=0",
+        "_student(specification, dim, seed=config.seed",
+        "_student(specification, dim, seed=0",
         _OWN,
     ),
     Mutant(

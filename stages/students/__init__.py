@@ -6,7 +6,6 @@ A student has no text tower: its text features are the teacher's, from the cache
 
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 from cache_schema.errors import UsageError, unknown_name
 from stages.students import open_clip, timm
@@ -14,13 +13,19 @@ from stages.students.base import Student, TowerDescription
 from stages.students.saved import load_image_tower, save_image_tower
 from stages.students.starts import Start, begin_with, described_for
 
-__all__ = ["STUDENTS", "Student", "TowerDescription", "build_student", "load_image_tower", "save_image_tower"]
+__all__ = ["STARTS", "STUDENTS", "Student", "TowerDescription", "build_student", "load_image_tower", "save_image_tower"]
 
-STUDENTS: dict[str, ModuleType] = {
-    "open_clip": open_clip,
-    "timm": timm,
+STUDENTS: dict[str, Callable[..., TowerDescription]] = {
+    "open_clip": open_clip.describe,
+    "timm": timm.describe,
 }
-"""Kind -> module with `describe(rest, dim, *, quick_gelu)` and `start_of(rest, init)`; `rest` follows `kind:`."""
+"""Kind -> describe(rest, dim, *, quick_gelu), `rest` being what follows `kind:`."""
+
+STARTS: dict[str, Callable[[str, str | None], Start | None]] = {
+    "open_clip": open_clip.start_of,
+    "timm": timm.start_of,
+}
+"""Kind -> start_of(rest, init), the weights that either names; a kind without published weights has none."""
 
 
 def build_student(
@@ -56,9 +61,11 @@ def build_student(
         )
     if kind not in STUDENTS:
         raise unknown_name("kind of student", kind, STUDENTS)
-    of_kind = STUDENTS[kind]
-    description = of_kind.describe(rest, dim, quick_gelu=quick_gelu)
-    start = init if isinstance(init, Start) else of_kind.start_of(rest, None if init is None else str(init))
+    description = STUDENTS[kind](rest, dim, quick_gelu=quick_gelu)
+    if isinstance(init, Path) and kind not in STARTS:
+        raise UsageError(f"student {specification} cannot begin with the weights of a file: name another student")
+    asked = None if init is None else str(init)
+    start = init if isinstance(init, Start) else STARTS[kind](rest, asked) if kind in STARTS else None
     if start is None:
         return Student(description, seed=seed)
     student = Student(described_for(description, start), seed=seed)

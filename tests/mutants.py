@@ -170,9 +170,16 @@ MUTANTS = (
     Mutant(
         "the best checkpoint makes room",
         _MEMBER,
-        "also=self._watch.kept_steps",
+        "also=also",
         "also=frozenset()",
         (f"{_HELD_OUT}test_the_best_checkpoint_by_agreement_stays_beside_the_newest",),
+    ),
+    Mutant(
+        "a checkpoint of later weights",
+        "stages/runs/saver.py",
+        "self._snapshot[name].copy_(tensor.detach())",
+        "self._snapshot[name] = tensor.detach()",
+        ("tests/stages/runs/test_saver.py::test_a_checkpoint_holds_the_tensors_of_its_step_while_training_goes_on",),
     ),
     Mutant("minimal crop ignored", _BATCHES, "scale=(self.method.min_crop, 1.0)", "scale=(0.08, 1.0)", _OWN),
     Mutant(

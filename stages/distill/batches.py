@@ -7,7 +7,7 @@ Shape letters: B images of a batch, T sentences of a batch, D width of a feature
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from cache_schema.cache import Cache, CachedArray, ImageLocation
 from cache_schema.neighbours import NeighboursReader
 from stages.distill.config import ResolvedMethod
+from stages.distill.meter import Meter, phase
 from stages.distill.order import EpochSequence, Rows, digest_of_rows, text_generator, texts_of_step
 from stages.distill.pictures import Pictures
 from stages.distill.replay import Replay
@@ -33,6 +34,7 @@ class Batch:
         pixels: uint8 BHWC by shape, one crop of every image.
         teacher_image_BD: float32, unit norm, the teacher's features of the same images.
         text_TD: float32, unit norm, the teacher's features of the step's sentences.
+        seconds: that it took to make, by phase.
     """
 
     step: int
@@ -40,6 +42,7 @@ class Batch:
     pixels: Mapping[CropShape, NDArray[np.uint8]]
     teacher_image_BD: NDArray[np.float32]
     text_TD: NDArray[np.float32]
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -79,18 +82,22 @@ class BatchMaker:
             MismatchError: an original picture changed since the teacher saw it, or a replayed view has other pixels.
             DamagedError: the cache changed or is damaged.
         """
-        visits = self.sequence.visits_of_step(step)
-        locations = self.cache.locations(visits.rows)
-        replay = self.replay
-        if replay is None:
-            crops = [self._crop(*visit) for visit in zip(locations, visits.epochs.tolist(), strict=True)]
-            teacher_image_BD = self.images.features.gather_unit(visits.rows)
-            to_check = np.zeros(len(visits.rows), bool)
-        else:
-            crops = replay.crops(locations, visits.epochs)
-            teacher_image_BD = replay.features(visits.rows, visits.epochs)
-            to_check = replay.not_yet_seen(visits.rows, visits.epochs)
-        cut = self.pictures.crops(visits.rows, locations, crops, to_check)
+        meter = Meter()
+        with meter.open(), phase("gather"):
+            visits = self.sequence.visits_of_step(step)
+            locations = self.cache.locations(visits.rows)
+            replay = self.replay
+            if replay is None:
+                crops = [self._crop(*visit) for visit in zip(locations, visits.epochs.tolist(), strict=True)]
+                teacher_image_BD = self.images.features.gather_unit(visits.rows)
+                to_check = np.zeros(len(visits.rows), bool)
+            else:
+                crops = replay.crops(locations, visits.epochs)
+                teacher_image_BD = replay.features(visits.rows, visits.epochs)
+                to_check = replay.not_yet_seen(visits.rows, visits.epochs)
+            text_TD = self.texts.features.gather_unit(self._texts_of_step(step, visits.rows))
+        with meter.open(), phase("decode"):
+            cut = self.pictures.crops(visits.rows, locations, crops, to_check)
         if replay is not None:
             compared = [location for location, wanted in zip(locations, to_check, strict=True) if wanted]
             replay.compare(visits.rows[to_check], visits.epochs[to_check], cut.checks_B4[to_check], compared)
@@ -99,7 +106,8 @@ class BatchMaker:
             rows=visits.rows,
             pixels=cut.pixels,
             teacher_image_BD=teacher_image_BD,
-            text_TD=self.texts.features.gather_unit(self._texts_of_step(step, visits.rows)),
+            text_TD=text_TD,
+            seconds=meter.taken(),
         )
 
     def _crop(self, location: ImageLocation, epoch: int) -> Crop:

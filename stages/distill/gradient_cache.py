@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from stages.distill.losses import full_precision
+from stages.distill.meter import phase
 from stages.images.preprocess import Preprocess
 from stages.students import Student
 
@@ -74,9 +75,10 @@ def backward_of_batch(
     def features_of(group: slice) -> Tensor:
         # Dropout draws from torch's global generator; this makes the draw a function of seed, step and place.
         torch.manual_seed(_seed_of(*randomness, place_of[group.start]))
-        pixels_BCHW = to_input(pixels_BHWC[group], student.preprocess, student.memory_format)
-        with torch.autocast(pixels_BCHW.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            return run(pixels_BCHW)
+        with phase("forward"):
+            pixels_BCHW = to_input(pixels_BHWC[group], student.preprocess, student.memory_format)
+            with torch.autocast(pixels_BCHW.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+                return run(pixels_BCHW)
 
     if len(passes) == 1:
         with_graph = [features_of(group) for group in groups]
@@ -114,9 +116,10 @@ def _joined(features: Sequence[Tensor]) -> Tensor:
 
 
 def _backward(with_graph: Sequence[Tensor], groups: Sequence[slice], gradient_BD: Tensor) -> None:
-    torch.autograd.backward(
-        with_graph, [gradient_BD[group].to(some.dtype) for some, group in zip(with_graph, groups, strict=True)]
-    )
+    with phase("backward"):
+        torch.autograd.backward(
+            with_graph, [gradient_BD[group].to(some.dtype) for some, group in zip(with_graph, groups, strict=True)]
+        )
 
 
 def _nearly_equal(num_rows: int, num_slices: int) -> list[slice]:
@@ -132,7 +135,7 @@ def _length(rows: slice) -> int:
 
 def _gradient_of_features(features_BD: Tensor, loss_of_features: LossOfFeatures) -> tuple[Tensor, Tensor]:
     leaf_BD = features_BD.float().requires_grad_()
-    with full_precision(leaf_BD.device.type):
+    with phase("loss"), full_precision(leaf_BD.device.type):
         loss_of_features(leaf_BD).backward()
     assert leaf_BD.grad is not None
     return leaf_BD.detach(), leaf_BD.grad

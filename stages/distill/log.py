@@ -32,21 +32,21 @@ class TrainingLog:
         self._board = SummaryWriter(str(folder.tensorboard), purge_step=first_step + 1 if first_step else None)
         self._clock = time.perf_counter()
 
-    def write(self, step: int, metrics: Mapping[str, float], *, num_images: int, waited_seconds: float) -> float:
+    def write(self, step: int, metrics: Mapping[str, float], *, num_images: int, phases: Mapping[str, float]) -> float:
         """Writes the lines of a step and returns its images per second.
 
         Args:
             step: steps done, from 1.
             metrics: finite numbers.
             num_images: images of the step.
-            waited_seconds: that the step waited for its batch.
+            phases: seconds by phase of the step; `wait` is what it waited for its batch.
         """
         now = time.perf_counter()
         seconds, self._clock = now - self._clock, now
-        speed = {"images_per_s": num_images / seconds, "seconds": seconds, "waited_seconds": waited_seconds}
+        speed = {"images_per_s": num_images / seconds, "seconds": seconds, "waited_seconds": phases.get("wait", 0.0)}
         atomic.append_line(self._folder.metrics, canonical_json({"step": step, **metrics}).decode())
-        atomic.append_line(self._folder.speed, canonical_json({"step": step, **speed}).decode())
-        for name, value in {**metrics, **speed}.items():
+        atomic.append_line(self._folder.speed, canonical_json({"step": step, **speed, "phases": phases}).decode())
+        for name, value in {**metrics, **speed, **{f"seconds/{name}": value for name, value in phases.items()}}.items():
             self._board.add_scalar(name, value, step)
         return speed["images_per_s"]
 

@@ -1,7 +1,7 @@
 """The training loop: batches in, one optimizer step of every student each."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 
 import torch
@@ -12,6 +12,7 @@ from stages.distill.batches import Batch
 from stages.distill.feed import Feed
 from stages.distill.losses import TeacherSide
 from stages.distill.member import Member
+from stages.distill.meter import Bottleneck, Meter, phase
 from stages.prefetch import prefetched
 
 
@@ -46,7 +47,7 @@ def train(
     start, end = min(member.done for member in members), max(member.steps for member in members)
     with ExitStack() as stack:
         for member in members:
-            member.open_log(stack)
+            member.open_files(stack)
             _when_done(member)
         if start == end:
             return
@@ -59,6 +60,7 @@ def train(
             )
         )
         maker = feed.batch_maker(pictures, first.method)
+        meter, bottleneck = Meter(first.device), Bottleneck()
         batches = stack.enter_context(closing(prefetched(map(maker.batch_of_step, range(start, end)))))
         waiting = time.perf_counter()
         for batch in batches:
@@ -68,25 +70,28 @@ def train(
                 return
             if should_stop():
                 raise _stopped(batch.step, end, learning)
-            notes = _step_of_all(learning, batch, waited)
+            shared = {"wait": waited, **batch.seconds, **meter.taken()}
+            notes = _step_of_all(learning, batch, meter, shared)
             for member in (member for member in learning if member.failed is not None and len(members) > 1):
                 notice(f"{member.folder.root} goes no further, the others do ({member.failed})")
-            progress(batch.step + 1, end, "steps", "; ".join(notes))
+            said = bottleneck.of(shared, *(member.phases for member in learning))
+            progress(batch.step + 1, end, "steps", "; ".join([*notes, said]))
             waiting = time.perf_counter()
 
 
-def _step_of_all(members: Sequence[Member], batch: Batch, waited_seconds: float) -> list[str]:
+def _step_of_all(members: Sequence[Member], batch: Batch, meter: Meter, shared: Mapping[str, float]) -> list[str]:
     """Does the step of every member that is at it, with what follows it; returns what each says of it."""
     # All learn on one device.
     device = members[0].job.device
-    teacher = TeacherSide(
-        torch.from_numpy(batch.teacher_image_BD).to(device), torch.from_numpy(batch.text_TD).to(device)
-    )
-    pixels = {shape: torch.from_numpy(pixels_BHWC).to(device) for shape, pixels_BHWC in batch.pixels.items()}
+    with meter.open(), phase("upload"):
+        teacher = TeacherSide(
+            torch.from_numpy(batch.teacher_image_BD).to(device), torch.from_numpy(batch.text_TD).to(device)
+        )
+        pixels = {shape: torch.from_numpy(pixels_BHWC).to(device) for shape, pixels_BHWC in batch.pixels.items()}
     notes = []
     for member in (member for member in members if member.done == batch.step):
         try:
-            notes.append(member.step(batch, pixels[member.shape], teacher, waited_seconds=waited_seconds))
+            notes.append(member.step(batch, pixels[member.shape], teacher, shared=shared))
             _when_done(member, or_due=True)
         except PipelineError as error:
             member.failed = error
@@ -105,6 +110,6 @@ def _stopped(step: int, end: int, members: Sequence[Member]) -> TrainingStopped:
     """Saves every one of `members` and returns what to raise."""
     for member in members:
         if member.done == step:
-            member.save()
+            member.save(wait=True)
     where = ", ".join(str(member.folder.root) for member in members)
     return TrainingStopped(f"stopped at step {step:,} of {end:,}, state saved in {where}: run again to go on")

@@ -1,7 +1,7 @@
 """One student of a command: its steps, its log, its checkpoints, and its end."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 
@@ -24,14 +24,16 @@ from stages.distill.gradient_cache import backward_of_batch
 from stages.distill.job import DistillJob
 from stages.distill.log import TrainingLog
 from stages.distill.losses import TeacherSide, total_loss
+from stages.distill.meter import Meter, phase
 from stages.distill.micro_batch import MicroBatch, is_out_of_memory
 from stages.distill.optimizer import learning_rate_of_step, make_optimizer
 from stages.distill.probe import Probe
 from stages.distill.watch import Watch
 from stages.images.preprocess import CropShape
-from stages.runs.checkpoint import Checkpoint, require_finite, restore, save_checkpoint, tensors_of
+from stages.runs.checkpoint import Checkpoint, require_finite, restore, tensors_of
 from stages.runs.folder import RunFolder
 from stages.runs.record import RunRecord, write_record
+from stages.runs.saver import CheckpointSaver
 
 _SHOWN_KEYS = 5
 
@@ -51,6 +53,7 @@ class Member:
     Attributes:
         done: steps that this student has.
         failed: what ended it before its last step; None while all is well.
+        phases: seconds by phase of its last step.
     """
 
     def __init__(
@@ -83,6 +86,11 @@ class Member:
         self._note_session()
         self._started = self._saved_at = time.monotonic()
         self._log: TrainingLog | None = None
+        self._saver = CheckpointSaver(
+            folder.checkpoints, run=record.fingerprint, keep=job.running.keep_checkpoints, fence=fence
+        )
+        self._meter = Meter(job.device)
+        self.phases: Mapping[str, float] = {}
 
     @property
     def steps(self) -> int:
@@ -98,31 +106,35 @@ class Member:
     def has_ended(self) -> bool:
         return self.record.result is not None
 
-    def open_log(self, stack: ExitStack) -> None:
-        """Makes the log ready, until `stack` is left."""
+    def open_files(self, stack: ExitStack) -> None:
+        """Makes the log and the saving of checkpoints ready, until `stack` is left."""
+        stack.enter_context(self._saver)
         self._log = stack.enter_context(TrainingLog(self.folder, first_step=self.done))
         if self._log.num_lost_lines:
             self.say(f"{self.folder.metrics} lacks {self._log.num_lost_lines:,} steps before the checkpoint")
 
-    def step(self, batch: Batch, pixels_BHWC: Tensor, teacher: TeacherSide, *, waited_seconds: float) -> str:
+    def step(self, batch: Batch, pixels_BHWC: Tensor, teacher: TeacherSide, *, shared: Mapping[str, float]) -> str:
         """Does one optimizer step, logs it, and returns a few words about it.
 
         Args:
             batch: of step `done`.
             pixels_BHWC: uint8, in the shape that this student takes, on its device.
             teacher: what the teacher says of the batch, on the same device.
-            waited_seconds: that the step waited for the batch.
+            shared: seconds by phase of what the step cost before any student saw it.
 
         Raises:
             DivergedError: a loss or gradient is not finite. The last checkpoint stays.
-            EnvironmentProblem: the device has not enough memory for the smallest pass.
+            EnvironmentProblem: the device has not enough memory for the smallest pass, or the checkpoint under way
+                could not be written.
         """
         assert batch.step == self.done and self._log is not None
+        self._saver.require_well()
         method = self._method_of(batch.step)
         statistics = [(buffer, buffer.clone()) for buffer in self.job.student.buffers()]
         while True:
             try:
-                metrics = self._try_step(method, batch, pixels_BHWC, teacher)
+                with self._meter.open():
+                    metrics = self._try_step(method, batch, pixels_BHWC, teacher)
                 break
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
@@ -146,7 +158,9 @@ class Member:
         metrics["epoch"] = (batch.step + 1) * method.batch_size / len(self.job.feed.sequence.rows)
         self.done = batch.step + 1
         self._metrics = {**self._metrics, **metrics}
-        speed = self._log.write(self.done, metrics, num_images=method.batch_size, waited_seconds=waited_seconds)
+        self.phases = self._meter.taken()
+        phases = {**shared, **self.phases}
+        speed = self._log.write(self.done, metrics, num_images=method.batch_size, phases=phases)
         if self._watch.is_due(self.done, self.steps):
             self._measure(method)
         if "loss" not in metrics:
@@ -159,24 +173,35 @@ class Member:
         late = time.monotonic() - self._saved_at >= running.checkpoint_seconds
         return self.done % running.checkpoint_steps == 0 or late
 
-    def save(self) -> None:
-        """Writes a checkpoint of the steps that are done."""
-        save_checkpoint(
-            self.folder.checkpoints,
-            {**tensors_of(self.job.student, self._optimizer), **self._averaged()},
-            step=self.done,
-            run=self.record.fingerprint,
-            state={"metrics": dict(self._metrics), "skipped": self._skipped},
-            keep=self.job.running.keep_checkpoints,
-            also=self._watch.kept_steps,
-            fence=self.fence,
-        )
+    def save(self, *, best: dict[str, float] | None = None, wait: bool = False) -> None:
+        """Begins to write a checkpoint of the steps that are done.
+
+        Args:
+            best: what was measured after them, where it is the best so far.
+            wait: until the checkpoint is whole.
+
+        Raises:
+            DivergedError: a value of the training state is not finite.
+            EnvironmentProblem: this checkpoint or the one before it cannot be written.
+        """
+        # The step that was best until now stays until the record of the best one names this step.
+        also = self._watch.kept_steps
+        with self._meter.open(), phase("save"):
+            self._saver.save(
+                {**tensors_of(self.job.student, self._optimizer), **self._averaged()},
+                step=self.done,
+                state={"metrics": dict(self._metrics), "skipped": self._skipped},
+                also=also,
+                then=None if best is None else self._watch.choose(self.done, best),
+            )
+            if wait:
+                self._saver.wait()
         self._saved_at = time.monotonic()
 
     def end(self) -> None:
         """Saves the last step, exports the student and writes the result into the record."""
         job, method = self.job, self._methods[-1][1]
-        self.save()
+        self.save(wait=True)
         # A last step may overflow although its loss and gradient did not.
         with self._exported_weights():
             require_finite(job.student.state_dict(), f"the student that {self.folder.root} trained")
@@ -199,11 +224,11 @@ class Member:
     def _measure(self, method: ResolvedMethod) -> None:
         """Measures the student on what it never trains on, and keeps the checkpoint that is best there."""
         assert self._log is not None
-        measures = self._watch.measure(method, self._exported_weights())
+        with self._meter.open(), phase("measure"):
+            measures = self._watch.measure(method, self._exported_weights())
         self._log.write_held_out(self.done, measures)
         if self._watch.is_best(measures):
-            self.save()
-            self._watch.keep(self.done, measures)
+            self.save(best=measures)
 
     def _exported_weights(self) -> AbstractContextManager[object]:
         """Returns the context in which the student has the weights that are measured and exported."""
@@ -242,18 +267,20 @@ class Member:
                 precision=method.precision,
                 forward=self._run,
             )
-        gradients = [parameter.grad for parameter in student.parameters() if parameter.grad is not None]
-        grad_norm = torch.nn.utils.get_total_norm(gradients)
+        with phase("optimizer"):
+            gradients = [parameter.grad for parameter in student.parameters() if parameter.grad is not None]
+            grad_norm = torch.nn.utils.get_total_norm(gradients)
         if not (torch.isfinite(losses["loss"]) and torch.isfinite(grad_norm)):
             if self._skipped < method.skip_nonfinite:
                 return None
             raise self._diverged(batch, image_BD, losses["loss"], grad_norm)
-        if method.clip_grad:
-            torch.nn.utils.clip_grads_with_norm_(student.parameters(), method.clip_grad, grad_norm)
-        rate = _rate_of(method, batch.step)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        self._optimizer.step()
+        with phase("optimizer"):
+            if method.clip_grad:
+                torch.nn.utils.clip_grads_with_norm_(student.parameters(), method.clip_grad, grad_norm)
+            rate = _rate_of(method, batch.step)
+            for group in self._optimizer.param_groups:
+                group["lr"] = rate
+            self._optimizer.step()
         return {
             **{name: value.item() for name, value in losses.items()},
             "cosine": functional.cosine_similarity(image_BD, teacher.image_BD).mean().item(),

@@ -1,6 +1,8 @@
 """What is measured of one student while it learns, on images that it never trains on, and which checkpoint is best."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 
 from cache_schema import atomic
 from cache_schema.errors import DamagedError
@@ -77,7 +79,8 @@ class Watch:
         agreement = measures.get("agreement")
         return agreement is not None and (self._best is None or agreement > self._best[1])
 
-    def keep(self, step: int, measures: dict[str, float]) -> None:
-        """Makes `step`, of which there is a checkpoint, the best one."""
+    def choose(self, step: int, measures: dict[str, float]) -> Callable[[], None]:
+        """Makes `step` the best one; returns what writes that down, to be called when there is a checkpoint of it."""
         self._best = step, measures["agreement"]
-        atomic.publish_json(self._path, seal({"step": step, "agreement": measures["agreement"]}), fence=self._fence)
+        best = seal({"step": step, "agreement": measures["agreement"]})
+        return partial(atomic.publish_json, self._path, best, fence=self._fence)

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load
 
 from cache_schema import atomic
 from cache_schema.errors import DamagedError, DivergedError, MismatchError
 from cache_schema.json_file import Json, read_sealed, seal
 from cache_schema.reading import read_file
 from cache_schema.sha256 import sha256_of
+from stages.runs.tensor_file import publish_tensors
 from stages.students import Student
 
 _NAME = re.compile(r"step-(\d{9})\.(json|safetensors)")
@@ -72,14 +73,9 @@ def save_checkpoint(
     """
     require_finite(tensors, f"the training state after step {step:,} of {folder}")
     atomic.make_folder(folder)
-    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-    record = {
-        **state,
-        "step": step,
-        "run": run,
-        "tensors": {"sha256": sha256_of(data), "size_bytes": len(data)},
-    }
-    atomic.publish_bytes(_path(folder, step, "safetensors"), data, fence=fence)
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    written = publish_tensors(_path(folder, step, "safetensors"), plain, fence=fence)
+    record = {**state, "step": step, "run": run, "tensors": written._asdict()}
     atomic.publish_json(_path(folder, step, "json"), seal(record), fence=fence)
     remove_checkpoints(folder, keep=keep, also=also)
 

@@ -9,7 +9,7 @@ from stages.runs.folder import RunFolder
 def _write(folder, steps, *, first_step):
     with TrainingLog(folder, first_step=first_step) as log:
         for step in steps:
-            log.write(step, {"loss": 1 / step}, num_images=4, waited_seconds=0.0)
+            log.write(step, {"loss": 1 / step}, num_images=4, phases={"wait": 0.0, "loss": 0.5})
     return log
 
 
@@ -30,7 +30,7 @@ def test_metrics_hold_nothing_that_time_changes_and_speed_holds_the_rest(tmp_pat
     folder = RunFolder(tmp_path)
     _write(folder, [1], first_step=0)
     assert _lines(folder.metrics) == [{"loss": 1.0, "step": 1}]
-    assert _lines(folder.speed)[0].keys() == {"step", "images_per_s", "seconds", "waited_seconds"}
+    assert _lines(folder.speed)[0].keys() == {"step", "images_per_s", "seconds", "waited_seconds", "phases"}
 
 
 def test_a_log_that_lost_its_tail_says_how_many_lines(tmp_path):
@@ -55,4 +55,4 @@ def test_tensorboard_can_read_the_same_numbers(tmp_path):
     _write(folder, range(1, 4), first_step=0)
     events = EventAccumulator(str(folder.tensorboard)).Reload()
     assert [event.step for event in events.Scalars("loss")] == [1, 2, 3]
-    assert "images_per_s" in events.Tags()["scalars"]
+    assert {"images_per_s", "seconds/loss"} <= set(events.Tags()["scalars"])

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,6 +140,10 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_and_ends_bit_identical(co
     for line in process.stdout:
         if line.strip() == "5":  # one step past the checkpoint at 4
             break
+    # A checkpoint is written beside the steps that follow it.
+    until = time.monotonic() + 30
+    while not (killed.out / "checkpoints" / "step-000000004.json").exists() and time.monotonic() < until:
+        time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert len(_metrics(killed.out)) == 5

@@ -17,7 +17,7 @@ from cache_schema.cache import Cache, CachedArray, ImageLocation
 from cache_schema.neighbours import NeighboursReader
 from stages.distill.config import ResolvedMethod
 from stages.distill.meter import Meter, phase
-from stages.distill.order import EpochSequence, Rows, digest_of_rows, text_generator, texts_of_step
+from stages.distill.order import EpochSequence, Rows, Visits, digest_of_rows, text_generator, texts_of_step
 from stages.distill.pictures import Pictures
 from stages.distill.replay import Replay
 from stages.images.crops import Crop, crop_of
@@ -31,7 +31,7 @@ class Batch:
     Attributes:
         step: from 0.
         rows: image rows, shape (B,).
-        pixels: uint8 BHWC by shape, one crop of every image.
+        pixels: uint8 BHWC by shape, one crop of every image of this process's share, in their order.
         teacher_image_BD: float32, unit norm, the teacher's features of the same images.
         text_TD: float32, unit norm, the teacher's features of the step's sentences.
         seconds: that it took to make, by phase.
@@ -59,6 +59,7 @@ class BatchMaker:
         text_rows: eligible sentences, ascending.
         method: how many sentences a step has and which, and how crops are drawn.
         replay: views of the teacher that are shown again; None draws crops anew for every visit.
+        share: rows of a batch whose pictures this process shows to students; None for all.
     """
 
     cache: Cache
@@ -70,6 +71,7 @@ class BatchMaker:
     text_rows: Rows
     method: ResolvedMethod
     replay: Replay | None = None
+    share: slice | None = None
 
     @cached_property
     def _text_rows_digest(self) -> bytes:
@@ -85,22 +87,23 @@ class BatchMaker:
         meter = Meter()
         with meter.open(), phase("gather"):
             visits = self.sequence.visits_of_step(step)
-            locations = self.cache.locations(visits.rows)
+            own = visits if self.share is None else Visits(visits.rows[self.share], visits.epochs[self.share])
+            locations = self.cache.locations(own.rows)
             replay = self.replay
             if replay is None:
-                crops = [self._crop(*visit) for visit in zip(locations, visits.epochs.tolist(), strict=True)]
+                crops = [self._crop(*visit) for visit in zip(locations, own.epochs.tolist(), strict=True)]
                 teacher_image_BD = self.images.features.gather_unit(visits.rows)
-                to_check = np.zeros(len(visits.rows), bool)
+                to_check = np.zeros(len(own.rows), bool)
             else:
-                crops = replay.crops(locations, visits.epochs)
+                crops = replay.crops(locations, own.epochs)
                 teacher_image_BD = replay.features(visits.rows, visits.epochs)
-                to_check = replay.not_yet_seen(visits.rows, visits.epochs)
+                to_check = replay.not_yet_seen(own.rows, own.epochs)
             text_TD = self.texts.features.gather_unit(self._texts_of_step(step, visits.rows))
         with meter.open(), phase("decode"):
-            cut = self.pictures.crops(visits.rows, locations, crops, to_check)
+            cut = self.pictures.crops(own.rows, locations, crops, to_check)
         if replay is not None:
             compared = [location for location, wanted in zip(locations, to_check, strict=True) if wanted]
-            replay.compare(visits.rows[to_check], visits.epochs[to_check], cut.checks_B4[to_check], compared)
+            replay.compare(own.rows[to_check], own.epochs[to_check], cut.checks_B4[to_check], compared)
         return Batch(
             step=step,
             rows=visits.rows,

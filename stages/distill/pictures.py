@@ -84,7 +84,7 @@ class PicturesInMemory(Pictures):
 
     Args:
         cache: that the rows belong to.
-        rows: all rows that will ever be asked for.
+        rows: that will be asked for, decoded now; any other is decoded when it is asked for.
         shapes: in which every crop is wanted.
         payloads: where the bytes come from.
         num_threads: that decode and crop.
@@ -104,12 +104,9 @@ class PicturesInMemory(Pictures):
         self._shapes = tuple(shapes)
         self._threads = ThreadPoolExecutor(max(1, num_threads), thread_name_prefix="crop")
         self._images: dict[int, Image.Image] = {}
-        # In the order of the sources, so that compressed containers are read once from front to end.
+        self._cache, self._payloads = cache, payloads
         for first in range(0, len(rows), _LOAD_AT_ONCE):
-            some = rows[first : first + _LOAD_AT_ONCE]
-            locations = cache.locations(some)
-            data = [payloads.payload(row, location) for row, location in zip(some.tolist(), locations, strict=True)]
-            self._images.update(zip(some.tolist(), self._threads.map(_decoded, data, locations), strict=True))
+            self._load(rows[first : first + _LOAD_AT_ONCE])
             if progress is not None:
                 progress(len(self._images), len(rows), "pictures")
 
@@ -120,6 +117,9 @@ class PicturesInMemory(Pictures):
         crops: Sequence[Crop],
         to_check: NDArray[np.bool_],
     ) -> Crops:
+        absent = np.unique([row for row in rows.tolist() if row not in self._images]).astype(np.int64)
+        for first in range(0, len(absent), _LOAD_AT_ONCE):
+            self._load(absent[first : first + _LOAD_AT_ONCE])
         found = Crops.empty(len(rows), self._shapes)
 
         def fill(first: int) -> None:
@@ -135,6 +135,12 @@ class PicturesInMemory(Pictures):
 
     def close(self) -> None:
         self._threads.shutdown(cancel_futures=True)
+
+    def _load(self, rows: NDArray[np.int64]) -> None:
+        """Decodes `rows`, ascending: in the order of the sources, compressed containers are read from front to end."""
+        locations = self._cache.locations(rows)
+        data = [self._payloads.payload(row, location) for row, location in zip(rows.tolist(), locations, strict=True)]
+        self._images.update(zip(rows.tolist(), self._threads.map(_decoded, data, locations), strict=True))
 
 
 class PicturesStreamed(Pictures):

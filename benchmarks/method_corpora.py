@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import safetensors.torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -26,8 +25,9 @@ from cache_schema.features import unit_rows
 from cache_schema.json_file import read_json
 from cache_schema.selections import Selection, write_selection
 from pipeline.demo.data import DataConfig, training_labels
+from pipeline.demo.imagenet import checkpoint_of
 from pipeline.demo.steps import NEIGHBOURS
-from pipeline.demo.teacher import imagenet_network, make
+from pipeline.demo.teacher import IMAGE_ARCHITECTURE, make
 from stages.distill.payloads import Originals
 from stages.evaluate.data import open_evaluation_set
 from stages.evaluate.metrics import top1
@@ -267,7 +267,7 @@ def start_weights(work: Path) -> Path:
     path = work / "imagenet.safetensors"
     if not path.exists():
         atomic.make_folder(work)
-        atomic.publish_bytes(path, safetensors.torch.save(imagenet_network().state_dict()))
+        atomic.publish_bytes(path, checkpoint_of(IMAGE_ARCHITECTURE))
     return path
 
 

@@ -55,14 +55,10 @@ def launched_group(
             f"process {rank} of {size} does not find the others at {where} ({' '.join(str(error).split())[:200]}): see "
             "that all of them were started and reach that port (docs/cluster.md)"
         ) from error
-    failed: BaseException | None = None
     try:
-        yield Processes(peers)
-    except BaseException as raised:
-        failed = raised
-        raise
+        with peers:
+            yield Processes(peers)
     finally:
-        peers.close(failed)
         if begun_here:
             distributed.destroy_process_group()
 

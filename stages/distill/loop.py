@@ -4,18 +4,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 
-import torch
-
 from cache_schema.errors import PipelineError
 from cache_schema.progress import Progress
-from stages.distill.batches import Batch
+from stages.distill.ahead import UploadedBatch, batches_ahead
 from stages.distill.feed import Feed
 from stages.distill.group import Group
-from stages.distill.losses import TeacherSide
 from stages.distill.member import Member
 from stages.distill.meter import Bottleneck, Meter, phase
 from stages.distill.peers import LostProcess
-from stages.prefetch import prefetched
 
 
 class TrainingStopped(KeyboardInterrupt):
@@ -63,50 +59,54 @@ def train(
         if start == end:
             return
         with group.agreed():
-            pictures = stack.enter_context(
-                feed.open_pictures(
-                    sorted({member.shape for member in members}),
-                    num_workers=first.running.decode_workers,
-                    progress=progress,
-                    notice=notice,
-                    of_share=group.size > 1,
-                )
+            pictures = feed.open_pictures(
+                sorted({member.shape for member in members}),
+                num_workers=first.running.decode_workers,
+                progress=progress,
+                notice=notice,
+                of_share=group.size > 1,
             )
         maker = feed.batch_maker(pictures, first.method, shares[group.rank])
+        batches = batches_ahead(maker, range(start, end), first.device)
+        # Pictures are closed first: whoever waits for them is let go.
+        stack.enter_context(closing(batches))
+        stack.enter_context(pictures)
         meter, bottleneck = Meter(first.device), Bottleneck()
-        batches = stack.enter_context(closing(prefetched(map(maker.batch_of_step, range(start, end)))))
         while True:
             waiting = time.perf_counter()
             with group.agreed():
-                batch = next(batches, None)
+                uploaded = next(batches, None)
+            if uploaded is None:
+                return
+            batch = uploaded.batch
             waited = time.perf_counter() - waiting
             learning = [member for member in members if member.failed is None and not member.has_ended]
-            if not learning or batch is None:
+            if not learning:
                 return
             if group.agree(flag=should_stop()):
                 raise _stopped(batch.step, end, learning, group)
             shared = {"wait": waited, **batch.seconds, **meter.taken()}
-            notes = _step_of_all(learning, batch, meter, shared)
+            notes = _step_of_all(learning, uploaded, meter, shared)
             for member in (member for member in learning if member.failed is not None and len(members) > 1):
                 notice(f"{member.folder.root} goes no further, the others do ({member.failed})")
             said = bottleneck.of(shared, *(member.phases for member in learning))
             progress(batch.step + 1, end, "steps", "; ".join([*notes, said]))
+            # Its memory is free for the batches to come.
+            del uploaded, batch
 
 
-def _step_of_all(members: Sequence[Member], batch: Batch, meter: Meter, shared: Mapping[str, float]) -> list[str]:
+def _step_of_all(
+    members: Sequence[Member], uploaded: UploadedBatch, meter: Meter, shared: Mapping[str, float]
+) -> list[str]:
     """Does the step of every member that is at it, with what follows it; returns what each says of it."""
-    # All learn on one device.
-    device = members[0].job.device
+    batch = uploaded.batch
     with meter.open(), phase("upload"):
-        teacher = TeacherSide(
-            torch.from_numpy(batch.teacher_image_BD).to(device), torch.from_numpy(batch.text_TD).to(device)
-        )
-        pixels = {shape: torch.from_numpy(pixels_BHWC).to(device) for shape, pixels_BHWC in batch.pixels.items()}
+        uploaded.receive()
     notes = []
     for member in (member for member in members if member.done == batch.step):
         try:
             with member.group.agreed():
-                notes.append(member.step(batch, pixels[member.shape], teacher, shared=shared))
+                notes.append(member.step(batch, uploaded.pixels[member.shape], uploaded.teacher, shared=shared))
                 if member.group.leads:
                     _when_done(member, or_due=True)
             if member.done == member.steps:

@@ -11,6 +11,8 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from types import TracebackType
+from typing import Self
 
 from torch.distributed import Store
 
@@ -32,7 +34,9 @@ class LostProcess(EnvironmentProblem):
 
 
 class Peers:
-    """Beats for this process and listens for the others, in a thread, until it is closed.
+    """Beats for this process and listens for the others, in a thread, until its context is left.
+
+    Then it tells the others whether this process leaves because of an error, and why.
 
     Args:
         store: that all processes reach, for their beats alone.
@@ -86,8 +90,12 @@ class Peers:
             f"({reason}): see what it says, and run again to go on from the last checkpoint"
         )
 
-    def close(self, error: BaseException | None) -> None:
-        """Ends the thread, and tells the others why this process leaves: after an `error`, or None when all is done."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._post("end", _FOLLOWED if isinstance(error, LostProcess) else "done" if error is None else _LEFT)
         if error is not None:
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -65,7 +65,7 @@ def train_plainly(group: Group) -> dict[str, torch.Tensor]:
         def loss(image_BD: torch.Tensor) -> torch.Tensor:
             weights, temperatures = {"vl": 0.5, "pvl": 0.3, "udist": 0.2}, {"vl": 1.0, "pvl": 3.0, "udist": 7.0}
             sides = TeacherSide(teacher, texts)
-            return total_loss(image_BD, sides, weights=weights, temperatures=temperatures, logit_scale=20.0)[0]
+            return total_loss(image_BD, sides, weights=weights, temperatures=temperatures, logit_scale=4.0)[0]
 
         student.zero_grad()
         # Steps of one pass and of several take turns.
@@ -89,11 +89,11 @@ def train_plainly(group: Group) -> dict[str, torch.Tensor]:
         for name, buffer in student.named_buffers():
             found[f"{name} after step {step}"] = buffer.clone()
             buffer.copy_(buffers[name])
-    optimizer = torch.optim.SGD(student.parameters(), lr=2e-4)
+    optimizer = torch.optim.SGD(student.parameters(), lr=1e-4)
     for step in range(STEPS):
         gradient(step)
         optimizer.step()
-    return {**found, **{f"trained {name}": value.clone() for name, value in student.state_dict().items()}}
+    return {**found, "trained": torch.cat([parameter.detach().flatten() for parameter in student.parameters()])}
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_gradients_statistics_and_weights_of_several_processes_are_those_of_one(
     for name, expected in of_one.items():
         found = of_all[0][name]
         assert all(torch.equal(other[name], found) for other in of_all[1:]), f"{name} differs between processes"
-        bound = 1e-5 if name.startswith("trained") else 1e-6
+        bound = 1e-5 if name == "trained" else 1e-6
         assert (found - expected).double().norm() <= bound * expected.double().norm(), name
 
 
@@ -128,7 +128,7 @@ def train(group: Group, *configs: DistillConfig, stop: int | None = None, at: in
 
 
 def test_several_students_train_in_several_processes_as_in_one(processes, config):
-    other = replace(config, student="timm:vit_tiny_patch16_224?image_size=32", norm_batch_size=None)
+    other = replace(config, student="timm:mobilenetv3_small_050?image_size=32")
     ours = [replace(config, steps=20), replace(other, steps=12, out=config.out.with_name("other"))]
     results = processes.run(2, train, *ours)
     assert results[0] == results[1] and [result["steps"] for result in results[0]] == [20, 12]

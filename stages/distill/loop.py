@@ -54,7 +54,7 @@ def train(
         pictures = stack.enter_context(
             feed.open_pictures(
                 sorted({member.shape for member in members}),
-                num_workers=first.running.decode_workers,
+                num_workers=first.running.num_decoders,
                 progress=progress,
                 notice=notice,
             )

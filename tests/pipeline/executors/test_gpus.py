@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.executors.gpus import idle_gpus, num_gpus_here
+from pipeline.executors.config import ExecutorConfig
+from pipeline.executors.gpus import idle_gpus, on_all_gpus
+from stages.device import num_gpus_here
 
 
 @pytest.mark.parametrize(
@@ -31,3 +33,21 @@ def test_gpus_are_counted_by_their_device_files_and_what_is_visible(
 def test_serial_run_says_how_many_gpus_it_leaves_idle(device: str, num_gpus: int, words: str) -> None:
     remark = idle_gpus(device, num_gpus)
     assert remark.startswith(words) and bool(remark) == bool(words)
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "num_gpus", "name"),
+    [
+        ("auto", "cpu", 0, "serial"),
+        ("auto", "cuda", 1, "serial"),
+        ("auto", "cuda", 4, "ray"),
+        ("auto", "cuda:1", 4, "serial"),
+        ("auto", "cpu", 4, "serial"),
+        ("serial", "cuda", 4, "serial"),
+    ],
+)
+def test_several_gpus_get_a_worker_each_unless_one_of_them_or_an_executor_was_named(
+    asked: str, device: str, num_gpus: int, name: str
+) -> None:
+    found = on_all_gpus(ExecutorConfig(name=asked, device=device), device, num_gpus)
+    assert (found.name, found.device) == (name, device)

@@ -87,7 +87,9 @@ def _extract(
         was_open = executor.name == AUTO
         executor = on_all_gpus(executor, job.settings.device, num_gpus)
         runner, elsewhere = get_executor(executor), executor.name == "ray"
-        if job.tasks and not elsewhere and (remark := idle_gpus(job.settings.device, num_gpus)):
+        # Where "auto" is the CPU, a GPU could not be used: there is none, or none for such a teacher.
+        could_be_told = not elsewhere and (config.device, job.settings.device) != (AUTO, "cpu")
+        if job.tasks and could_be_told and (remark := idle_gpus(job.settings.device, num_gpus)):
             print_note(remark)
         if elsewhere:
             forget_loaded_teacher()

@@ -17,6 +17,13 @@ def on_all_gpus(config: ExecutorConfig, device: str, num_gpus: int) -> ExecutorC
     return replace(config, name="ray" if several else "serial", device=device)
 
 
+def idle_in_cluster(num_gpus: int) -> str:
+    """Returns the remark that workers on CPUs leave the GPUs of a cluster idle, or "" when it has none."""
+    if not num_gpus:
+        return ""
+    return f"{num_gpus} GPU{'s' if num_gpus > 1 else ''} of the cluster will be idle: --device cuda computes there"
+
+
 def idle_gpus(device: str, num_gpus: int) -> str:
     """Returns the remark that one worker on `device` leaves GPUs idle and how to use them, or "" when it does not."""
     num_idle = num_gpus - (device != "cpu")

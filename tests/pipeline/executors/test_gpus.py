@@ -1,11 +1,13 @@
 """GPUs are counted without asking a driver, and whoever leaves some idle is told."""
 
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from pipeline.executors.config import ExecutorConfig
+from pipeline.executors.config import ExecutorConfig, WorkerRange
 from pipeline.executors.gpus import idle_gpus, on_all_gpus
+from pipeline.executors.ray_executor import RayExecutor
 from stages.device import num_gpus_here
 
 
@@ -51,3 +53,20 @@ def test_several_gpus_get_a_worker_each_unless_one_of_them_or_an_executor_was_na
 ) -> None:
     found = on_all_gpus(ExecutorConfig(name=asked, device=device), device, num_gpus)
     assert (found.name, found.device) == (name, device)
+
+
+@pytest.mark.parametrize(
+    ("num_gpus", "remark"),
+    [
+        (0, []),
+        (1, ["1 GPU of the cluster will be idle: --device cuda computes there"]),
+        (3, ["3 GPUs of the cluster will be idle: --device cuda computes there"]),
+    ],
+)
+def test_workers_on_cpus_say_how_many_gpus_of_a_cluster_they_leave_idle(num_gpus: int, remark: list[str]) -> None:
+    said: list[str] = []
+    executor = RayExecutor(ExecutorConfig(name="ray", ray_address="head:6379"), notice=said.append)
+    cluster = ModuleType("a Ray that is connected")
+    cluster.__dict__["cluster_resources"] = lambda: {"CPU": 8.0, **({"GPU": float(num_gpus)} if num_gpus else {})}
+    assert executor._sized(cluster) == WorkerRange(1, 2)
+    assert said == remark

@@ -13,6 +13,7 @@ from torch import distributed
 from torch.distributed import PrefixStore, TCPStore
 
 from cache_schema.errors import EnvironmentProblem, UsageError
+from stages.device import AUTO, this_machine
 from stages.distill.group import Alone, Group, Processes
 from stages.distill.peers import SILENT_SECONDS, Peers
 
@@ -69,6 +70,8 @@ def device_of_process(device: str, group: Group) -> str:
     Raises:
         UsageError: several processes are given one certain GPU.
     """
+    if device == AUTO:
+        device = this_machine().device(device).partition(":")[0]
     if group.size == 1 or device == "cpu":
         return device
     if device != "cuda":

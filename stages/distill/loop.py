@@ -61,7 +61,7 @@ def train(
         with group.agreed():
             pictures = feed.open_pictures(
                 sorted({member.shape for member in members}),
-                num_workers=first.running.decode_workers,
+                num_workers=first.running.num_decoders,
                 progress=progress,
                 notice=notice,
                 of_share=group.size > 1,

@@ -17,6 +17,7 @@ from cache_schema.errors import EnvironmentProblem, MismatchError, UsageError
 from cache_schema.json_file import Json
 from cache_schema.progress import Progress, silent
 from cache_schema.recipe import differences
+from stages.device import chosen_device
 from stages.distill.amend import asked_again
 from stages.distill.config import DistillConfig
 from stages.distill.feed import Feed
@@ -111,7 +112,8 @@ def distill_side_by_side(
     with _threads(configs[0].num_threads), ExitStack() as stack:
         with group.agreed():
             _require_alike(configs)
-            configs = [replace(config, device=device_of_process(config.device, group)) for config in configs]
+            chosen_device(configs[0].device, "training", say)
+            configs = [_of_process(config, group) for config in configs]
             feed = open_feed(configs[0])
             jobs = [open_job(config, feed, notice=say) for config in configs]
             feed = replace(feed, largest=_largest([job.student.preprocess.size for job in jobs]))
@@ -171,6 +173,16 @@ def _require_alike(configs: Sequence[DistillConfig]) -> None:
             raise UsageError(f"{out} is the folder of two students: give them names that differ")
 
 
+def _of_process(config: DistillConfig, group: Group) -> DistillConfig:
+    """Returns what `config` means for this process of `group`: its own GPU, and its part of the decoders."""
+    if group.size == 1:
+        return config
+    decode_workers = config.decode_workers
+    if decode_workers is None:
+        decode_workers = max(1, config.num_decoders // group.num_here)
+    return replace(config, device=device_of_process(config.device, group), decode_workers=decode_workers)
+
+
 def _largest(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
     heights, widths = zip(*sizes, strict=True)
     return max(heights), max(widths)
@@ -179,7 +191,7 @@ def _largest(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
 def _open_probe(config: DistillConfig, feed: Feed) -> Probe | None:
     if config.probe is None:
         return None
-    return open_probe(config.probe, feed.texts, device=config.device, num_workers=config.decode_workers)
+    return open_probe(config.probe, feed.texts, device=config.device, num_workers=config.num_decoders)
 
 
 class _Beginning(NamedTuple):

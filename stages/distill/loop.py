@@ -49,7 +49,7 @@ def train(
             return
         pictures = feed.open_pictures(
             sorted({member.shape for member in members}),
-            num_workers=first.running.decode_workers,
+            num_workers=first.running.num_decoders,
             progress=progress,
             notice=notice,
         )

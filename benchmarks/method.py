@@ -9,9 +9,10 @@
 - `--demo`: the folder that `pipeline demo --out` filled. Judged by zero-shot of the emoji groups: a fifth of the
   training pictures, kept from students, to choose by, or the demo's held-out pictures.
 
-Every run is `stages.distill.run.distill`. A variant and its base share the seed, hence start, order and crops; `effect`
-is the mean over seeds of their difference in accuracy, with a 95 % interval of Student's t. What was run is kept in
-FOLDER and not run again, so that more seeds or effects can be asked for later.
+Students train by `stages.distill.run`, those that share pictures and sentences in one pass. A variant and its base
+share the seed, hence start, order and crops; `effect` is the mean over seeds of their difference in accuracy, with a
+95 % interval of Student's t. What was run is kept in FOLDER and not run again, so that more seeds or effects can be
+asked for later.
 """
 
 import argparse
@@ -20,21 +21,27 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.commands import print_table
-from benchmarks.method_corpora import Corpus, demo_corpus, real_corpus, save_imagenet_start
-from benchmarks.method_effects import BATCH, START_STUDENT, STUDENT, Changes, base_of, effects_of
+from benchmarks.method_corpora import Corpus, demo_corpus, real_corpus, start_weights
+from benchmarks.method_effects import BATCH, STUDENT, Changes, base_of, effects_of
 from cache_schema import atomic
-from cache_schema.errors import DivergedError
-from stages.distill.config import DistillConfig
-from stages.distill.run import distill
+from cache_schema.errors import DivergedError, PipelineError
+from cache_schema.json_file import read_json
+from stages.distill.config import DistillConfig, Method
+from stages.distill.run import distill, distill_side_by_side
+from stages.settings.declare import settings_in
 
 COLUMNS = ("effect", "variant", "accuracy", "difference", "interval", "cosine", "cpu_s")
+
+MOST_IN_ONE_PASS = 8
+"""Students; more need more memory, and a pass that is cut short repeats more."""
 
 T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """Two-sided 95 % points of Student's t with 1, 2 … degrees of freedom, as printed in any table."""
@@ -47,33 +54,58 @@ def half_width(values: Sequence[float]) -> float | None:
     return T_95[len(values) - 2] * statistics.stdev(values) / len(values) ** 0.5
 
 
-def judged(corpus: Corpus, changes: Changes, *, seed: int, work: Path, num_threads: int = 1) -> dict[str, Any]:
-    """Trains one student, unless it was done before, and returns how it was asked for and what it can do.
+def train_all(corpus: Corpus, wanted: Sequence[Changes], *, seed: int, work: Path, num_threads: int = 1) -> None:
+    """Trains the students of `wanted` that were not trained before, and notes what each can do.
 
-    Returns:
-        JSON: `asked`, `cpu_seconds` and either `cosine` of the last step with an accuracy for each of
-        `corpus.judged_by`, or `diverged`, the reason.
+    Those that agree in what students of one pass share are trained in one, at most `MOST_IN_ONE_PASS` of them, each as
+    if it were alone. A note is JSON: `asked`, `cpu_seconds` (its share of the pass) and either `cosine` of the last
+    step with an accuracy for each of `corpus.judged_by`, or `diverged`, the reason.
     """
-    asked = {"images": corpus.images, **changes, "seed": seed}
-    name = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
-    run = work / f"{corpus.name}-runs" / name
-    note = run.with_suffix(".json")
-    if note.exists():
-        return dict(json.loads(note.read_text()))
-    start_run = {"from_run": Path(asked["from_run"])} if "from_run" in asked else {}
-    config = DistillConfig(
-        cache=corpus.cache, out=run, num_threads=num_threads, decode_workers=1, **{**asked, **start_run}
-    )
+    shared = [name for name, about in settings_in(Method).items() if not about.own]
+    passes: dict[str, dict[Path, tuple[Changes, DistillConfig]]] = {}
+    for changes in wanted:
+        note = _note_of(corpus, changes, seed, work)
+        if not note.exists():
+            config = _configuration(corpus, changes, seed, note.with_suffix(""), num_threads)
+            feed = repr([getattr(config, name) for name in shared])
+            passes.setdefault(feed, {})[note] = (_asked(corpus, changes, seed), config)
+    for students in passes.values():
+        some = list(students.items())
+        for first in range(0, len(some), MOST_IN_ONE_PASS):
+            _train_pass(corpus, dict(some[first : first + MOST_IN_ONE_PASS]))
+
+
+def _train_pass(corpus: Corpus, students: Mapping[Path, tuple[Changes, DistillConfig]]) -> None:
     start = time.process_time()
-    try:
-        trained = distill(config)
-        cpu_seconds = time.process_time() - start
-        judgements = {name: pictures.judge(run, corpus.class_KD) for name, pictures in corpus.judged_by.items()}
-        result = {"asked": asked, "cpu_seconds": round(cpu_seconds, 1), "cosine": trained["cosine"], **judgements}
-    except DivergedError as error:
-        result = {"asked": asked, "cpu_seconds": round(time.process_time() - start, 1), "diverged": str(error)}
-    atomic.publish_json(note, result)
-    return result
+    with suppress(PipelineError):
+        # One that fails does not keep the others from their end; its own error is looked at below.
+        distill_side_by_side([config for _, config in students.values()])
+    cpu_seconds = round((time.process_time() - start) / len(students), 1)
+    for note, (asked, config) in students.items():
+        found: dict[str, Any] = {"asked": asked, "cpu_seconds": cpu_seconds}
+        try:
+            # Returns the result of a run that has ended, and fails again where it failed.
+            found["cosine"] = distill(config)["cosine"]
+            found |= {name: pictures.judge(config.out, corpus.class_KD) for name, pictures in corpus.judged_by.items()}
+        except DivergedError as error:
+            found["diverged"] = str(error)
+        atomic.publish_json(note, found)
+
+
+def _configuration(corpus: Corpus, changes: Changes, seed: int, run: Path, num_threads: int) -> DistillConfig:
+    asked = _asked(corpus, changes, seed)
+    paths = {name: Path(asked[name]) for name in ("from_run", "init") if name in asked}
+    return DistillConfig(cache=corpus.cache, out=run, num_threads=num_threads, decode_workers=1, **{**asked, **paths})
+
+
+def _asked(corpus: Corpus, changes: Changes, seed: int) -> dict[str, Any]:
+    return {"images": corpus.images, **changes, "seed": seed}
+
+
+def _note_of(corpus: Corpus, changes: Changes, seed: int, work: Path) -> Path:
+    """Returns the file with what a student can do; its run has the same name without the ending."""
+    asked = json.dumps(_asked(corpus, changes, seed), sort_keys=True)
+    return work / f"{corpus.name}-runs" / f"{hashlib.sha256(asked.encode()).hexdigest()[:16]}.json"
 
 
 def compared(
@@ -81,12 +113,15 @@ def compared(
 ) -> dict[str, Any]:
     """Returns the accuracy of `variant`, and its difference to `base` with its interval, over the seeds from 0.
 
+    `train_all` has trained both.
+
     Returns:
         JSON: `accuracy`, `difference`, `interval` (half of it, or None), `cosine`, `cpu_s`: means over the seeds;
         `accuracies` and `base_accuracies` one a seed. With any run that diverged, only `diverged`: how many.
     """
-    ours = [judged(corpus, variant, seed=seed, work=work) for seed in range(num_seeds)]
-    theirs = [judged(corpus, base, seed=seed, work=work) for seed in range(num_seeds)]
+    ours, theirs = (
+        [read_json(_note_of(corpus, changes, seed, work)) for seed in range(num_seeds)] for changes in (variant, base)
+    )
     diverged = sum("diverged" in run for run in (*ours, *theirs))
     if diverged:
         return {"diverged": diverged, "accuracy": "diverged"}
@@ -107,20 +142,24 @@ def compared(
 
 
 def measure(corpus: Corpus, base: Changes, names: Sequence[str], asked: argparse.Namespace) -> list[dict[str, Any]]:
-    """Returns the base and every variant of the effects `names`, printing each to stderr when it is known."""
+    """Returns the base and every variant of the effects `names`; says on stderr when a seed is done."""
+    start = {"start": start_weights(asked.work)} if "start" in names else {}
+    effects = effects_of(asked.steps, asked.batch_size, **start)
+    pairs = [
+        (name, variant, {**base, **effects[name].base}, {**base, **changes})
+        for name in names
+        for variant, changes in effects[name].variants.items()
+    ]
+    wanted = [base, *(changes for _, _, *both in pairs for changes in both)]
+    for seed in range(asked.seeds):
+        train_all(corpus, wanted, seed=seed, work=asked.work)
+        print(f"{corpus.name}: seed {seed} is done", file=sys.stderr, flush=True)
     options = {"num_seeds": asked.seeds, "work": asked.work, "judge_by": asked.judge_by}
     rows = [{"effect": "base", "variant": "", **compared(corpus, base, base, **options)}]
     rows[0]["interval"] = _rounded(half_width(rows[0].get("accuracies", [])))
-    start = asked.work / f"{corpus.name}-imagenet-start"
-    if "start" in names and not start.exists():
-        save_imagenet_start(start, START_STUDENT, dim=corpus.class_KD.shape[1])
-    effects = effects_of(asked.steps, asked.batch_size, start)
-    for name in names:
-        effect = effects[name]
-        for variant, changes in effect.variants.items():
-            found = compared(corpus, {**base, **effect.base}, {**base, **changes}, **options)
-            rows.append({"effect": name, "variant": variant, "against": effect.against, **found})
-            print(f"{name} {variant}: {found['accuracy']}", file=sys.stderr, flush=True)
+    for name, variant, against, changes in pairs:
+        found = compared(corpus, against, changes, **options)
+        rows.append({"effect": name, "variant": variant, "against": effects[name].against, **found})
     return rows
 
 

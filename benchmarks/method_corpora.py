@@ -25,14 +25,14 @@ from cache_schema.features import unit_rows
 from cache_schema.json_file import read_json
 from cache_schema.selections import Selection, write_selection
 from pipeline.demo.data import DataConfig, training_labels
+from pipeline.demo.imagenet import checkpoint_of
 from pipeline.demo.steps import NEIGHBOURS
-from pipeline.demo.teacher import imagenet_network, make
+from pipeline.demo.teacher import IMAGE_ARCHITECTURE, make
 from stages.distill.payloads import Originals
 from stages.evaluate.data import open_evaluation_set
 from stages.evaluate.metrics import top1
 from stages.export.model_folder import load_trained
 from stages.images.preprocess import Preprocess, normalise, prepare_pixels
-from stages.students import build_student, save_image_tower
 from stages.students.encoder import StudentEncoder
 from stages.teachers.class_vectors import class_vectors
 
@@ -262,17 +262,13 @@ def demo_corpus(demo: Path, work: Path, *, fold: int = 0) -> Corpus:
     )
 
 
-def save_imagenet_start(folder: Path, specification: str, *, dim: int) -> None:
-    """Writes a student with the ImageNet weights of the demo's teacher and a random projection, for `--from folder`.
-
-    The weights were trained on colours less 0.498, over 0.502; the student takes them as CLIP does.
-    """
-    student = build_student(specification, dim, seed=0)
-    weights = imagenet_network().state_dict()
-    trunk = {f"tower.trunk.{name}": value for name, value in weights.items() if not name.startswith("classifier")}
-    student.load_state_dict({**student.state_dict(), **trunk})
-    atomic.make_folder(folder)
-    save_image_tower(student, folder, about={"weights": "ImageNet"})
+def start_weights(work: Path) -> Path:
+    """Returns a file of the ImageNet weights that the demo's teacher begins with, for `--init`; writes it once."""
+    path = work / "imagenet.safetensors"
+    if not path.exists():
+        atomic.make_folder(work)
+        atomic.publish_bytes(path, checkpoint_of(IMAGE_ARCHITECTURE))
+    return path
 
 
 def _opened(payload: bytes) -> Image.Image:

@@ -52,7 +52,7 @@ def effects_of(steps: int, batch_size: int, start: Path = Path("start")) -> dict
     Args:
         steps: of the base.
         batch_size: likewise.
-        start: folder of a student `START_STUDENT` with pretrained weights.
+        start: file with pretrained weights of `START_STUDENT`.
     """
     return {
         "losses": Effect(
@@ -71,7 +71,7 @@ def effects_of(steps: int, batch_size: int, start: Path = Path("start")) -> dict
         ),
         "logit scale": Effect({f"{scale}": {"logit_scale": float(scale)} for scale in (20, 50)}, against="100"),
         "sentences": Effect(
-            {f"{number}": {"text_batch_size": number} for number in (64, 256)}, against="all of the step's corpus"
+            {f"{number}": {"text_batch_size": number} for number in (64, 256, 1024)}, against="all of the step's corpus"
         ),
         "mined sentences": Effect(
             {
@@ -100,7 +100,7 @@ def effects_of(steps: int, batch_size: int, start: Path = Path("start")) -> dict
         "warm-up": Effect({f"{share:g}": {"warmup_share": share} for share in (0.0, 0.2)}, against="0.04 of the steps"),
         "ema": Effect({f"{decay}": {"ema": decay} for decay in (0.9, 0.99)}, against="none"),
         "start": Effect(
-            {"ImageNet weights": {"student": None, "from_run": str(start)}},
+            {"ImageNet weights": {"student": START_STUDENT, "init": str(start)}},
             base={"student": START_STUDENT},
             against="random weights of the same EfficientNet-Lite2",
         ),

@@ -94,7 +94,7 @@ def _student(plan: StudentPlan, trained: dict[str, Any], measured: dict[str, Any
     return {
         "name": plan.name,
         "student": trained["student"],
-        "started_from": plan.start or None,
+        "started_from": plan.start or ("ImageNet weights" if plan.weights else None),
         "num_parameters": trained["num_parameters"],
         "steps": trained["steps"],
         "zero_shot_top1": measured["zero_shot_top1"],

@@ -16,6 +16,7 @@ from cache_schema import atomic
 from cache_schema.errors import EnvironmentProblem, PartsFailed, PipelineError, RefusedError, UsageError
 from cache_schema.json_file import read_json
 from pipeline.demo.data import make_data
+from pipeline.demo.imagenet import checkpoint_of
 from pipeline.demo.report import write_report
 from pipeline.demo.steps import DemoConfig, DemoFolder, Step, steps_of
 from pipeline.output import print_note
@@ -52,6 +53,7 @@ def run_demo(out: Path, *, quiet: bool = False, config: DemoConfig | None = None
     require_outside_caches(folder.data.path, "--out")
     _say(f"the demo's pictures and sentences, in {folder.data.path}", quiet)
     done = {"data": _make_data(folder, config, quiet)}
+    _write_weights(folder, config)
     for steps in _together(steps_of(folder, config)):
         done |= _run_steps(folder, steps, quiet)
     _say(f"the report, in {out / 'report.html'}", quiet)
@@ -64,6 +66,15 @@ def _make_data(folder: DemoFolder, config: DemoConfig, quiet: bool) -> dict[str,
         with note.timed(), open_progress("data", quiet=quiet) as progress:
             note.result = make_data(folder.data.path, config.data, progress=progress)
     return note.stored
+
+
+def _write_weights(folder: DemoFolder, config: DemoConfig) -> None:
+    """Writes the weights that students begin with, unless they are there, as a user's own checkpoint would be."""
+    for architecture in {plan.weights for plan in config.students if plan.weights}:
+        path = folder.weights(architecture)
+        if not path.exists():
+            atomic.make_folder(path.parent)
+            atomic.publish_bytes(path, checkpoint_of(architecture))
 
 
 def _together(steps: list[Step]) -> list[list[Step]]:

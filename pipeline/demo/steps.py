@@ -17,7 +17,8 @@ class StudentPlan:
     Attributes:
         name: the name of its run, in the report too.
         student: specification; empty for the one it starts from.
-        start: name of the run it starts from; empty for random weights.
+        start: name of the run it starts from; empty for none.
+        weights: architecture of `pipeline.demo.imagenet.WEIGHTS` whose ImageNet weights it starts from; empty for none.
         options: the options of `pipeline distill`.
         beside_previous: train it at the same time as the student before it.
     """
@@ -25,6 +26,7 @@ class StudentPlan:
     name: str
     student: str = ""
     start: str = ""
+    weights: str = ""
     options: tuple[str, ...] = ()
     beside_previous: bool = False
 
@@ -112,6 +114,9 @@ class DemoFolder:
     def run(self, name: str) -> Path:
         return self.root / "runs" / name
 
+    def weights(self, architecture: str) -> Path:
+        return self.root / "weights" / f"{architecture}.safetensors"
+
     def step(self, name: str) -> Path:
         return self.root / "steps" / f"{name.replace(' ', '-')}.json"
 
@@ -138,6 +143,7 @@ def steps_of(folder: DemoFolder, config: DemoConfig) -> list[Step]:
 
 def _distill(folder: DemoFolder, plan: StudentPlan, cache: tuple[str, ...]) -> Step:
     start = ("--from", str(folder.run(plan.start))) if plan.start else ("--student", plan.student)
+    init = ("--init", str(folder.weights(plan.weights))) if plan.weights else ()
     out = folder.run(plan.name)
-    arguments = ("distill", *cache, *start, "--out", str(out), *plan.options)
+    arguments = ("distill", *cache, *start, *init, "--out", str(out), *plan.options)
     return Step(f"distill {plan.name}", arguments, makes=out / "model", beside_previous=plan.beside_previous)

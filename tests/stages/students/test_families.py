@@ -107,7 +107,7 @@ def become(folder: Path, specifications: list[str]) -> dict[str, str]:
     command = [sys.executable, str(SCRIPT), str(folder), *specifications]
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     ended = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=280
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=580
     )
     assert ended.returncode == 0, f"exit {ended.returncode} after {ended.stdout}\n{ended.stderr}"
     return dict(line.split(" ", 1) for line in ended.stdout.splitlines())

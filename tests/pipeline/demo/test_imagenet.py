@@ -32,7 +32,7 @@ def test_a_network_of_timm_with_the_checkpoint_calls_a_drawn_banana_a_banana(arc
 
 
 def test_a_package_that_is_not_installed_is_named_with_what_to_do() -> None:
-    with pytest.raises(EnvironmentProblem, match="the demo needs no_such_package.*make setup"):
+    with pytest.raises(EnvironmentProblem, match=r"the demo needs no_such_package.*make setup"):
         path_in_package("no_such_package", "weights.pth")
 
 

@@ -102,6 +102,10 @@ class Layout:
     def probes(self, modality: Modality, array: str) -> Path:
         return self.arrays(modality) / array / "probes.npz"
 
+    def batch_size(self, modality: Modality, array: str) -> Path:
+        """The rows of a batch that were measured for the teacher, by the name of the GPU."""
+        return self.arrays(modality) / array / "batch_size.json"
+
     def records(self, modality: Modality, array: str) -> Path:
         return self.arrays(modality) / array / "records"
 

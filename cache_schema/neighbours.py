@@ -79,6 +79,12 @@ def _recipe_at(path: Path) -> NeighboursRecipe:
         ) from error
 
 
+def begun_recipe(layout: Layout, name: str) -> NeighboursRecipe | None:
+    """Returns the recipe of the neighbours `name`; None where they have no part yet."""
+    path = layout.neighbours_recipe(name)
+    return _recipe_at(path) if path.exists() and committed_parts(layout.neighbours_records(name)) else None
+
+
 class NeighboursWriter:
     """Writes neighbours part by part; a part is there when its record is.
 
@@ -103,9 +109,7 @@ class NeighboursWriter:
         self._fence = fence
         self._formats = _formats(cache.part_rows, recipe.k)
         self._num_rows = cache.plan(recipe.from_.modality).row_end
-        path = cache.layout.neighbours_recipe(name)
-        is_begun = path.exists() and bool(committed_parts(cache.layout.neighbours_records(name)))
-        self._stored = _recipe_at(path) if is_begun else None
+        self._stored = begun_recipe(cache.layout, name)
         self._recipe = recipe if self._stored is None else _continued(cache, name, recipe, self._stored)
 
     def committed(self) -> frozenset[int]:

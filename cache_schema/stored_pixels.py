@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 
 from cache_schema.cache import Cache
 from cache_schema.errors import DamagedError, MismatchError, RefusedError, UnfinishedError, UsageError
@@ -19,6 +20,7 @@ class StoredPixels:
         self.cache = cache
         self.recipe = recipe
         self._parts: dict[int, PixelsOfPart] = {}
+        self._opening: dict[int, Lock] = {}
 
     def __str__(self) -> str:
         return f"stored pixels of {self.cache.path}"
@@ -65,18 +67,23 @@ class StoredPixels:
     def jpeg(self, row: int, digest: bytes) -> bytes:
         """Returns the JPEG of an ok image row, made from the original with that `digest`.
 
-        The first row of a part that is asked for costs a read of its whole file.
+        The first row of a part that is asked for costs a read of its whole file, once, whatever the number of threads.
 
         Raises:
             DamagedError: it is missing, not what was stored, or made from other bytes.
         """
         part, offset = divmod(row, self.cache.part_rows)
         if part not in self._parts:
+            with self._opening.setdefault(part, Lock()):
+                self._open(part)
+        return self._parts[part].picture(offset, digest)
+
+    def _open(self, part: int) -> None:
+        if part not in self._parts:
             stored = PixelsOfPart(self.cache.layout.pixels(part), self.record(part))
             # A picture cannot be told from another of the same original by its row alone.
             stored.require_committed()
             self._parts[part] = stored
-        return self._parts[part].picture(offset, digest)
 
 
 def stored_pixels(cache: Cache) -> StoredPixels | None:

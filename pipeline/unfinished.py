@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cache_schema.progress import Progress
+from pipeline.output import print_note
 from stages.extract.config import ExtractConfig
 from stages.imported.config import ImportConfig
 
@@ -39,6 +40,8 @@ def job_of(config: ExtractConfig, recipe: "Recipe", progress: Progress) -> "Abst
         from stages.imported.job import open_import
 
         return open_import(ImportConfig(cache=config.cache, teacher_name=recipe.teacher["name"]), progress=progress)
+    from stages.extract.chosen import Surroundings
     from stages.extract.job import open_job
 
-    return open_job(replace(config, teacher=recipe.specification, precision=recipe.precision), progress=progress)
+    config = replace(config, teacher=recipe.specification, precision=recipe.precision)
+    return open_job(config, around=Surroundings(notice=print_note), progress=progress)

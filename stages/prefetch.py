@@ -22,6 +22,8 @@ def prefetched(items: Iterator[Item], *, num_ahead: int = 2) -> Generator[Item]:
             while (item := waiting.popleft().result()) is not _END:
                 waiting.append(thread.submit(next, items, _END))
                 yield cast(Item, item)
+                # It may be large, and the next one takes time.
+                del item
         finally:
             thread.shutdown(cancel_futures=True)
             if isinstance(items, Generator):

@@ -11,7 +11,7 @@ from pipeline.cache_lines import array_lines, index_line, pixels_line
 from pipeline.executors.base import Executor
 from pipeline.executors.choose import get_executor
 from pipeline.executors.config import ExecutorConfig
-from pipeline.executors.gpus import idle_gpus, num_gpus_here
+from pipeline.executors.gpus import idle_gpus, on_all_gpus
 from pipeline.options.executor import executor_options
 from pipeline.options.fields import settings_of
 from pipeline.options.shared import help_all_option, shared_options
@@ -20,6 +20,7 @@ from pipeline.parts import NOTHING_PENDING, RanParts, bottleneck, next_step, rat
 from pipeline.progress import open_progress
 from pipeline.source_lines import source_lines, sources_of
 from pipeline.unfinished import job_of, unfinished_teachers
+from stages.device import AUTO, num_gpus_here
 from stages.extract.config import ExtractConfig
 from stages.parts.failed import parts_failed
 
@@ -49,9 +50,8 @@ A URI is a path, a glob or a {000..099} range; its kind (`pipeline list sources`
 def command(executor: ExecutorConfig, as_json: bool, quiet: bool, **settings: Any) -> None:
     """Encode images and sentences with a teacher, once, into a cache that students train from."""
     config = ExtractConfig(**settings)
-    runner = get_executor(executor)
     with open_progress("extract", quiet=quiet) as progress:
-        result, ran, useless = _extract(config, runner, progress, elsewhere=executor.name == "ray")
+        result, ran, useless = _extract(config, executor, progress)
     arrays = list(result["arrays"].values())
     print_result(
         result,
@@ -68,19 +68,33 @@ def command(executor: ExecutorConfig, as_json: bool, quiet: bool, **settings: An
 
 
 def _extract(
-    config: ExtractConfig, runner: Executor, progress: Progress, *, elsewhere: bool
+    config: ExtractConfig, executor: ExecutorConfig, progress: Progress
 ) -> "tuple[dict[str, Any], RanParts, Sequence[UselessSource]]":
     """Runs the pending parts and finishes the job; returns what to print, what came of the parts, and useless sources.
 
-    Workers that run `elsewhere` need no GPU here, and cannot show their progress within a part.
+    Workers of Ray need no GPU here, and cannot show their progress within a part.
     """
+    from stages.extract.chosen import Surroundings
     from stages.extract.job import open_job
     from stages.parts.useless import useless_sources
+    from stages.teachers.described import forget_loaded_teacher
 
     start = time.monotonic()
-    with open_job(config, describe_on="cpu" if elsewhere else None, progress=progress) as job:
-        if job.tasks and not elsewhere and (remark := idle_gpus(config.device, num_gpus_here())):
+    share = executor.gpus_per_worker or 1.0
+    around = Surroundings(elsewhere=executor.name == "ray", gpu_share=share, notice=print_note)
+    with open_job(config, around=around, progress=progress) as job:
+        num_gpus = num_gpus_here()
+        was_open = executor.name == AUTO
+        executor = on_all_gpus(executor, job.settings.device, num_gpus)
+        runner, elsewhere = get_executor(executor), executor.name == "ray"
+        # Where "auto" is the CPU, a GPU could not be used: there is none, or none for such a teacher.
+        could_be_told = not elsewhere and (config.device, job.settings.device) != (AUTO, "cpu")
+        if job.tasks and could_be_told and (remark := idle_gpus(job.settings.device, num_gpus)):
             print_note(remark)
+        if elsewhere:
+            forget_loaded_teacher()
+            if was_open:
+                print_note(f"all {num_gpus} GPUs of this machine compute, with a Ray worker each")
         ran = run_parts(job, runner, progress, elsewhere=elsewhere)
         arrays = job.finish(progress=progress)
         useless = useless_sources(job)

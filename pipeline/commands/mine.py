@@ -28,7 +28,9 @@ Stopped half-way? Run the same command again."""
 @click.option("--to", "to_array", type=Text("ARRAY"), default="text", show_default=True, help="What they are.")
 @click.option("--k", type=Count(1, 2048), default=32, show_default=True, help="Neighbours of each row.")
 @click.option("--name", type=Text("NAME"), required=True, help="What `distill --negatives mined:NAME` will call them.")
-@click.option("--device", type=Choice(("cpu", "cuda")), default="cpu", show_default=True, help="Where the search runs.")
+@click.option(
+    "--device", type=Choice(("auto", "cpu", "cuda")), default="auto", show_default=True, help="Where the search runs."
+)
 @shared_options
 def command(
     cache: Path, from_array: str, to_array: str, k: int, name: str, device: str, as_json: bool, quiet: bool

@@ -9,7 +9,7 @@ import click
 from pipeline.options.fields import settings_of, words_of
 from pipeline.options.shared import help_all_option, shared_options
 from pipeline.options.types import Count, Number
-from pipeline.output import print_result, table
+from pipeline.output import print_note, print_result, table
 from pipeline.progress import duration, open_progress
 from stages.extract.config import ExtractConfig
 
@@ -42,10 +42,17 @@ Takes the options of `pipeline extract`. Nothing is written into the cache's fol
 def command(calibrate_seconds: float, workers: int, as_json: bool, quiet: bool, **settings: Any) -> None:
     """Say what an extract would do: rows, bytes, free disk, and hours after timing a little of it."""
     config = ExtractConfig(**settings)
+    from stages.extract.chosen import Surroundings
     from stages.extract.forecast import forecast_extract
 
     with open_progress("plan", quiet=quiet) as progress:
-        result = forecast_extract(config, calibrate_seconds=calibrate_seconds, num_workers=workers, progress=progress)
+        result = forecast_extract(
+            config,
+            calibrate_seconds=calibrate_seconds,
+            num_workers=workers,
+            around=Surroundings(notice=print_note),
+            progress=progress,
+        )
     print_result(result, as_json=as_json, lines=_lines(result), next_step=_next_step(result, config))
 
 

@@ -34,7 +34,7 @@ Needs the teacher (or the imported features) and the originals. Stopped half-way
 @click.argument("cache", type=FilePath("DIR"))
 @settings_of(ExtractConfig, only=("batch_size", "device"))
 @shared_options
-def command(cache: Path, batch_size: int, device: str, as_json: bool, quiet: bool) -> None:
+def command(cache: Path, batch_size: int | None, device: str, as_json: bool, quiet: bool) -> None:
     """Verify the cache at CACHE, extract its damaged parts again, and verify it once more."""
     from cache_schema.cache import Cache
     from cache_schema.repair import withdraw

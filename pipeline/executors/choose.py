@@ -6,8 +6,8 @@ from pipeline.executors.serial import SerialExecutor
 
 
 def get_executor(config: ExecutorConfig) -> Executor:
-    """Returns the executor that `config` names."""
-    if config.name == "serial":
+    """Returns the executor that `config` names; where it leaves the choice, the one that works in this process."""
+    if config.name in ("auto", "serial"):
         return SerialExecutor(config)
     from pipeline.executors.ray_executor import RayExecutor
 

@@ -9,6 +9,7 @@ from stages.settings.declare import configuration, running
 LONGEST_SECONDS = 30 * 24 * 3600
 
 EXECUTORS: dict[str, str] = {
+    "auto": "serial; a pool of Ray actors where extract finds several GPUs on this machine",
     "serial": "in this process; opens no socket",
     "ray": "a pool of Ray actors, on this machine unless --ray-address names a cluster",
 }
@@ -42,7 +43,7 @@ class ExecutorConfig:
     """
 
     name: str = running(
-        default="serial",
+        default="auto",
         flag="--executor",
         choices=tuple(EXECUTORS),
         help="Who does the work.",
@@ -52,7 +53,7 @@ class ExecutorConfig:
         default="cpu",
         flag=None,
         help="Where each worker computes: that of the command.",
-        more="cpu, cuda, or cuda:N for the serial executor.",
+        more="auto, cpu, cuda, or cuda:N for the serial executor.",
     )
     ray_address: str | None = running(
         default=None, metavar="HOST:PORT", help="A running Ray cluster.", if_none="its own"

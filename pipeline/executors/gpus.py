@@ -1,21 +1,27 @@
-"""Counts the GPUs of this machine without importing anything that could use one."""
+"""Whether some work leaves GPUs of this machine idle, and the executor with which it leaves none."""
 
-import os
-import re
-from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import replace
+from importlib.util import find_spec
+
+from pipeline.executors.config import ExecutorConfig
 
 
-def num_gpus_here(devices: Path = Path("/dev"), environment: Mapping[str, str] = os.environ) -> int:
-    """Returns how many NVIDIA GPUs this process may use: those in `devices` that CUDA_VISIBLE_DEVICES does not hide."""
-    there = sum(1 for path in devices.glob("nvidia*") if re.fullmatch(r"nvidia[0-9]+", path.name))
-    visible = environment.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        return there
-    # As CUDA does: the first one that does not exist ends the list.
-    named = [name.strip() for name in visible.split(",")]
-    wrong = next((at for at, name in enumerate(named) if name in ("", "-1")), len(named))
-    return min(there, wrong)
+def on_all_gpus(config: ExecutorConfig, device: str, num_gpus: int) -> ExecutorConfig:
+    """Returns `config` with its executor decided, for work on `device` where there are `num_gpus`.
+
+    Where nobody chose one, several GPUs get a Ray worker each; everything else is done in this process.
+    """
+    if config.name != "auto":
+        return replace(config, device=device)
+    several = device == "cuda" and num_gpus > 1 and find_spec("ray") is not None
+    return replace(config, name="ray" if several else "serial", device=device)
+
+
+def idle_in_cluster(num_gpus: int) -> str:
+    """Returns the remark that workers on CPUs leave the GPUs of a cluster idle, or "" when it has none."""
+    if not num_gpus:
+        return ""
+    return f"{num_gpus} GPU{'s' if num_gpus > 1 else ''} of the cluster will be idle: --device cuda computes there"
 
 
 def idle_gpus(device: str, num_gpus: int) -> str:

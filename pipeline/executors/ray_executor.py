@@ -12,6 +12,7 @@ from types import ModuleType
 from cache_schema.errors import EnvironmentProblem
 from pipeline.executors.base import Outcome, Peeked, Result, Task
 from pipeline.executors.config import ExecutorConfig, WorkerRange
+from pipeline.executors.gpus import idle_in_cluster
 from pipeline.executors.ray_cluster import connected, num_gpus_of, resources
 from pipeline.executors.ray_pool import Pool, PoolConfig
 from pipeline.output import print_note
@@ -82,6 +83,8 @@ class RayExecutor:
         """
         asked = self._config.workers
         if not self._config.uses_gpu:
+            if not self._is_private and (remark := idle_in_cluster(num_gpus_of(ray))):
+                self._notice(remark)
             default = min(MAX_CPU_WORKERS, os.cpu_count() or 1) if self._is_private else MAX_CPU_WORKERS
             return asked or WorkerRange(1, default)
         room = num_gpus_of(ray) * int(1 / self._gpu_share + 1e-6)

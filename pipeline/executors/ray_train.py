@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +16,7 @@ from cache_schema.errors import EnvironmentProblem, PipelineError, UsageError
 from cache_schema.progress import Progress
 from pipeline.executors.base import Failure, attempt
 from pipeline.executors.ray_cluster import connected
+from stages.device import AUTO
 from stages.distill.config import DistillConfig
 
 SECONDS_BETWEEN_POSTS = 0.5
@@ -45,11 +46,16 @@ def distill_in_ray(
         KeyboardInterrupt: `should_stop` said so and the state is saved; the message says where.
     """
     (device,) = {config.device for config in configs}
-    if device not in ("cpu", "cuda"):
+    if device not in (AUTO, "cpu", "cuda"):
         raise UsageError(f"--executor ray chooses the GPU, so it cannot take {device!r}: use --device cuda")
     cores = os.cpu_count() or 1
     with connected(address, num_cpus=cores, threads_per_worker=cores) as ray:
         num_gpus = int(ray.cluster_resources().get("GPU", 0))
+        if device == AUTO:
+            device = "cuda" if num_gpus else "cpu"
+            configs = [replace(config, device=device) for config in configs]
+            if num_gpus:
+                notice(f"training on a GPU of Ray, which has {num_gpus}")
         if device == "cuda" and not num_gpus:
             raise EnvironmentProblem("a GPU is asked for and Ray has none: add a node with one, or use --device cpu")
         mailbox = ray.remote(num_cpus=0)(_Mailbox).remote()

@@ -3,10 +3,11 @@
 A batch is a pure function of the step: the same rows, crops and features come whatever the number of workers, and
 whether or not the run was stopped before.
 
-Shape letters: B images of a batch, T sentences of a batch, D width of a feature, H and W pixels, C colours.
+Shape letters: B images of a batch, T sentences of a batch, D width of a feature, H and W pixels, C colours, P bytes of
+pixels of one image.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -17,8 +18,8 @@ from cache_schema.cache import Cache, CachedArray, ImageLocation
 from cache_schema.neighbours import NeighboursReader
 from stages.distill.config import ResolvedMethod
 from stages.distill.meter import Meter, phase
-from stages.distill.order import EpochSequence, Rows, digest_of_rows, text_generator, texts_of_step
-from stages.distill.pictures import Pictures
+from stages.distill.order import EpochSequence, Rows, Visits, digest_of_rows, text_generator, texts_of_step
+from stages.distill.pictures import BegunCrops, Pictures
 from stages.distill.replay import Replay
 from stages.images.crops import Crop, crop_of
 from stages.images.preprocess import CropShape
@@ -31,7 +32,8 @@ class Batch:
     Attributes:
         step: from 0.
         rows: image rows, shape (B,).
-        pixels: uint8 BHWC by shape, one crop of every image.
+        pixels: uint8 BHWC by shape, one crop of every image; views of `pixels_BP`.
+        pixels_BP: the same bytes in one piece: of all shapes of the first image, of the second, …
         teacher_image_BD: float32, unit norm, the teacher's features of the same images.
         text_TD: float32, unit norm, the teacher's features of the step's sentences.
         seconds: that it took to make, by phase.
@@ -40,9 +42,48 @@ class Batch:
     step: int
     rows: Rows
     pixels: Mapping[CropShape, NDArray[np.uint8]]
+    pixels_BP: NDArray[np.uint8]
     teacher_image_BD: NDArray[np.float32]
     text_TD: NDArray[np.float32]
     seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BegunBatch:
+    """A batch whose pictures are being made."""
+
+    step: int
+    visits: Visits
+    locations: Sequence[ImageLocation]
+    to_check: NDArray[np.bool_]
+    pictures: BegunCrops
+    teacher_image_BD: NDArray[np.float32]
+    text_TD: NDArray[np.float32]
+    replay: Replay | None
+    seconds: Mapping[str, float]
+
+    def result(self) -> Batch:
+        """Returns the batch when its pictures are there.
+
+        Raises:
+            MismatchError: an original picture changed since the teacher saw it, or a replayed view has other pixels.
+            DamagedError: the cache changed or is damaged.
+        """
+        cut = self.pictures.result()
+        if self.replay is not None:
+            checked = self.to_check
+            compared = [location for location, wanted in zip(self.locations, checked, strict=True) if wanted]
+            rows, epochs = self.visits
+            self.replay.compare(rows[checked], epochs[checked], cut.checks_B4[checked], compared)
+        return Batch(
+            step=self.step,
+            rows=self.visits.rows,
+            pixels=cut.pixels,
+            pixels_BP=cut.pixels_BP,
+            teacher_image_BD=self.teacher_image_BD,
+            text_TD=self.text_TD,
+            seconds={**self.seconds, **cut.seconds},
+        )
 
 
 @dataclass(frozen=True)
@@ -76,10 +117,13 @@ class BatchMaker:
         return digest_of_rows(self.text_rows)
 
     def batch_of_step(self, step: int) -> Batch:
-        """Returns the batch of global `step`, from 0.
+        """Returns the batch of global `step`, from 0; raises as `begin` and its result do."""
+        return self.begin(step).result()
+
+    def begin(self, step: int) -> "BegunBatch":
+        """Returns the batch of global `step`, from 0, all but its pictures, which are being made.
 
         Raises:
-            MismatchError: an original picture changed since the teacher saw it, or a replayed view has other pixels.
             DamagedError: the cache changed or is damaged.
         """
         meter = Meter()
@@ -89,24 +133,26 @@ class BatchMaker:
             replay = self.replay
             if replay is None:
                 crops = [self._crop(*visit) for visit in zip(locations, visits.epochs.tolist(), strict=True)]
-                teacher_image_BD = self.images.features.gather_unit(visits.rows)
                 to_check = np.zeros(len(visits.rows), bool)
             else:
                 crops = replay.crops(locations, visits.epochs)
-                teacher_image_BD = replay.features(visits.rows, visits.epochs)
                 to_check = replay.not_yet_seen(visits.rows, visits.epochs)
+            # Begun before the features are gathered, so that workers have something to do meanwhile.
+            pictures = self.pictures.begin(visits.rows, locations, crops, to_check)
+            if replay is None:
+                teacher_image_BD = self.images.features.gather_unit(visits.rows)
+            else:
+                teacher_image_BD = replay.features(visits.rows, visits.epochs)
             text_TD = self.texts.features.gather_unit(self._texts_of_step(step, visits.rows))
-        with meter.open(), phase("decode"):
-            cut = self.pictures.crops(visits.rows, locations, crops, to_check)
-        if replay is not None:
-            compared = [location for location, wanted in zip(locations, to_check, strict=True) if wanted]
-            replay.compare(visits.rows[to_check], visits.epochs[to_check], cut.checks_B4[to_check], compared)
-        return Batch(
+        return BegunBatch(
             step=step,
-            rows=visits.rows,
-            pixels=cut.pixels,
+            visits=visits,
+            locations=locations,
+            to_check=to_check,
+            pictures=pictures,
             teacher_image_BD=teacher_image_BD,
             text_TD=text_TD,
+            replay=replay,
             seconds=meter.taken(),
         )
 

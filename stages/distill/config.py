@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cache_schema.errors import UsageError
+from stages.device import num_cores
 from stages.settings.check import check_settings
 from stages.settings.declare import configuration, own, running, setting
 
@@ -82,7 +83,7 @@ class Method:
         default="auto",
         choices=("auto", "float32", "bfloat16"),
         help="Of the forward pass.",
-        more="auto: bfloat16 on a GPU, float32 on the CPU.",
+        more="auto: that of the run that goes on; at its start bfloat16 on a GPU, float32 on the CPU.",
     )
     image_array: str | None = setting(
         default=None,
@@ -214,7 +215,10 @@ class Running:
         help="Start over, or go on with what is in --out.",
     )
     device: str = running(
-        default="cpu", metavar="cpu|cuda", help="Where the student trains.", more="cpu, cuda or cuda:N."
+        default="auto",
+        metavar="auto|cpu|cuda",
+        help="Where the student trains.",
+        more="auto: a GPU where there is one. Or cuda:N.",
     )
     micro_batch_size: int | None = running(
         default=None,
@@ -251,8 +255,13 @@ class Running:
         more="Where it fails the student runs as it is.",
     )
     num_threads: int = running(default=0, least=0, most=4096, rare=True, help="CPU threads; 0 is torch's own choice.")
-    decode_workers: int = running(
-        default=2, least=0, most=4096, rare=True, help="Threads or processes that make crops."
+    decode_workers: int | None = running(
+        default=None,
+        least=0,
+        most=4096,
+        rare=True,
+        help="Threads or processes that make crops.",
+        if_none="the cores",
     )
     checkpoint_steps: int = running(default=1000, least=1, rare=True, help="Save at least every so many steps,")
     checkpoint_seconds: float = running(
@@ -262,6 +271,11 @@ class Running:
 
     def __post_init__(self) -> None:
         check_settings(self)
+
+    @property
+    def num_decoders(self) -> int:
+        """Returns how many threads or processes make crops."""
+        return num_cores() if self.decode_workers is None else self.decode_workers
 
 
 @configuration

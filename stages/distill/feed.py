@@ -13,9 +13,13 @@ from stages.distill.config import ResolvedMethod
 from stages.distill.held_out import HeldOut
 from stages.distill.order import EpochSequence, Rows, digest_of_rows
 from stages.distill.payloads import Originals, SmallPictures
-from stages.distill.pictures import Pictures, PicturesInMemory, PicturesStreamed
+from stages.distill.pictures import Pictures, PicturesInMemory
 from stages.distill.replay import Replay
+from stages.distill.streamed_pictures import PicturesStreamed
 from stages.images.preprocess import CropShape
+
+_READERS_OF_ORIGINALS = 32
+"""Threads that wait for disks and servers, which answer many at a time."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,14 @@ class Feed:
             rows = self.sequence.rows
             return PicturesInMemory(self.cache, rows, shapes, payloads, num_threads=num_workers, progress=progress)
         reduce_for = self.largest if self.replay is None else None
-        return PicturesStreamed(shapes, payloads, num_workers=num_workers, reduce_for=reduce_for, notice=notice)
+        return PicturesStreamed(
+            shapes,
+            payloads,
+            num_workers=num_workers,
+            reduce_for=reduce_for,
+            num_readers=None if self.small is not None else _READERS_OF_ORIGINALS,
+            notice=notice,
+        )
 
     def pictures_of(self, size: tuple[int, int]) -> str:
         """Returns what tells one way to the pixels of a student of `size`, (height, width), from another."""

@@ -4,16 +4,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 
-import torch
-
 from cache_schema.errors import PipelineError
 from cache_schema.progress import Progress
-from stages.distill.batches import Batch
+from stages.distill.ahead import UploadedBatch, batches_ahead
 from stages.distill.feed import Feed
-from stages.distill.losses import TeacherSide
 from stages.distill.member import Member
 from stages.distill.meter import Bottleneck, Meter, phase
-from stages.prefetch import prefetched
 
 
 class TrainingStopped(KeyboardInterrupt):
@@ -51,19 +47,20 @@ def train(
             _when_done(member)
         if start == end:
             return
-        pictures = stack.enter_context(
-            feed.open_pictures(
-                sorted({member.shape for member in members}),
-                num_workers=first.running.decode_workers,
-                progress=progress,
-                notice=notice,
-            )
+        pictures = feed.open_pictures(
+            sorted({member.shape for member in members}),
+            num_workers=first.running.num_decoders,
+            progress=progress,
+            notice=notice,
         )
-        maker = feed.batch_maker(pictures, first.method)
+        batches = batches_ahead(feed.batch_maker(pictures, first.method), range(start, end), first.device)
+        # Pictures are closed first: whoever waits for them is let go.
+        stack.enter_context(closing(batches))
+        stack.enter_context(pictures)
         meter, bottleneck = Meter(first.device), Bottleneck()
-        batches = stack.enter_context(closing(prefetched(map(maker.batch_of_step, range(start, end)))))
         waiting = time.perf_counter()
-        for batch in batches:
+        for uploaded in batches:
+            batch = uploaded.batch
             waited = time.perf_counter() - waiting
             learning = [member for member in members if member.failed is None and not member.has_ended]
             if not learning:
@@ -71,27 +68,27 @@ def train(
             if should_stop():
                 raise _stopped(batch.step, end, learning)
             shared = {"wait": waited, **batch.seconds, **meter.taken()}
-            notes = _step_of_all(learning, batch, meter, shared)
+            notes = _step_of_all(learning, uploaded, meter, shared)
             for member in (member for member in learning if member.failed is not None and len(members) > 1):
                 notice(f"{member.folder.root} goes no further, the others do ({member.failed})")
             said = bottleneck.of(shared, *(member.phases for member in learning))
             progress(batch.step + 1, end, "steps", "; ".join([*notes, said]))
+            # Its memory is free for the batches to come.
+            del uploaded, batch
             waiting = time.perf_counter()
 
 
-def _step_of_all(members: Sequence[Member], batch: Batch, meter: Meter, shared: Mapping[str, float]) -> list[str]:
+def _step_of_all(
+    members: Sequence[Member], uploaded: UploadedBatch, meter: Meter, shared: Mapping[str, float]
+) -> list[str]:
     """Does the step of every member that is at it, with what follows it; returns what each says of it."""
-    # All learn on one device.
-    device = members[0].job.device
+    batch = uploaded.batch
     with meter.open(), phase("upload"):
-        teacher = TeacherSide(
-            torch.from_numpy(batch.teacher_image_BD).to(device), torch.from_numpy(batch.text_TD).to(device)
-        )
-        pixels = {shape: torch.from_numpy(pixels_BHWC).to(device) for shape, pixels_BHWC in batch.pixels.items()}
+        uploaded.receive()
     notes = []
     for member in (member for member in members if member.done == batch.step):
         try:
-            notes.append(member.step(batch, pixels[member.shape], teacher, shared=shared))
+            notes.append(member.step(batch, uploaded.pixels[member.shape], uploaded.teacher, shared=shared))
             _when_done(member, or_due=True)
         except PipelineError as error:
             member.failed = error

@@ -13,12 +13,13 @@ from itertools import chain
 
 import torch
 
-FEED_PHASES = ("gather", "decode")
+FEED_PHASES = ("gather", "read", "decode")
 """Phases that go on beside earlier steps: only `wait`, the part that a step waits for, costs time."""
 _BUSY_SHARE = 0.05
 _ADVICE = {
     "gather": "looking up rows and features: put the cache on a local disk",
-    "decode": "reading and decoding pictures: more --decode-workers, or stored pixels (extract --store-pixels)",
+    "read": "reading pictures: a nearer disk, or stored pixels (extract --store-pixels)",
+    "decode": "decoding pictures: more --decode-workers, or stored pixels (extract --store-pixels)",
     "upload": "moving pictures to the device: a larger --micro-batch-size where memory allows",
     "loss": "the losses: fewer sentences a step (--text-batch-size)",
     "optimizer": "the optimizer: a larger --batch-size has fewer steps",

@@ -14,9 +14,11 @@ from stages.images.stored import PixelRule
 from stages.images.views import ORIGINALS, pictures_of
 from stages.sources import Source, open_source
 
+_Place = tuple[str, str, tuple[tuple[str, str], ...]]
+
 
 class Payloads(Protocol):
-    """The bytes of pictures, by row."""
+    """The bytes of pictures, by row; several threads may ask at once."""
 
     def payload(self, row: int, location: ImageLocation) -> bytes:
         """Returns the bytes of the picture of an ok image row."""
@@ -43,17 +45,26 @@ class SmallPictures:
 
 
 class Originals:
-    """Reads the payloads of image rows from their sources, each compared with the digest in the sample table."""
+    """Reads the payloads of image rows from their sources, each compared with the digest in the sample table.
+
+    Safe with several threads: each that reads at the same time has a source of its own, which keeps what it read last.
+    """
 
     def __init__(self) -> None:
-        self._sources: dict[tuple[str, str, tuple[tuple[str, str], ...]], Source] = {}
+        self._idle: dict[_Place, list[Source]] = {}
 
     def payload(self, row: int, location: ImageLocation) -> bytes:
         """Returns the bytes at `location`; raises `MismatchError` when they are others than the teacher saw."""
         place = (location.kind, location.uri, tuple(sorted(location.options.items())))
-        if place not in self._sources:
-            self._sources[place] = open_source(location.uri, location.kind, "image", dict(location.options))
-        payload = self._sources[place].read_one(location.key, location.offset_bytes, location.size_bytes)
+        idle = self._idle.setdefault(place, [])
+        try:
+            source = idle.pop()
+        except IndexError:
+            source = open_source(location.uri, location.kind, "image", dict(location.options))
+        try:
+            payload = source.read_one(location.key, location.offset_bytes, location.size_bytes)
+        finally:
+            idle.append(source)
         if digest_of(payload) != location.digest:
             raise MismatchError(
                 f"{location.key!r} in {location.uri} has digest {digest_of(payload).hex()[:12]}, the teacher saw "

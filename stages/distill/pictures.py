@@ -3,57 +3,102 @@
 Pictures are the originals, or the small JPEGs that a cache may store.
 
 Small corpora are visited hundreds of times, and decoding costs more than a small student's step, so their pictures stay
-decoded in memory. Larger ones go through decode processes, which may then decode a JPEG at a fraction of its size.
+decoded in memory. Larger ones go through decode processes (`streamed_pictures.py`), which may then decode a JPEG at a
+fraction of its size.
 Which of the two it is depends on the corpus and the limit alone, never on what happens to be free, and is kept in the
 run's record: the pixels differ a little.
 """
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from math import prod
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from cache_schema.cache import Cache, ImageLocation
-from cache_schema.errors import EnvironmentProblem, MismatchError
+from cache_schema.errors import MismatchError
 from cache_schema.view_checks import VIEW_CHECK_BYTES
 from stages.distill.payloads import Payloads, SmallPictures
 from stages.images.crops import Crop
 from stages.images.decode import Limits, decode_image
-from stages.images.pool import DecodePool
-from stages.images.prepare import Prepared, Request, TrainingPreparation
+from stages.images.prepare import TrainingPreparation
 from stages.images.preprocess import CropShape, crop_pixels
+from stages.images.shared_pixels import SharedPixels
 from stages.images.views import check_of
 
 _BYTES_PER_PIXEL = 4
 _LOAD_AT_ONCE = 256
 _CROP_AT_ONCE = 16
+TASKS_AHEAD = 4
+"""Tasks of a worker, begun and not yet needed, that keep it busy across the edges of batches."""
 DECODES_OF_A_PICTURE = 3
 # Bytes that were decoded before say nothing of the picture when a decoder is killed or late.
 OF_THE_MACHINE = ("img-timeout", "img-decoder-died")
+
+
+class Crops(NamedTuple):
+    """Crops of pictures: uint8 pixels BHWC by shape, and 4 bytes of view check, zeros where none was wanted.
+
+    `pixels` are views of `pixels_BP`, in which those of all shapes of a picture follow each other. `seconds` by phase
+    are those of the workers and readers, divided by their number.
+    """
+
+    pixels: Mapping[CropShape, NDArray[np.uint8]]
+    pixels_BP: NDArray[np.uint8]
+    checks_B4: NDArray[np.uint8]
+    seconds: Mapping[str, float]
+
+
+class BegunCrops(Protocol):
+    """Crops that are being made."""
+
+    def result(self) -> Crops:
+        """Returns them, in the order asked, when all are there.
+
+        Raises:
+            MismatchError: an original is not the picture that the teacher saw; names its key.
+            EnvironmentProblem: a decode process is killed or late again and again.
+        """
+        ...
 
 
 class Pictures(ABC):
     """The pixels of training, by row. Use it as a context manager, or call `close`."""
 
     @abstractmethod
+    def begin(
+        self,
+        rows: NDArray[np.int64],
+        locations: Sequence[ImageLocation],
+        crops: Sequence[Crop],
+        to_check: NDArray[np.bool_],
+    ) -> BegunCrops:
+        """Begins to make one crop of every row in every shape, and the view checks of those `to_check`.
+
+        What is begun first is made first, and workers go on with the next as soon as one of them has nothing to do. Its
+        pixels lie in memory that is used again once nobody keeps any of them.
+        """
+
     def crops(
         self,
         rows: NDArray[np.int64],
         locations: Sequence[ImageLocation],
         crops: Sequence[Crop],
         to_check: NDArray[np.bool_],
-    ) -> "Crops":
-        """Returns one crop of every row in every shape, in the order asked, and the view checks of those `to_check`.
+    ) -> Crops:
+        """Returns what `begin` makes; raises as its result does."""
+        return self.begin(rows, locations, crops, to_check).result()
 
-        Raises:
-            MismatchError: an original is not the picture that the teacher saw; names its key.
-            EnvironmentProblem: a decode process is killed or late again and again.
-        """
+    @property
+    @abstractmethod
+    def num_begun(self) -> int:
+        """Returns how many pictures keep every worker busy while some more are begun."""
 
     @abstractmethod
     def close(self) -> None:
@@ -64,19 +109,6 @@ class Pictures(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-class Crops(NamedTuple):
-    """Crops of pictures: uint8 pixels BHWC by shape, and 4 bytes of view check, zeros where none was wanted."""
-
-    pixels: Mapping[CropShape, NDArray[np.uint8]]
-    checks_B4: NDArray[np.uint8]
-
-    @classmethod
-    def empty(cls, num_rows: int, shapes: Sequence[CropShape]) -> "Crops":
-        """Returns room for `num_rows` crops."""
-        pixels = {shape: np.empty((num_rows, *shape.size, 3), np.uint8) for shape in shapes}
-        return cls(pixels, np.zeros((num_rows, VIEW_CHECK_BYTES), np.uint8))
 
 
 class PicturesInMemory(Pictures):
@@ -101,9 +133,12 @@ class PicturesInMemory(Pictures):
         num_threads: int,
         progress: Callable[[int, int, str], None] | None = None,
     ) -> None:
-        self._shapes = tuple(shapes)
-        self._threads = ThreadPoolExecutor(max(1, num_threads), thread_name_prefix="crop")
+        self._preparation = TrainingPreparation(tuple(shapes))
+        self._memory = SharedPixels(self._preparation.shape)
+        self._num_threads = max(1, num_threads)
+        self._threads = ThreadPoolExecutor(self._num_threads, thread_name_prefix="crop")
         self._images: dict[int, Image.Image] = {}
+
         # In the order of the sources, so that compressed containers are read once from front to end.
         for first in range(0, len(rows), _LOAD_AT_ONCE):
             some = rows[first : first + _LOAD_AT_ONCE]
@@ -113,115 +148,52 @@ class PicturesInMemory(Pictures):
             if progress is not None:
                 progress(len(self._images), len(rows), "pictures")
 
-    def crops(
+    def begin(
         self,
         rows: NDArray[np.int64],
         locations: Sequence[ImageLocation],
         crops: Sequence[Crop],
         to_check: NDArray[np.bool_],
-    ) -> Crops:
-        found = Crops.empty(len(rows), self._shapes)
+    ) -> "BegunCrops":
+        pixels_BP = self._memory.lease(len(rows)).pixels
+        pixels = self._preparation.cut(pixels_BP)
+        checks_B4 = np.zeros((len(rows), VIEW_CHECK_BYTES), np.uint8)
 
-        def fill(first: int) -> None:
+        def fill(first: int) -> float:
+            started = time.perf_counter()
             for place in range(first, min(first + _CROP_AT_ONCE, len(rows))):
                 image, crop = self._images[int(rows[place])], crops[place]
-                for shape, pixels_BHWC in found.pixels.items():
+                for shape, pixels_BHWC in pixels.items():
                     pixels_BHWC[place] = crop_pixels(image, crop, shape)
                 if to_check[place]:
-                    found.checks_B4[place] = np.frombuffer(check_of(image, crop), np.uint8)
+                    checks_B4[place] = np.frombuffer(check_of(image, crop), np.uint8)
+            return time.perf_counter() - started
 
-        list(self._threads.map(fill, range(0, len(rows), _CROP_AT_ONCE)))
-        return found
+        begun = [self._threads.submit(fill, first) for first in range(0, len(rows), _CROP_AT_ONCE)]
+        return _CutInMemory(begun, pixels, pixels_BP, checks_B4, self._num_threads)
+
+    @property
+    def num_begun(self) -> int:
+        return TASKS_AHEAD * _CROP_AT_ONCE * self._num_threads
 
     def close(self) -> None:
         self._threads.shutdown(cancel_futures=True)
+        self._memory.close()
 
 
-class PicturesStreamed(Pictures):
-    """Every crop is read and decoded when it is asked for, in `num_workers` processes (0 decodes inline).
+@dataclass(frozen=True)
+class _CutInMemory:
+    """Crops that threads cut: the futures of their seconds, and where the crops go."""
 
-    Args:
-        shapes: in which every crop is wanted.
-        payloads: where the bytes come from.
-        num_workers: decode processes.
-        reduce_for: (height, width) for which a JPEG may be decoded at a fraction of its size; None, as replayed views
-            need it, decodes every JPEG at its full size.
-        limits: what one payload may cost.
-        notice: called with a sentence about pictures that had to be decoded again.
-    """
+    begun: Sequence[Future[float]]
+    pixels: Mapping[CropShape, NDArray[np.uint8]]
+    pixels_BP: NDArray[np.uint8]
+    checks_B4: NDArray[np.uint8]
+    num_threads: int
 
-    def __init__(
-        self,
-        shapes: Sequence[CropShape],
-        payloads: Payloads,
-        *,
-        num_workers: int,
-        reduce_for: tuple[int, int] | None,
-        limits: Limits | None = None,
-        notice: Callable[[str], None] | None = None,
-    ) -> None:
-        self._preparation = TrainingPreparation(tuple(shapes), reduce_for, limits or Limits())
-        self._pool = DecodePool(num_workers, self._preparation)
-        self._payloads = payloads
-        self._notice = notice
-
-    def crops(
-        self,
-        rows: NDArray[np.int64],
-        locations: Sequence[ImageLocation],
-        crops: Sequence[Crop],
-        to_check: NDArray[np.bool_],
-    ) -> Crops:
-        found = Crops.empty(len(rows), self._preparation.shapes)
-        # In the order of the sources, see above.
-        left = np.argsort(rows, kind="stable").tolist()
-        for attempt in range(DECODES_OF_A_PICTURE):
-            late: list[tuple[int, Prepared]] = []
-            requests = self._requests(left, rows, locations, crops, to_check)
-            for place, prepared in zip(left, self._pool.map(requests), strict=True):
-                if prepared.pixels is None and prepared.status in OF_THE_MACHINE:
-                    late.append((place, prepared))
-                elif prepared.pixels is None:
-                    raise not_decodable(locations[place], prepared.status, prepared.reason)
-                else:
-                    for pixels_BHWC, pixels_HWC in zip(
-                        found.pixels.values(), self._preparation.cut(prepared.pixels), strict=True
-                    ):
-                        pixels_BHWC[place] = pixels_HWC
-                    if to_check[place]:
-                        found.checks_B4[place] = np.frombuffer(prepared.checks, np.uint8)
-            if not late:
-                return found
-            left = [place for place, _ in late]
-            self._say_late(locations[left[0]], len(left), late[0][1], is_first=attempt == 0)
-        place, prepared = late[0]
-        raise EnvironmentProblem(
-            f"{locations[place].key!r} in {locations[place].uri} was decoded when the teacher saw it, and "
-            f"{len(late):,} pictures of this step failed {DECODES_OF_A_PICTURE} times ({prepared.status}: "
-            f"{prepared.reason}): this machine lacks time or memory for its decode processes; use fewer "
-            "--decode-workers or free it, and run again"
-        )
-
-    def close(self) -> None:
-        self._pool.close()
-
-    def _requests(
-        self,
-        places: Sequence[int],
-        rows: NDArray[np.int64],
-        locations: Sequence[ImageLocation],
-        crops: Sequence[Crop],
-        to_check: NDArray[np.bool_],
-    ) -> Iterator[Request]:
-        for place in places:
-            yield self._payloads.payload(int(rows[place]), locations[place]), (crops[place], bool(to_check[place]))
-
-    def _say_late(self, location: ImageLocation, num_late: int, prepared: Prepared, *, is_first: bool) -> None:
-        if self._notice is not None and is_first:
-            self._notice(
-                f"{num_late:,} pictures are decoded again, among them {location.key!r} in {location.uri} "
-                f"({prepared.status}: {prepared.reason})"
-            )
+    def result(self) -> Crops:
+        seconds = sum(future.result() for future in self.begun) / self.num_threads
+        return Crops(self.pixels, self.pixels_BP, self.checks_B4, {"decode": seconds})
 
 
 def fit_in_memory(cache: Cache, rows: NDArray[np.int64], limit_bytes: int, small: SmallPictures | None = None) -> bool:

@@ -34,7 +34,7 @@ from stages.distill.pictures import fit_in_memory
 from stages.distill.replay import Replay, views_of
 from stages.export.model_folder import load_trained, read_trained_sha256
 from stages.runs.folder import RunFolder
-from stages.runs.record import micro_batch_of_format_1
+from stages.runs.record import micro_batch_of_format_1, read_record
 from stages.runs.reference import find_checkpoint
 from stages.settings.record import values_of
 from stages.sources.feature_rows import require_pictures
@@ -71,7 +71,7 @@ def open_feed(config: DistillConfig) -> Feed:
         held_rows = _held_out_rows(config.hold_out, cache, rows)
         rows = without_held_out(cache, rows, held_rows)
         payloads = small or Originals()
-        held_out = HeldOut(cache, images, texts, held_rows, text_rows, payloads, config.decode_workers)
+        held_out = HeldOut(cache, images, texts, held_rows, text_rows, payloads, config.num_decoders)
     return Feed(
         cache=cache,
         images=images,
@@ -313,6 +313,10 @@ def _norm_batch_size_of(config: DistillConfig, student: Student, batch_size: int
 
 
 def _precision_of(config: DistillConfig, device: torch.device) -> str:
+    """Returns the precision that is asked for, else that of a run that goes on, wherever it was begun."""
     if config.precision != "auto":
         return config.precision
+    folder = RunFolder(config.out.absolute())
+    if folder.run_json.exists() and not config.fresh:
+        return str(read_record(folder).asked["precision"])
     return "bfloat16" if device.type == "cuda" else "float32"

@@ -14,6 +14,7 @@ from cache_schema import atomic
 from cache_schema.errors import EnvironmentProblem, UsageError
 from cache_schema.json_file import Json
 from cache_schema.progress import Progress, silent
+from stages.device import chosen_device
 from stages.distill.amend import asked_again
 from stages.distill.config import DistillConfig
 from stages.distill.feed import Feed
@@ -94,6 +95,7 @@ def distill_side_by_side(
     """
     say = notice or _ignore
     _require_alike(configs)
+    chosen_device(configs[0].device, "training", say)
     with _threads(configs[0].num_threads), ExitStack() as stack:
         feed = open_feed(configs[0])
         jobs = [open_job(config, feed, notice=say) for config in configs]
@@ -146,7 +148,7 @@ def _largest(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
 def _open_probe(config: DistillConfig, feed: Feed) -> Probe | None:
     if config.probe is None:
         return None
-    return open_probe(config.probe, feed.texts, device=config.device, num_workers=config.decode_workers)
+    return open_probe(config.probe, feed.texts, device=config.device, num_workers=config.num_decoders)
 
 
 def _begin(

@@ -26,10 +26,20 @@ class EvaluateConfig:
     batch_size: int = running(
         default=64, least=1, help="Pictures of one forward pass.", more="Of the text tower: prompts."
     )
-    device: str = running(default="cpu", metavar="cpu|cuda", help="Where the model runs.", more="cpu, cuda or cuda:N.")
+    device: str = running(
+        default="auto",
+        metavar="auto|cpu|cuda",
+        help="Where the model runs.",
+        more="auto: a GPU where there is one. Or cuda:N.",
+    )
     num_threads: int = running(default=0, least=0, most=4096, help="CPU threads; 0 is torch's own choice.")
-    decode_workers: int = running(
-        default=1, least=0, most=4096, help="Processes that decode pictures.", more="0 decodes in this one."
+    decode_workers: int | None = running(
+        default=None,
+        least=0,
+        most=4096,
+        help="Processes that decode pictures.",
+        more="0 decodes in this one.",
+        if_none="1; beside a GPU, the cores",
     )
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from cache_schema.errors import PipelineError
 from cache_schema.json_file import Json
 from cache_schema.progress import Progress
+from stages.device import chosen_device, num_decoders
 from stages.evaluate.config import EvaluateConfig
 from stages.evaluate.data import EvaluationSet, open_evaluation_set
 from stages.evaluate.encode import LabelledFeatures, encode_set
@@ -87,6 +88,7 @@ def evaluate_model(
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     say = notice or _ignore
+    chosen_device(config.device, f"{config.model} computes", say)
     seen_teachers = {} if seen_teachers is None else seen_teachers
     data = open_evaluation_set(config.data)
     model = load_model(config.model, device=config.device, teacher=config.teacher)
@@ -206,7 +208,8 @@ def _encode(
         if progress is not None:
             progress(done, total, unit)
 
-    return encode_set(images, data, batch_size=config.batch_size, decode_workers=config.decode_workers, progress=seen)
+    decoders = num_decoders(config.decode_workers, config.device)
+    return encode_set(images, data, batch_size=config.batch_size, decode_workers=decoders, progress=seen)
 
 
 def _places(keys: tuple[str, ...], wanted: list[str]) -> list[int]:

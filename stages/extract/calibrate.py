@@ -21,6 +21,7 @@ from cache_schema.progress import Progress
 from cache_schema.publication import publish_plan
 from cache_schema.samples import encode_table, read_table
 from cache_schema.shards import MAX_CHUNK_ROWS
+from stages.extract.chosen import LARGEST_BATCH
 from stages.extract.config import ExtractConfig
 from stages.extract.job import ExtractJob, open_job
 from stages.parts.pending import PartTask
@@ -118,7 +119,7 @@ def calibrate(
         start = time.perf_counter()
         with job.make_worker() as worker:
             made = time.perf_counter() - start
-            timing = _Timing(worker, job, config.batch_size)
+            timing = _Timing(worker, job, job.settings.batch_size)
             warm_up = sum(timing.warm_up(modality) for modality in pending)
             timing.run(seconds, progress)
         layout = Layout(job.cache.path)
@@ -132,7 +133,7 @@ def calibrate(
 @contextmanager
 def _scratch(config: ExtractConfig, pending: Mapping[Modality, Plan], folder: Path) -> Iterator[ExtractJob]:
     """Yields a job over the first rows of some pending parts, in a cache of its own in `folder`."""
-    whole_batches = MAX_CHUNK_ROWS * -(-2 * config.batch_size // MAX_CHUNK_ROWS)
+    whole_batches = MAX_CHUNK_ROWS * -(-2 * (config.batch_size or LARGEST_BATCH) // MAX_CHUNK_ROWS)
     part_rows = min(max(_LEAST_PART_ROWS, whole_batches), *(plan.part_rows for plan in pending.values()))
     scratch = replace(config, cache=folder / "cache", images=(), texts=(), part_rows=None, index=False)
     cache = create_cache(scratch.cache, part_rows)

@@ -9,6 +9,7 @@ from stages.settings.declare import configuration, running, setting
 
 MAX_VIEWS = 256
 MAX_PIXELS_SIDE = 8192
+BATCH_ON_CPU = 64
 
 
 @configuration
@@ -24,20 +25,34 @@ class ExtractConfig:
     add_teacher: bool = running(
         default=False, help="Put a second teacher beside the cache's first.", more="Over the same rows."
     )
-    batch_size: int = running(
-        default=64, least=1, help="Rows of one forward pass.", more="The last batch of a part is padded to it."
+    batch_size: int | None = running(
+        default=None,
+        least=1,
+        help="Rows of one forward pass.",
+        more="The last batch of a part is padded to it. On a GPU it is measured once, and kept with the array.",
+        if_none=f"{BATCH_ON_CPU}; by the memory of a GPU",
     )
     part_rows: int | None = settings.part_rows()
-    precision: str = setting(default="float32", choices=("float32", "bfloat16", "float16"), help="Of the forward pass.")
+    precision: str = setting(
+        default="auto",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        help="Of the forward pass.",
+        more="auto: as in the arrays that the cache has of this teacher. At its first one bfloat16 on a GPU, if that "
+        "keeps the features of the probes, else float32.",
+    )
     device: str = running(
-        default="cpu", metavar="cpu|cuda", help="Where the teacher runs.", more="cpu, cuda or cuda:N."
+        default="auto",
+        metavar="auto|cpu|cuda",
+        help="Where the teacher runs.",
+        more="auto: the GPUs where there are some, all that the machine has. cuda:N is one of them.",
     )
     num_threads: int = running(
         default=0, least=0, most=4096, help="CPU threads of one teacher; 0 shares the cores.", more="Among its workers."
     )
-    decode_workers: int = settings.decode_workers(
+    decode_workers: int | None = settings.decode_workers(
         help="Processes that decode images, per teacher.",
         more="0 decodes in the worker itself.",
+        if_none="1; beside a GPU, the cores",
     )
     max_bad_fraction: float = settings.max_bad_fraction()
     views: int | None = setting(

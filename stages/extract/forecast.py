@@ -10,6 +10,7 @@ from cache_schema.layout import Modality
 from cache_schema.plan import Plan, Segment
 from cache_schema.progress import Progress
 from stages.extract.calibrate import Calibration, Speed, calibrate
+from stages.extract.chosen import ALONE, Surroundings
 from stages.extract.config import ExtractConfig
 from stages.extract.disk import (
     DEFAULT_ROW_BYTES,
@@ -26,25 +27,31 @@ from stages.parts.lock import cache_at, is_on_disk
 
 
 def forecast_extract(
-    config: ExtractConfig, *, calibrate_seconds: float, num_workers: int, progress: Progress | None = None
+    config: ExtractConfig,
+    *,
+    calibrate_seconds: float,
+    num_workers: int,
+    around: Surroundings = ALONE,
+    progress: Progress | None = None,
 ) -> dict[str, Json]:
     """Returns, as JSON, what the extract of `config` still has to do, what it will write, and how long it will take.
 
     Args:
         config: as for the extract.
         calibrate_seconds: spent on timing the real input and teacher; 0 times nothing.
+        around: who is told what was chosen.
         num_workers: workers like this one to foresee the time for.
         progress: called with (done, total, unit).
 
     Raises: what `open_job` raises before it writes.
     """
     cache = cache_at(config.cache, config.part_rows)
-    asked = ask(config, cache, progress=progress)
+    asked = ask(config, cache, around=around, progress=progress)
     plans, wanted, work = asked.plans, asked.arrays, asked.work
     pending = {modality: plan for modality in plans if (plan := _pending_plan(plans[modality], work)).num_parts}
     measured = None
     if calibrate_seconds and pending:
-        resolved = _resolved(replace(config, teacher=asked.specification), wanted, work)
+        resolved = _resolved(replace(config, teacher=asked.specification, precision=asked.precision), wanted, work)
         measured = calibrate(resolved, pending, seconds=calibrate_seconds, progress=progress)
         measured = replace(measured, start_seconds=measured.start_seconds + asked.load_seconds)
     speeds: Mapping[Modality, Speed] = measured.speeds if measured else {}

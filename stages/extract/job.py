@@ -8,7 +8,7 @@ job's settings, which are plain values.
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from cache_schema import atomic
@@ -23,7 +23,17 @@ from cache_schema.recipe import Recipe
 from cache_schema.records import parts_by_numerics
 from cache_schema.repair import withdraw_replanned, withdraw_status
 from cache_schema.stored_pixels import StoredPixels
+from stages.device import AUTO
 from stages.extract.admission import package_versions
+from stages.extract.chosen import (
+    ALONE,
+    NO_PLACE,
+    Place,
+    Surroundings,
+    batch_size_for,
+    kept_precision,
+    place_of,
+)
 from stages.extract.config import ExtractConfig
 from stages.extract.disk import PendingWork, disk_estimate, most_picture_bytes, pending_work, require_free_disk
 from stages.extract.grow_plan import looked_again
@@ -41,7 +51,8 @@ from stages.parts.pending import PartTask, pending_tasks
 from stages.search.index import build_missing_indexes
 from stages.sources.watch import seen_roots
 from stages.teachers.base import files_unchanged
-from stages.teachers.described import load_and_describe
+from stages.teachers.described import load_and_describe, loaded_teacher
+from stages.teachers.precision import chosen_precision
 
 ExtractJob = PartsJob[WorkerSettings]
 
@@ -59,6 +70,8 @@ class Asked:
         pixels: how pictures are stored; None stores none.
         work: what is pending of all this.
         load_seconds: that loading and describing the teacher took; 0 where it need not be.
+        precision: of the teacher's forward pass.
+        place: where the teacher computes; None where it need not be loaded.
     """
 
     specification: str
@@ -69,11 +82,13 @@ class Asked:
     pixels: PixelsRecipe | None
     work: PendingWork
     load_seconds: float
+    precision: str
+    place: Place | None
 
 
 @contextmanager
 def open_job(
-    config: ExtractConfig, *, describe_on: str | None = None, progress: Progress | None = None
+    config: ExtractConfig, *, around: Surroundings = ALONE, progress: Progress | None = None
 ) -> Iterator[ExtractJob]:
     """Yields the job of `config` with its cache locked and everything planned; unlocks at the end.
 
@@ -82,7 +97,7 @@ def open_job(
 
     Args:
         config: what is asked.
-        describe_on: as `ask`.
+        around: as `ask`.
         progress: called with (sources scanned, sources, unit).
 
     Raises:
@@ -94,7 +109,7 @@ def open_job(
     """
 
     def look(cache: Cache) -> Asked:
-        asked = ask(config, cache, describe_on=describe_on, progress=progress)
+        asked = ask(config, cache, around=around, progress=progress)
         _require_room(config, asked)
         return asked
 
@@ -112,7 +127,7 @@ def open_job(
         build_indexes = partial(build_missing_indexes, device=config.index_device, fence=fence)
         yield ExtractJob(
             cache=cache,
-            settings=_settings(config, cache, asked, arrays, tasks, fence),
+            settings=_settings(config, cache, asked, arrays, tasks, fence, around),
             worker=PartWorker,
             tasks=tasks,
             arrays=arrays,
@@ -123,7 +138,7 @@ def open_job(
 
 
 def ask(
-    config: ExtractConfig, cache: Cache, *, describe_on: str | None = None, progress: Progress | None = None
+    config: ExtractConfig, cache: Cache, *, around: Surroundings = ALONE, progress: Progress | None = None
 ) -> Asked:
     """Returns what `config` asks of `cache`, which need not be on disk. Writes nothing.
 
@@ -132,22 +147,24 @@ def ask(
     Args:
         config: what is asked.
         cache: as it is.
-        describe_on: device on which this process loads the teacher to learn its recipe; None means the one it will
-            compute on. A process that leaves the work to others may have no GPU.
+        around: who will do the work, and who is told what was chosen. A process that leaves it to others loads the
+            teacher on a GPU only where it has one.
         progress: called with (sources scanned, sources, unit).
 
     Raises:
         UsageError, MismatchError, EnvironmentProblem: as `open_job`.
     """
     specification = config.teacher or teacher_of(config, cache)
+    if config.precision == AUTO:
+        config = replace(config, precision=kept_precision(cache, specification=specification) or AUTO)
     # Where nothing is planned the teacher is needed in any case: one that cannot be loaded is found before the scan.
-    described = None if cache.modalities else _describe(specification, config, describe_on)
+    described = None if cache.modalities else _describe(specification, config, cache, around)
     grown = grown_plans(config, cache, progress)
     plans = {modality: plan for modality, (plan, _) in grown.items()}
     pixels = wanted_pixels(cache, config) if "image" in plans else None
     arrays = _finished_arrays(cache, config, specification, plans, pixels)
     if arrays is None:
-        described = described or _describe(specification, config, describe_on)
+        described = described or _describe(specification, config, cache, around)
         arrays = wanted_arrays(cache, config, {modality: described.recipes[modality] for modality in plans}, pixels)
         check_described(cache, arrays, described.probes)
     for modality, plan in plans.items():
@@ -164,6 +181,8 @@ def ask(
         pixels,
         pending_work(cache, config, arrays, plans, pixels),
         described.seconds if described else 0.0,
+        described.precision if described else config.precision,
+        described.place if described else None,
     )
 
 
@@ -181,19 +200,27 @@ def teacher_of(config: ExtractConfig, cache: Cache) -> str:
 
 @dataclass(frozen=True)
 class _Described:
-    """A teacher's recipe of each modality, its probes as the bytes of probes.npz, and the seconds that took."""
+    """A teacher's recipe of each modality, its probes as the bytes of probes.npz, the seconds that took, and how."""
 
     recipes: Mapping[Modality, Recipe]
     probes: Mapping[Modality, bytes]
     seconds: float
+    precision: str
+    place: Place
 
 
-def _describe(specification: str, config: ExtractConfig, device: str | None) -> _Described:
+def _describe(specification: str, config: ExtractConfig, cache: Cache, around: Surroundings) -> _Described:
     start = time.perf_counter()
-    recipes, probes = load_and_describe(
-        specification, device=device or config.device, precision=config.precision, decoding=DECODING
-    )
-    return _Described(recipes, probes, time.perf_counter() - start)
+    place = place_of(specification, config.device, around)
+    precision = config.precision
+    if precision == AUTO:
+        # A path may be spelt otherwise than when the cache was made: then the teacher tells who it is.
+        identity = loaded_teacher(specification, place.here, "float32").identity
+        precision = kept_precision(cache, identity=identity) or chosen_precision(
+            specification, place.device, compared_on=place.here, say=around.notice
+        )
+    recipes, probes = load_and_describe(specification, device=place.here, precision=precision, decoding=DECODING)
+    return _Described(recipes, probes, time.perf_counter() - start, precision, place)
 
 
 def _finished_arrays(
@@ -250,6 +277,7 @@ def _settings(
     arrays: Mapping[Modality, Sequence[CachedArray]],
     tasks: Sequence[PartTask],
     fence: atomic.Fence,
+    around: Surroundings,
 ) -> WorkerSettings:
     preprocess = next((array.recipe.preprocess for array in asked.arrays if array.modality == "image"), None)
     pending = {(task.modality, name) for task in tasks for name in task.arrays}
@@ -260,11 +288,22 @@ def _settings(
     }
     of_pixels = {output.target.array for output in outputs.get("image", ()) if output.from_pixels}
     of_originals = [task for task in tasks if task.pixels or not of_pixels.issuperset(task.arrays)]
+    of_teacher = any(outputs.values())
+    place = (asked.place or place_of(asked.specification, config.device, around)) if of_teacher else NO_PLACE
+    batch_size = config.batch_size or batch_size_for(
+        {modality: arrays[modality][0].name for modality in outputs if outputs[modality]},
+        cache.layout,
+        place,
+        partial(loaded_teacher, asked.specification, place.here, asked.precision),
+        most=cache.part_rows,
+        around=around,
+        fence=fence,
+    )
     return WorkerSettings(
         specification=asked.specification,
-        device=config.device,
-        precision=config.precision,
-        batch_size=min(config.batch_size, cache.part_rows),
+        device=place.device,
+        precision=asked.precision,
+        batch_size=min(batch_size, cache.part_rows),
         num_threads=config.num_threads,
         decode_workers=config.decode_workers,
         fence=fence,

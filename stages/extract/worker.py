@@ -20,6 +20,7 @@ from cache_schema.layout import Layout, Modality
 from cache_schema.pixels import PixelRow, commit_pixels
 from cache_schema.plan import SourceEntry
 from cache_schema.samples import Sample
+from stages.device import num_decoders
 from stages.extract.admission import check_admission
 from stages.extract.part import ArrayInProgress, ArrayOutput, ImageBatch, PixelsOutput, in_batches, rows_to_show
 from stages.extract.probed import ProbedTeacher
@@ -46,7 +47,7 @@ class WorkerSettings:
         precision: the precision of the forward pass.
         batch_size: rows of one forward pass; shorter batches are padded, so that features do not depend on neighbours.
         num_threads: CPU threads of the teacher; 0 means one per core.
-        decode_workers: processes that decode images; 0 decodes inline.
+        decode_workers: processes that decode images; 0 decodes inline, None leaves it to the worker's machine.
         fence: the fence of the cache's lock.
         versions: of the packages that decide what a feature is; every worker must have the same.
         outputs: of each modality the arrays with a pending part, view 0 first. Where there are none at all, no teacher
@@ -66,7 +67,7 @@ class WorkerSettings:
     precision: str
     batch_size: int
     num_threads: int
-    decode_workers: int
+    decode_workers: int | None
     fence: Fence
     versions: Mapping[str, str]
     outputs: Mapping[Modality, tuple[ArrayOutput, ...]]
@@ -120,7 +121,7 @@ class PartWorker(PartsWorker):
             begun=settings.begun,
             layout=settings.layout,
             num_views=len(settings.outputs.get("image", ())),
-            decode_workers=settings.decode_workers,
+            decode_workers=num_decoders(settings.decode_workers, settings.device),
             limits=settings.limits,
             clock=self._clock,
         )

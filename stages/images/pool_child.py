@@ -1,34 +1,31 @@
-"""The inside of a decode process: batches of payloads in, prepared pixels out, until the parent closes the pipe."""
+"""The inside of a decode process: payloads in, pixels into shared memory, until the parent closes the pipe."""
 
-import mmap
 import os
 import signal
 import sys
 import time
 from dataclasses import replace
-from math import prod
 from multiprocessing.connection import Connection
-
-import numpy as np
+from typing import NamedTuple
 
 from stages.images.prepare import Preparation, Prepared, Request
+from stages.images.shared_pixels import MappedSlabs
 
 BATCH_PAYLOADS = 16
 _FLUSH_SECONDS = 0.02
 
+
+class Task(NamedTuple):
+    """What a child is asked for: `requests`, and for each the row of the slab at that place where its pixels go."""
+
+    requests: list[Request]
+    rows: list[int]
+    offset_bytes: int
+    size_bytes: int
+
+
 Message = list[tuple[Prepared, int]]
-"""What a child sends: results without their pixels, and how much of its slot along the first axis each has filled."""
-
-
-def shared_bytes(preparation: Preparation) -> int:
-    """Returns how much memory parent and child share: the pixels of one batch."""
-    return BATCH_PAYLOADS * max(1, prod(preparation.shape))
-
-
-def shared_pixels(descriptor: int, preparation: Preparation) -> np.ndarray:
-    """Returns the shared memory as uint8 pixels, one slot of the preparation's shape for every place in a batch."""
-    memory = mmap.mmap(descriptor, shared_bytes(preparation))
-    return np.ndarray((BATCH_PAYLOADS, *preparation.shape), np.uint8, buffer=memory)
+"""What a child sends: results without their pixels, and how much of its row along the first axis each has filled."""
 
 
 def serve() -> None:
@@ -38,10 +35,10 @@ def serve() -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     link = _Link(int(sys.argv[1]), int(sys.argv[2]))
     preparation: Preparation = link.receive()
-    slots = shared_pixels(int(sys.argv[3]), preparation)
+    slabs = MappedSlabs(int(sys.argv[3]), preparation.shape)
     _limit_memory(preparation.limits.memory_bytes)
     while True:
-        _serve_batch(link, slots, preparation, link.receive())
+        _serve_task(link, slabs, preparation, link.receive())
 
 
 class _Link:
@@ -71,11 +68,12 @@ class _Link:
             sys.exit(0)
 
 
-def _serve_batch(link: _Link, slots: np.ndarray, preparation: Preparation, batch: list[Request]) -> None:
-    """Pixels go through the shared slots, everything else through the pipe, several results at a time."""
+def _serve_task(link: _Link, slabs: MappedSlabs, preparation: Preparation, task: Task) -> None:
+    """Pixels go into the shared slab, everything else through the pipe, several results at a time."""
+    pixels = slabs.slab(task.offset_bytes, task.size_bytes)
     results: Message = []
     flushed = time.monotonic()
-    for slot, (payload, wanted) in zip(slots, batch, strict=False):
+    for row, (payload, wanted) in zip(task.rows, task.requests, strict=True):
         link.note_begun()
         signal.setitimer(signal.ITIMER_REAL, preparation.limits.seconds)
         prepared = preparation.prepare(payload, wanted)
@@ -83,7 +81,7 @@ def _serve_batch(link: _Link, slots: np.ndarray, preparation: Preparation, batch
         filled = 0
         if prepared.pixels is not None:
             filled = len(prepared.pixels)
-            slot[:filled] = prepared.pixels
+            pixels[row, :filled] = prepared.pixels
         results.append((replace(prepared, pixels=None), filled))
         now = time.monotonic()
         if now - flushed > _FLUSH_SECONDS:

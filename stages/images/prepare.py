@@ -1,6 +1,5 @@
 """The whole way of one payload to the pixels a model sees: decode, crop or resize. Runs in decode processes."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Protocol
@@ -150,13 +149,15 @@ class TrainingPreparation:
         checks = check_of(decoded.image, crop) if with_check else b""
         return Prepared(pixels, "ok", decoded.reason, decoded.width, decoded.height, checks)
 
-    def cut(self, pixels: np.ndarray) -> Iterator[np.ndarray]:
-        """Yields the pixels HWC of every shape, in their order."""
+    def cut(self, pixels_BP: np.ndarray) -> dict[CropShape, np.ndarray]:
+        """Returns the pixels BHWC of every shape: views of `pixels_BP`, which has those of all shapes of a picture."""
+        found = {}
         start = 0
         for shape in self.shapes:
             end = start + 3 * prod(shape.size)
-            yield pixels[start:end].reshape(*shape.size, 3)
+            found[shape] = pixels_BP[:, start:end].reshape(-1, *shape.size, 3)
             start = end
+        return found
 
 
 @dataclass(frozen=True)

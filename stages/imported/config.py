@@ -42,9 +42,10 @@ class ImportConfig:
     )
     add_teacher: bool = running(default=False, help="Put them beside another teacher's, over the same rows.")
     part_rows: int | None = settings.part_rows()
-    decode_workers: int = settings.decode_workers(
+    decode_workers: int | None = settings.decode_workers(
         help="Processes that look at pictures.",
         more="For their sizes and to find the bad ones; 0 decodes inline.",
+        if_none="the cores",
     )
     max_bad_fraction: float = settings.max_bad_fraction()
     allow_useless_sources: bool = settings.allow_useless_sources()

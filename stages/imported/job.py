@@ -18,6 +18,7 @@ from cache_schema.layout import MODALITIES, Modality
 from cache_schema.progress import Progress
 from cache_schema.publication import publish_metadata, publish_plan, publish_recipe, target_of
 from cache_schema.recipe import IMPORTED, Recipe, array_name, differences
+from stages.device import num_cores
 from stages.extract.wanted_sources import sources_of_tasks
 from stages.feature_files import open_features
 from stages.files.apart import require_outside_sources
@@ -95,7 +96,7 @@ def open_import(config: ImportConfig, *, progress: Progress | None = None) -> It
             cache=cache,
             settings=ImportSettings(
                 fence=fence,
-                decode_workers=config.decode_workers,
+                decode_workers=num_cores() if config.decode_workers is None else config.decode_workers,
                 targets={modality: target_of(cache, array) for modality, array in arrays.items()},
                 sources={modality: array.plan.sources for modality, array in arrays.items()},
                 layout=cache.layout,

@@ -8,7 +8,7 @@ from stages.settings.declare import running, setting
 part_rows = partial(
     setting, default=None, least=1, help="Rows of one part; fixed with the cache.", if_none=str(DEFAULT_PART_ROWS)
 )
-decode_workers = partial(running, default=1, least=0, most=4096)
+decode_workers = partial(running, default=None, least=0, most=4096)
 max_bad_fraction = partial(
     running, default=1.0, least=0, most=1, help="Stop when more rows are bad.", more="As a share of all planned rows."
 )
@@ -16,4 +16,10 @@ allow_useless_sources = partial(
     running, default=False, rare=True, help="Go on where not one row of a source is usable."
 )
 index = partial(running, default=True, flag="--index/--no-index")
-index_device = partial(running, default="cpu", choices=("cpu", "cuda"), help="Where indexes are built.")
+index_device = partial(
+    running,
+    default="auto",
+    choices=("auto", "cpu", "cuda"),
+    help="Where indexes are built.",
+    more="auto: on a GPU that FAISS sees and that has the memory.",
+)

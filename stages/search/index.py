@@ -20,17 +20,23 @@ from cache_schema.features import FeatureReader
 from cache_schema.indexes import REBUILD, IndexInfo, publish_index_info, require_current_index
 from cache_schema.progress import Progress
 from cache_schema.sha256 import sha256_of_file
+from stages.device import AUTO, free_gpu_bytes
 from stages.search.index_content import require_index_of
 
 EXACT_BELOW_ROWS = 100_000
 MIN_RECALL = 0.95
 """Recall@10 against exact search that the number of probed lists is raised for."""
 
-_NAME = "nearest"
+INDEX_NAME = "nearest"
 _TRAINING_ROWS_PER_LIST = 64
 _RECALL_QUERIES = 256
 _BATCH_ROWS = 16_384
 _MAX_GPU_K = 2048
+"""Neighbours and probed lists of one query on a GPU. Source: FAISS, `getMaxKSelection`."""
+
+# Lists grow by reallocation, and FAISS takes 1.5 GiB for its own work.
+_ROOM_ON_GPU = 1.5
+_GPU_WORKSPACE_BYTES = 2 << 30
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ def build_index(
 
     Args:
         array: finished, with at least one ok row.
-        device: where inverted lists are trained and filled: "cpu" or "cuda".
+        device: where inverted lists are trained and filled: "auto", "cpu" or "cuda".
         fence: the fence of the cache's lock.
         progress: called with (rows added, rows, unit).
 
@@ -61,11 +67,12 @@ def build_index(
     array.require_complete()
     rows = array.ok_rows()
     exact = len(rows) < EXACT_BELOW_ROWS
+    device = index_device(device, 0 if exact else index_bytes(len(rows), array.recipe.dim))
     if device != "cpu":
         require_gpu()
     index = _flat(array, rows, progress) if exact else _inverted_lists(array, rows, device, progress)
     recall = 1.0 if exact else _tune_probes(array, rows, index)
-    layout, place = array.cache.layout, (array.modality, array.name, _NAME)
+    layout, place = array.cache.layout, (array.modality, array.name, INDEX_NAME)
     path = layout.index(*place)
     require_index_of(index, array, path)
     atomic.make_folder(path.parent)
@@ -97,7 +104,7 @@ def build_missing_indexes(
 
     Args:
         arrays: unfinished ones, further views and those without an ok row are passed over.
-        device: where inverted lists are trained and filled: "cpu" or "cuda".
+        device: where inverted lists are trained and filled: "auto", "cpu" or "cuda".
         fence: the fence of the cache's lock.
         progress: called with (rows added, rows, unit).
     """
@@ -117,7 +124,7 @@ def index_bytes(num_rows: int, dim: int) -> int:
 def index_is_current(array: CachedArray) -> bool:
     """Returns whether `array` has an index of its present features. Reads the sidecar and the file's bytes."""
     try:
-        require_current_index(array, _NAME)
+        require_current_index(array, INDEX_NAME)
     except (RefusedError, UsageError):
         return False
     return True
@@ -131,8 +138,8 @@ def load_index(array: CachedArray, *, device: str = "cpu") -> LoadedIndex:
         DamagedError: it holds other things than its sidecar says, or than `array` has.
         EnvironmentProblem: there is no GPU for "cuda", or too little memory.
     """
-    info = require_current_index(array, _NAME)
-    path = array.cache.layout.index(array.modality, array.name, _NAME)
+    info = require_current_index(array, INDEX_NAME)
+    path = array.cache.layout.index(array.modality, array.name, INDEX_NAME)
     index = _parsed(path)
     require_index_of(index, array, path)
     is_ivf = isinstance(index, load_faiss().IndexIVF)
@@ -196,11 +203,35 @@ def _search_everywhere(index: LoadedIndex, queries: np.ndarray, k: int) -> tuple
     return ids, scores
 
 
+def index_device(
+    name: str, num_bytes: int, *, num_probes: int = 0, num_gpus: int | None = None, free_bytes: int | None = None
+) -> str:
+    """Returns the device that `name` stands for: "auto" is a GPU that FAISS sees and whose memory holds the index.
+
+    Args:
+        name: "auto", "cpu" or "cuda".
+        num_bytes: of the index; one of 0 has no use for a GPU.
+        num_probes: lists that a search looks into; GPUs look into a limited number of them.
+        num_gpus: that FAISS sees; None asks it.
+        free_bytes: of the first GPU's memory; None asks torch.
+    """
+    if name != AUTO:
+        return name
+    if not num_bytes or num_probes > _MAX_GPU_K or not (_num_gpus() if num_gpus is None else num_gpus):
+        return "cpu"
+    free = free_gpu_bytes() if free_bytes is None else free_bytes
+    return "cuda" if _ROOM_ON_GPU * num_bytes + _GPU_WORKSPACE_BYTES <= free else "cpu"
+
+
+def _num_gpus() -> int:
+    faiss = load_faiss()
+    return int(faiss.get_num_gpus()) if hasattr(faiss, "get_num_gpus") else 0
+
+
 def require_gpu() -> None:
     """Raises `EnvironmentProblem` when FAISS sees no GPU here."""
     faiss = load_faiss()
-    num_gpus = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
-    if not num_gpus:
+    if not _num_gpus():
         raise EnvironmentProblem(
             f"index device cuda is not there: faiss {faiss.__version__} sees no GPU: "
             "use --index-device cpu, or install faiss-gpu and a driver"

@@ -8,11 +8,22 @@ import numpy as np
 from cache_schema.binding import Binding
 from cache_schema.cache import Cache, CachedArray
 from cache_schema.errors import MismatchError, UsageError
+from cache_schema.indexes import require_current_index
 from cache_schema.json_file import Json
-from cache_schema.neighbours import NeighboursRecipe, NeighboursWriter
+from cache_schema.neighbours import NeighboursRecipe, NeighboursWriter, begun_recipe
 from cache_schema.plan import Part
 from cache_schema.progress import Progress
-from stages.search.index import LoadedIndex, build_index, index_is_current, load_index, search
+from stages.device import AUTO
+from stages.search.index import (
+    INDEX_NAME,
+    LoadedIndex,
+    build_index,
+    index_bytes,
+    index_device,
+    index_is_current,
+    load_index,
+    search,
+)
 
 _BATCH_ROWS = 1_024
 
@@ -24,14 +35,15 @@ def mine(
     to_array: CachedArray,
     k: int,
     name: str,
-    device: str = "cpu",
+    device: str = AUTO,
     progress: Progress | None = None,
 ) -> dict[str, Json]:
     """Writes the neighbours `name`: for every ok row of `from_array` the `k` nearest rows of `to_array`, best first.
 
     Part by part, so that running it again after a crash mines only what is missing. An index that `to_array` lacks is
     built first, and every part that is to be mined is compared with its record, so that a refused run begins no
-    neighbours. Where both are one array, a row's nearest neighbour is itself.
+    neighbours. Where both are one array, a row's nearest neighbour is itself. `device` "auto" is that of the neighbours
+    that are there; of new ones a GPU that FAISS sees and that has the memory.
 
     Returns:
         JSON: rows, parts mined now, from, to, and the mean cosine of the nearest and of the k-th neighbour.
@@ -54,7 +66,8 @@ def mine(
         raise UsageError(f"k is {k}, {to_array} has {to_array.num_ok:,} rows: use 1 to {to_array.num_ok:,}")
     with cache.lock() as lock:
         if not index_is_current(to_array):
-            build_index(to_array, fence=lock.fence, progress=progress)
+            build_index(to_array, device=device, fence=lock.fence, progress=progress)
+        device = _device_for(device, cache, name, to_array)
         index = load_index(to_array, device=device)
         searched = {**asdict(index.info), "device": device}
         recipe = NeighboursRecipe(Binding.of(from_array), Binding.of(to_array), k, searched)
@@ -82,6 +95,16 @@ def mine(
     if done:
         result |= {"mean_cosine_nearest": round(sums[0] / done, 4), "mean_cosine_kth": round(sums[1] / done, 4)}
     return result
+
+
+def _device_for(device: str, cache: Cache, name: str, array: CachedArray) -> str:
+    """Returns where the index of `array` is searched for the neighbours `name`, which keep to one device."""
+    begun = begun_recipe(cache.layout, name)
+    if device == AUTO and begun is not None:
+        # The first neighbours do not say it: there was no choice.
+        return str(begun.index.get("device", "cpu"))
+    info = require_current_index(array, INDEX_NAME)
+    return index_device(device, index_bytes(info.num_rows, info.dim), num_probes=info.num_probes)
 
 
 def _require_committed_rows(array: CachedArray, parts: Sequence[Part], progress: Progress | None) -> None:

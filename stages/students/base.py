@@ -118,9 +118,21 @@ def _build_tower(description: TowerDescription, seed: int) -> nn.Module:
     except (RuntimeError, TypeError, ValueError, AssertionError, AttributeError, KeyError) as error:
         raise UsageError(
             f"cannot build student {description.specification} for {description.preprocess.size} pixels "
-            f"({' '.join(str(error).split())[:200]}): use another image_size or another architecture"
+            f"({' '.join(str(error).split())[:200]}): {_another_size(description)} or another architecture"
         ) from error
     return tower
+
+
+def _another_size(description: TowerDescription) -> str:
+    """Returns advice for a tower that cannot be built: the size that its backbone was published for, if another."""
+    import timm
+
+    backbone = description.vision_cfg.get("timm_model_name")
+    published = timm.get_pretrained_cfg(backbone) if backbone else None
+    size = tuple(published.input_size[1:]) if published and published.input_size else None
+    if size is None or size == description.preprocess.size or size[0] != size[1]:
+        return "use another image_size"
+    return f"use image_size={size[0]}"
 
 
 @torch.no_grad()

@@ -47,6 +47,9 @@ def describe(rest: str, dim: int, *, quick_gelu: bool | None) -> TowerDescriptio
     vision_cfg = {**model_cfg["vision_cfg"], **options, "output_tokens": False}
     if vision_cfg.get("timm_model_name"):
         vision_cfg["timm_model_pretrained"] = False
+    if vision_cfg.get("timm_proj") == "none" and dim != model_cfg["embed_dim"]:
+        # The tower of such a model ends with its pooling, so another width needs a projection.
+        vision_cfg["timm_proj"] = "linear"
     size = vision_cfg.get("image_size", 224)
     height, width = (size, size) if isinstance(size, int) else size
     return TowerDescription(

@@ -26,7 +26,7 @@ def load_teacher(
 
     Args:
         specification: as on the command line, or `Teacher.specification` of a loaded one.
-        device: "cpu", "cuda" or "cuda:N"; never replaced by another one.
+        device: "auto", "cpu", "cuda" or "cuda:N"; never replaced by another one, but for "auto".
         precision: the precision of the forward pass: "float32", "bfloat16" or "float16".
         base_folder: relative paths and modules are looked up here; the working directory if not given.
 
@@ -43,6 +43,15 @@ def load_text_tower(
 ) -> Teacher:
     """Returns the same teacher for texts only, its image side perhaps dropped; otherwise as `load_teacher`."""
     return _load(specification, base_folder)(device=device, precision=precision, image_side=False)
+
+
+def takes(specification: str, option: str, *, base_folder: Path | None = None) -> bool:
+    """Returns whether the teacher lets others choose its `option`, "device" or "precision"; errors as `load_teacher`.
+
+    Only a factory of the user's own may leave none.
+    """
+    kind, _, rest = specification.partition(":")
+    return kind != "python" or python_factory.takes(rest, option, base_folder=base_folder or Path.cwd())
 
 
 def _load(specification: str, base_folder: Path | None) -> Callable[..., Teacher]:

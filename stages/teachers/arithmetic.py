@@ -8,6 +8,8 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from stages.device import AUTO, this_machine
+
 UNKNOWN = "its own"
 """Precision of a teacher that does not say what it computes in."""
 
@@ -55,6 +57,7 @@ def numerics_of(device: str) -> str:
     For example "cpu AVX512 torch 2.15"; "cpu" alone for a teacher that does not use torch.
     """
     torch: Any = sys.modules.get("torch")
+    device = this_machine().device(device) if device == AUTO else device
     if torch is None:
         return device
     version = "torch " + ".".join(torch.__version__.split(".")[:2])

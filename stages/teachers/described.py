@@ -1,9 +1,11 @@
 """A teacher as the cache knows it: loaded once per process, told by its recipes, its probes and its device."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from cache_schema.json_file import Json
 from cache_schema.layout import Modality
@@ -52,6 +54,14 @@ def loaded_teacher(specification: str, device: str, precision: str) -> Teacher:
         _LOADED.clear()
         _LOADED[key] = load_held(lambda: load_teacher(specification, device=device, precision=precision))
     return _LOADED[key]
+
+
+def forget_loaded_teacher() -> None:
+    """Gives up the teacher of this process, and its memory on a GPU, where others are to do the work."""
+    _LOADED.clear()
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def arithmetic_of(teacher: Teacher, device: str, precision: str) -> Arithmetic:

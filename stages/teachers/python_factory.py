@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from cache_schema.errors import EnvironmentProblem, RefusedError, UsageError, nearest
 from cache_schema.json_file import Json, canonical_json, parse_json
+from stages.device import AUTO, this_machine
 from stages.images.preprocess import Preprocess
 from stages.teachers.base import PRECISIONS, Teacher, states_of
 
@@ -101,7 +102,8 @@ def load(rest: str, *, device: str, precision: str, base_folder: Path, image_sid
 
     Option values are taken as whole numbers, decimal numbers, `true` or `false` where they are spelt like one, and as
     text otherwise; `%26` and the like stand for reserved characters. A factory that accepts `device` or `precision` is
-    given them; one that does not can only be run with the default ones. They are no options of the specification.
+    given them; one that does not can only be run with the default ones. They are no options of the specification. The
+    device "auto" is a GPU for a factory that accepts a device, where there is one.
 
     Raises:
         UsageError: the specification, module, function or an option is wrong.
@@ -110,15 +112,36 @@ def load(rest: str, *, device: str, precision: str, base_folder: Path, image_sid
     """
     if precision not in PRECISIONS:
         raise UsageError(f"unknown precision {precision!r}: use one of {', '.join(PRECISIONS)}")
+    make, options, module_name = _parsed(rest, base_folder)
+    specification = f"python:{rest}"
+    if device == AUTO:
+        device = this_machine().device(AUTO) if _takes(make, "device") else "cpu"
+    made = make(**_accepted(make, options, device, precision, specification))
+    return PythonTeacher(made, specification, getattr(sys.modules[module_name], "__file__", None))
+
+
+def takes(rest: str, option: str, *, base_folder: Path) -> bool:
+    """Returns whether the factory named by `rest`, as for `load`, accepts `option`, "device" or "precision".
+
+    Raises: as `load`.
+    """
+    return _takes(_parsed(rest, base_folder)[0], option)
+
+
+def _takes(make: Callable[..., Any], option: str) -> bool:
+    parameter = inspect.signature(make).parameters.get(option)
+    return parameter is not None and parameter.kind in _NAMED
+
+
+def _parsed(rest: str, base_folder: Path) -> tuple[Callable[..., Any], dict[str, Any], str]:
+    """Returns the factory, its options and the name of its module."""
     specification = f"python:{rest}"
     path, _, query = rest.partition("?")
     module_name, _, function_name = path.partition(":")
     if not re.fullmatch(r"[A-Za-z_][\w.]*", module_name) or not function_name.isidentifier():
         raise UsageError(f"teacher {specification!r} is not python:module:make?option=value: correct it")
     options = _options_in(query, specification)
-    make = _factory(module_name, function_name, base_folder, specification)
-    made = make(**_accepted(make, options, device, precision, specification))
-    return PythonTeacher(made, specification, getattr(sys.modules[module_name], "__file__", None))
+    return _factory(module_name, function_name, base_folder, specification), options, module_name
 
 
 def _options_in(query: str, specification: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def test_a_range_is_written_as_the_flag_takes_it_and_is_elastic_when_its_ends_di
 def test_the_default_is_one_worker_in_this_process_on_the_cpu() -> None:
     config = ExecutorConfig()
     assert (config.name, config.device, config.uses_gpu, config.workers, config.ray_address) == (
-        *("serial", "cpu", False),
+        *("auto", "cpu", False),
         *(None, None),
     )
 

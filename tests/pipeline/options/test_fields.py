@@ -312,7 +312,7 @@ def test_the_words_of_a_configuration_ask_for_it_again(case: Case) -> None:
 
 def test_only_what_differs_from_the_defaults_is_among_the_words() -> None:
     config = ExtractConfig(
-        cache=Path("/c"), texts=("a b.txt", "c.txt"), add_teacher=True, index=False, views=2, precision="float32"
+        cache=Path("/c"), texts=("a b.txt", "c.txt"), add_teacher=True, index=False, views=2, precision="auto"
     )
     words = ["--texts", "a b.txt", "--texts", "c.txt", "--cache", "/c", "--add-teacher", "--views", "2", "--no-index"]
     assert list(words_of(config)) == words

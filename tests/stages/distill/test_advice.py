@@ -137,7 +137,7 @@ ADVICE = {
         {"student": "timm:test_vit?image_size=32"},
     ),
     "picture size too small": Advice(
-        {"student": "timm:test_vit?image_size=4"}, "use another image_size", {"student": "timm:test_vit?image_size=64"}
+        {"student": "timm:test_vit?image_size=4"}, "use image_size=160", {"student": "timm:test_vit?image_size=160"}
     ),
 }
 

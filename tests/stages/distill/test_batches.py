@@ -13,7 +13,8 @@ from stages.distill.batches import BatchMaker
 from stages.distill.config import ResolvedMethod
 from stages.distill.order import EpochSequence
 from stages.distill.payloads import Originals
-from stages.distill.pictures import PicturesInMemory, PicturesStreamed
+from stages.distill.pictures import PicturesInMemory
+from stages.distill.streamed_pictures import PicturesStreamed
 from stages.images.crops import crop_of
 from stages.images.preprocess import Preprocess, crop_pixels
 from stages.prefetch import prefetched

@@ -45,7 +45,7 @@ def test_torchs_profiler_shows_the_phases_by_name() -> None:
 @pytest.mark.parametrize(
     ("seconds", "said"),
     [
-        ({"wait": 5, "gather": 1, "decode": 6, "forward": 2, "backward": 3}, "waits 50% for reading and decoding"),
+        ({"wait": 5, "gather": 1, "decode": 6, "forward": 2, "backward": 3}, "waits 50% for decoding"),
         ({"wait": 5, "gather": 9, "decode": 6, "forward": 2, "backward": 3}, "waits 50% for looking up rows"),
         ({"wait": 0.1, "decode": 9, "forward": 2, "backward": 4, "loss": 3.9}, "60% in the student's passes"),
         ({"wait": 0.1, "forward": 1, "backward": 2, "loss": 6.9}, "69% for the losses: fewer sentences"),

@@ -10,9 +10,10 @@ from PIL import Image
 
 from cache_schema.cache import Cache
 from cache_schema.errors import EnvironmentProblem
-from stages.distill import pictures
+from stages.distill import streamed_pictures
 from stages.distill.payloads import Originals
-from stages.distill.pictures import Crops, Pictures, PicturesInMemory, PicturesStreamed, fit_in_memory
+from stages.distill.pictures import Crops, Pictures, PicturesInMemory, fit_in_memory
+from stages.distill.streamed_pictures import PicturesStreamed
 from stages.images.crops import crop_of
 from stages.images.decode import Limits
 from stages.images.preprocess import CropShape, crop_box
@@ -106,7 +107,7 @@ def late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], lis
         return []
 
     monkeypatch.setenv("LATE", str(tmp_path))
-    monkeypatch.setattr(pictures, "TrainingPreparation", LatePlan)
+    monkeypatch.setattr(streamed_pictures, "TrainingPreparation", LatePlan)
     return make
 
 

@@ -11,7 +11,8 @@ import pytest
 from stages.distill.amend import in_the_form_of
 from stages.distill.config import DistillConfig, Method, ResolvedMethod, Running
 from stages.distill.resolve import open_job
-from stages.runs.record import RunRecord
+from stages.runs.folder import open_folder
+from stages.runs.record import RunRecord, write_record
 from stages.settings.declare import settings_in
 from stages.settings.record import values_of
 
@@ -174,3 +175,13 @@ def test_no_field_of_running_changes_the_fingerprint(config: DistillConfig, name
         name, 1 if value != 1 else 2
     )
     assert asked(replace(config, **{name: other})) == asked(config)
+
+
+def test_a_run_that_goes_on_keeps_its_precision_on_whatever_device(config: DistillConfig) -> None:
+    begun = open_job(replace(config, precision="bfloat16", device="cpu"))
+    folder = open_folder(config.out)
+    with folder.lock() as lock:
+        write_record(folder, begun.new_record(), fence=lock.fence)
+    assert open_job(replace(config, device="cpu")).method.precision == "bfloat16"
+    assert open_job(replace(config, device="cpu", precision="float32")).method.precision == "float32"
+    assert open_job(replace(config, device="cpu", fresh=True)).method.precision == "float32"

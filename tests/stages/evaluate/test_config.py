@@ -15,8 +15,8 @@ def config(**fields: Any) -> EvaluateConfig:
 
 def test_a_model_and_pictures_are_enough_and_a_student_is_compared_with_its_teacher() -> None:
     asked = config()
-    assert (asked.teacher, asked.compare, asked.device) == (None, True, "cpu")
-    assert (asked.batch_size, asked.num_threads, asked.decode_workers) == (64, 0, 1)
+    assert (asked.teacher, asked.compare, asked.device) == (None, True, "auto")
+    assert (asked.batch_size, asked.num_threads, asked.decode_workers) == (64, 0, None)
 
 
 @pytest.mark.parametrize("missing", ["model", "data"])

@@ -146,7 +146,7 @@ RUNNING = {
     "add_teacher": Trial(True),
     "batch_size": Trial(3),
     "part_rows": Trial(16),
-    "device": Trial("cuda", given=OF_OPEN_CLIP),
+    "device": Trial("cuda", given={**OF_OPEN_CLIP, "device": "cpu", "precision": "float32"}),
     "num_threads": Trial(2),
     "decode_workers": Trial(2),
     "index": Trial(True),

@@ -39,7 +39,8 @@ def saver(folder: Path, gate: Fence | None = None, keep: int = 9) -> Iterator[Ch
 
 def test_a_checkpoint_holds_the_tensors_of_its_step_while_training_goes_on(tmp_path: Path, gate: Gate) -> None:
     weights = torch.arange(4.0)
-    with saver(tmp_path, gate) as saving:
+    with saver(tmp_path) as saving:
+        saving._thread.submit(gate.opened.wait, 30)
         saving.save({"weights": weights}, step=1, state={})
         weights += 1
         assert checkpoint_steps(tmp_path) == []

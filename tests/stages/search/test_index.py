@@ -8,7 +8,7 @@ import pytest
 from cache_schema.cache import Cache, CachedArray, create_cache
 from cache_schema.errors import DamagedError, EnvironmentProblem, MismatchError, UnfinishedError, UsageError
 from stages.search import index as index_module
-from stages.search.index import build_index, index_is_current, load_index, search
+from stages.search.index import build_index, index_device, index_is_current, load_index, search
 from tests.corpora.tiny_cache import add_array, unit_features
 
 
@@ -148,3 +148,40 @@ def test_a_query_of_zeros_or_beyond_float32_is_refused(array: CachedArray) -> No
     queries[1] = 1e200
     with np.errstate(over="ignore"), pytest.raises(UsageError, match=r"a query is not finite \(row 1\)"):
         search(load_index(array), queries, 5)
+
+
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("name", "num_bytes", "num_probes", "num_gpus", "free_bytes", "expected"),
+    [
+        ("auto", GIB, 16, 1, 80 * GIB, "cuda"),
+        ("auto", GIB, 16, 0, 0, "cpu"),
+        ("auto", 60 * GIB, 16, 1, 80 * GIB, "cpu"),
+        ("auto", GIB, 16, 1, 3 * GIB, "cpu"),
+        ("auto", GIB, 4096, 1, 80 * GIB, "cpu"),
+        ("auto", 0, 0, 1, 80 * GIB, "cpu"),
+        ("cuda", 60 * GIB, 16, 1, 80 * GIB, "cuda"),
+        ("cpu", GIB, 16, 1, 80 * GIB, "cpu"),
+    ],
+)
+def test_auto_is_a_gpu_that_faiss_sees_and_whose_memory_holds_the_index(
+    name: str, num_bytes: int, num_probes: int, num_gpus: int, free_bytes: int, expected: str
+) -> None:
+    found = index_device(name, num_bytes, num_probes=num_probes, num_gpus=num_gpus, free_bytes=free_bytes)
+    assert found == expected
+
+
+@pytest.mark.gpu
+def test_lists_made_by_auto_on_a_gpu_have_the_recall_of_their_certificate(
+    clustered: CachedArray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if index_device("auto", GIB) == "cpu":
+        pytest.skip("FAISS sees no GPU")
+    monkeypatch.setattr(index_module, "EXACT_BELOW_ROWS", 2000)
+    info = build_index(clustered, device="auto")
+    queries = clustered.features.gather_unit(clustered.ok_rows()[:200])
+    found, truth = search(load_index(clustered), queries, 10)[0], nearest_by_brute_force(clustered, queries, 10)
+    recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, truth, strict=True)])
+    assert info.recall_at_10 >= index_module.MIN_RECALL and recall > index_module.MIN_RECALL - 0.05

@@ -8,7 +8,8 @@ import pytest
 import zarr
 
 from cache_schema.cache import Cache
-from cache_schema.errors import DamagedError, MismatchError, UnfinishedError, UsageError
+from cache_schema.errors import DamagedError, EnvironmentProblem, MismatchError, UnfinishedError, UsageError
+from cache_schema.json_file import read_sealed, readable_json, seal
 from cache_schema.layout import Modality, shard_path
 from cache_schema.neighbours import NeighboursReader
 from cache_schema.verify import verify_cache
@@ -157,3 +158,20 @@ def test_neighbours_that_were_refused_are_mined_under_their_name_once_the_damage
     assert verify_cache(cache.path) == []
     assert mined(Cache.open(cache.path), k=3)["parts_mined"] == 3
     assert verify_cache(cache.path) == []
+
+
+@pytest.mark.parametrize(("then", "now"), [("cpu", "auto"), ("cuda", "auto"), ("cuda", "cpu")])
+def test_neighbours_go_on_where_they_were_begun_whatever_the_machine_has(cache: Cache, then: str, now: str) -> None:
+    mined(cache, device="cpu")
+    append_segment(cache, "image", unit_features(5, 8, seed=3))
+    path = cache.layout.neighbours_recipe("near")
+    begun = read_sealed(path)
+    path.write_bytes(readable_json(seal({**begun, "index": {**begun["index"], "device": then}})))
+    grown = Cache.open(cache.path)
+    if then == "cpu":
+        assert mined(grown, device=now)["parts_mined"] > 0
+    else:
+        # Only a GPU can go on, which this process has not.
+        refused = EnvironmentProblem if now == "auto" else MismatchError
+        with pytest.raises(refused, match="index device cuda is not there" if now == "auto" else "'cpu' now, 'cuda'"):
+            mined(grown, device=now)

@@ -7,9 +7,11 @@ from typing import Any
 
 import open_clip
 import pytest
+import torch
 
 from cache_schema.errors import UsageError
 from stages.images.preprocess import Preprocess
+from stages.students import build_student
 from stages.students.base import CLIP_MEAN, CLIP_STD
 from stages.students.open_clip import describe
 
@@ -91,3 +93,13 @@ def test_a_name_that_open_clip_does_not_know_is_refused_with_those_it_knows(rest
 def test_an_option_of_another_kind_of_student_is_refused(option: str) -> None:
     with pytest.raises(UsageError, match=r"unknown option of student ViT-B-32 .*known: image_size, patch_dropout"):
         describe(f"ViT-B-32?{option}", 5, quick_gelu=None)
+
+
+@pytest.mark.parametrize(("dim", "projection"), [(16, ["head.proj.weight"]), (768, [])])
+def test_a_tower_that_ends_with_its_pooling_has_a_projection_to_any_other_width(
+    dim: int, projection: list[str]
+) -> None:
+    student = build_student("open_clip:ViT-B-16-SigLIP", dim, seed=0)
+    assert [name for name in student.tower.state_dict() if name.startswith("head.")] == projection
+    with torch.no_grad():
+        assert student.eval()(torch.zeros(1, 3, 224, 224)).shape == (1, dim)

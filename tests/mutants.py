@@ -74,6 +74,10 @@ _NEVER_SEEN = tuple(
     f"{_HELD_OUT}test_the_student_trains_on_all_other_pictures_and_on_no_held_out_one_nor_its_copy[in memory-{how}]"
     for how in ("share", "selection")
 )
+_STREAMED = (
+    "tests/stages/distill/test_streamed_losses.py::test_value_and_gradient_are_those_of_the_formula[vl-41-20.0]",
+    "tests/stages/distill/test_streamed_losses.py::test_value_and_gradient_are_those_of_the_formula[udist-41-20.0]",
+)
 _AVERAGED = (
     "tests/stages/distill/test_averaged.py::test_the_exported_student_has_the_average_of_the_weights_after_every_step",
 )
@@ -173,6 +177,18 @@ MUTANTS = (
         "also=also",
         "also=frozenset()",
         (f"{_HELD_OUT}test_the_best_checkpoint_by_agreement_stays_beside_the_newest",),
+    ),
+    *(
+        Mutant(name, "stages/distill/streamed_losses.py", old, new, _STREAMED)
+        for name, old, new in (
+            ("a streamed loss of one direction", "weights += along_columns", "weights += 0 * along_columns"),
+            ("a streamed gradient without the mean", "+= along_columns.sum(", "+= 0 * along_columns.sum("),
+            ("streamed angles of one side", "            if itself:\n", "            if False:\n"),
+            ("a streamed gradient uphill", "return summed, q.sub_(p)", "return summed, p.sub_(q)"),
+            ("a streamed gradient unscaled", "weights *= student.scale / num_rows", "weights *= 1 / num_rows"),
+            ("streamed norms ignored", "unit * (wanted * unit)", "0 * unit * (wanted * unit)"),
+            ("streamed sums of the last tile alone", "self._sum[some] * (before", "0 * self._sum[some] * (before"),
+        )
     ),
     Mutant(
         "a checkpoint of later weights",

@@ -18,9 +18,10 @@ from cache_schema.cache import Cache, CachedArray, ImageLocation
 from cache_schema.neighbours import NeighboursReader
 from stages.distill.config import ResolvedMethod
 from stages.distill.meter import Meter, phase
-from stages.distill.order import EpochSequence, Rows, Visits, digest_of_rows, text_generator, texts_of_step
+from stages.distill.order import EpochSequence, Visits, digest_of_rows, text_generator, texts_of_step
 from stages.distill.pictures import BegunCrops, Pictures
 from stages.distill.replay import Replay
+from stages.distill.rows import Rows, RowSet
 from stages.images.crops import Crop, crop_of
 from stages.images.preprocess import CropShape
 
@@ -116,6 +117,10 @@ class BatchMaker:
     def _text_rows_digest(self) -> bytes:
         return digest_of_rows(self.text_rows)
 
+    @cached_property
+    def _ok_texts(self) -> RowSet:
+        return RowSet(self.text_rows)
+
     def batch_of_step(self, step: int) -> Batch:
         """Returns the batch of global `step`, from 0; raises as `begin` and its result do."""
         return self.begin(step).result()
@@ -172,7 +177,7 @@ class BatchMaker:
         return texts_of_step(
             image_rows,
             None if self.neighbours is None else self.neighbours.ids(image_rows),
-            self.text_rows,
+            self._ok_texts,
             text_generator(self._text_rows_digest, seed=self.method.seed, step=step),
             self.method.text_batch_size,
             mined_share=self.method.mined_share,

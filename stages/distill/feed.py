@@ -11,10 +11,11 @@ from cache_schema.selections import Selection
 from stages.distill.batches import BatchMaker
 from stages.distill.config import ResolvedMethod
 from stages.distill.held_out import HeldOut
-from stages.distill.order import EpochSequence, Rows, digest_of_rows
+from stages.distill.order import EpochSequence, digest_of_rows
 from stages.distill.payloads import Originals, SmallPictures
 from stages.distill.pictures import Pictures, PicturesInMemory
 from stages.distill.replay import Replay
+from stages.distill.rows import Rows
 from stages.distill.streamed_pictures import PicturesStreamed
 from stages.images.preprocess import CropShape
 

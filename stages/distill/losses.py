@@ -20,12 +20,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from cache_schema.errors import unknown_name
+from stages.distill import streamed_losses
+
+STREAMED_ABOVE = 1 << 24
+"""Scores of one matrix, 4,096 by 4,096, above which it is computed by tiles, in less memory and about the same time."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class TeacherSide:
     image_BD: Tensor
     text_TD: Tensor
     _targets: dict[tuple[str, float], Tensor] = field(default_factory=dict, repr=False, compare=False)
+    _streamed: dict[tuple[str, float], "StreamedTarget"] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def images(self) -> "Side":
@@ -63,10 +69,25 @@ class TeacherSide:
         """Returns the logarithm of the softmax over the images, for every image, shape (B, B)."""
         return self._target("image_image", self.images, self.images, scale)
 
+    def streamed(self, name: str, scale: float) -> "StreamedTarget":
+        """Returns the scores between the images and the `name`, "texts" or "images", for losses that stream them."""
+        if (name, scale) not in self._streamed:
+            right = streamed_losses.Side(self.text_TD) if name == "texts" else streamed_losses.Side(self.image_BD)
+            scores = streamed_losses.Scores(streamed_losses.Side(self.image_BD), right, scale)
+            self._streamed[name, scale] = StreamedTarget(scores, scores.normalisers(columns=name == "texts"))
+        return self._streamed[name, scale]
+
     def _target(self, name: str, left: "Side", right: "Side", scale: float) -> Tensor:
         if (name, scale) not in self._targets:
             self._targets[name, scale] = left.log_probabilities(right, scale)
         return self._targets[name, scale]
+
+
+class StreamedTarget(NamedTuple):
+    """The teacher's scores, in tiles, and what they are normalised by."""
+
+    scores: streamed_losses.Scores
+    normalisers: streamed_losses.Normalisers
 
 
 @dataclass(frozen=True)
@@ -113,6 +134,18 @@ class LossInputs:
     teacher: TeacherSide
     scale: float
 
+    def is_streamed(self, num_columns: int) -> bool:
+        """Returns whether the scores of the images against so many are too many to hold: a matter of their number."""
+        return len(self.student.features_ND) * num_columns > STREAMED_ABOVE
+
+    def streamed(self, name: str, right_ND: Tensor | None, factor: float) -> Tensor:
+        """Returns `factor` times the divergence of the student's scores against `right_ND`, or its own features."""
+        right = None if right_ND is None else streamed_losses.Side(right_ND)
+        target = self.teacher.streamed(name, self.scale)
+        return streamed_losses.divergence(
+            self.student.features_ND, right, target.scores, target.normalisers, scale=self.scale, factor=factor
+        )
+
 
 Loss = Callable[[LossInputs], Tensor]
 """From what a loss sees to a float32 scalar."""
@@ -120,6 +153,8 @@ Loss = Callable[[LossInputs], Tensor]
 
 def vl(seen: LossInputs) -> Tensor:
     """Returns how far the student's image-sentence scores are from the teacher's, along rows plus along columns."""
+    if seen.is_streamed(len(seen.teacher.text_TD)):
+        return seen.streamed("texts", seen.teacher.text_TD, 1.0)
     z, texts, scale = seen.student, seen.teacher.texts, seen.scale
     rows = _divergence(seen.teacher.image_text(scale), z.log_probabilities(texts, scale))
     columns = _divergence(seen.teacher.text_image(scale), texts.log_probabilities(z, scale))
@@ -128,12 +163,16 @@ def vl(seen: LossInputs) -> Tensor:
 
 def pvl(seen: LossInputs) -> Tensor:
     """Returns how far the scores of student images against teacher images are from those among teacher images."""
+    if seen.is_streamed(len(seen.teacher.image_BD)):
+        return seen.streamed("images", seen.teacher.image_BD, 2.0)
     ours = seen.student.log_probabilities(seen.teacher.images, seen.scale)
     return 2 * _divergence(seen.teacher.image_image(seen.scale), ours)
 
 
 def udist(seen: LossInputs) -> Tensor:
     """Returns how far the scores among student images are from those among teacher images."""
+    if seen.is_streamed(len(seen.teacher.image_BD)):
+        return seen.streamed("images", None, 2.0)
     ours = seen.student.log_probabilities(seen.student, seen.scale)
     return 2 * _divergence(seen.teacher.image_image(seen.scale), ours)
 

@@ -124,7 +124,7 @@ class _Begun:
         for first in range(0, len(places), most):
             some = list(places[first : first + most])
             read: Callable[[], list[Request]] = partial(self._requests, some)
-            if any(compression_of(self._locations[place].uri) for place in some):
+            if any(compression_of(uri) for uri in {self._locations[place].uri for place in some}):
                 read = self._pictures._in_turn(read)
             self._tasks.append((some, pool.fill(read, self._slab, some)))
 
@@ -159,9 +159,9 @@ class _Begun:
             seconds["read"] += read_seconds / pool.num_threads
             seconds["decode"] += decode_seconds / max(1, pool.num_workers)
             for place, prepared in zip(places, results, strict=True):
-                if prepared.pixels is None and prepared.status in OF_THE_MACHINE:
+                if prepared.status in OF_THE_MACHINE:
                     late.append((place, prepared))
-                elif prepared.pixels is None:
+                elif prepared.status != "ok":
                     raise not_decodable(self._locations[place], prepared.status, prepared.reason)
                 elif self._to_check[place]:
                     checks_B4[place] = np.frombuffer(prepared.checks, np.uint8)

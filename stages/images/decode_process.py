@@ -14,11 +14,10 @@ import struct
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from multiprocessing.connection import Connection
 
 from cache_schema.errors import EnvironmentProblem
-from stages.images.pool_child import Task
+from stages.images.pool_child import Message, Task
 from stages.images.prepare import Preparation, Prepared, Request
 from stages.images.shared_pixels import Slab
 
@@ -46,15 +45,15 @@ class DecodeProcess:
         self._begun_fd = -1
         self.stopped = False
 
-    def prepare(self, requests: Sequence[Request], slab: Slab, rows: Sequence[int]) -> list[Prepared]:
-        """Returns one result per request, with its pixels in its row of the slab, however often payloads kill us.
+    def prepare(self, requests: Sequence[Request], slab: Slab, rows: Sequence[int]) -> Message:
+        """Returns one result per request, whose pixels lie in its row of the slab, however often payloads kill us.
 
         A payload during which the process died is tried once more, alone: the machine may have killed it (memory).
 
         Raises:
             EnvironmentProblem: the process cannot be started, again and again, or was stopped for good.
         """
-        results: list[Prepared] = []
+        results: Message = []
         starts_without_work = 0
         suspect = -1
         while len(results) < len(requests):
@@ -80,9 +79,9 @@ class DecodeProcess:
             lost = slice(len(results), culprit)
             results += self.prepare(requests[lost], slab, rows[lost])
             if exit_code == -signal.SIGALRM:
-                results.append(Prepared(None, "img-timeout", "decoding took too long"))
+                results.append((Prepared(None, "img-timeout", "decoding took too long"), 0))
             elif suspect == culprit:
-                results.append(Prepared(None, "img-decoder-died", "the decoder ended its process"))
+                results.append((Prepared(None, "img-decoder-died", "the decoder ended its process"), 0))
             else:
                 suspect = culprit
         return results
@@ -112,7 +111,7 @@ class DecodeProcess:
 
     def _exchange(
         self, requests: Sequence[Request], slab: Slab, rows: Sequence[int]
-    ) -> tuple[list[Prepared], int, int | None]:
+    ) -> tuple[Message, int, int | None]:
         """Sends a task and returns (results, payloads begun, exit code, or None if the process is well).
 
         The results are those that arrived before the process ended, if it did.
@@ -121,7 +120,7 @@ class DecodeProcess:
             self._start()
         assert self._connection is not None
         seconds = self._preparation.limits.seconds + _DEADLINE_SLACK_SECONDS
-        results: list[Prepared] = []
+        results: Message = []
         try:
             self._connection.send(Task(list(requests), list(rows), slab.offset_bytes, slab.size_bytes))
             while len(results) < len(requests):
@@ -130,10 +129,7 @@ class DecodeProcess:
                     num_begun = self._num_begun()
                     self.end()
                     return results, num_begun, -signal.SIGALRM
-                for prepared, filled in self._connection.recv():
-                    if prepared.status == "ok":
-                        prepared = replace(prepared, pixels=slab.pixels[rows[len(results)], :filled])
-                    results.append(prepared)
+                results += self._connection.recv()
         except (EOFError, OSError):
             num_begun = self._num_begun()
             return results, num_begun, self.end()

@@ -22,7 +22,7 @@ _TASKS_OF_A_WORKER = 2
 
 
 class Filled(NamedTuple):
-    """Results whose pixels lie in a slab, and the seconds that reading and decoding took."""
+    """Results whose pixels lie in a slab and not in them, and the seconds that reading and decoding took."""
 
     results: list[Prepared]
     read_seconds: float
@@ -125,8 +125,13 @@ class DecodePool:
         return self._threads.submit(self._prepare_batch, batch)
 
     def _prepare_batch(self, batch: list[Request]) -> list[Prepared]:
+        slab = self.lease(BATCH_PAYLOADS)
         with self._child() as child:
-            return child.prepare(batch, self.lease(BATCH_PAYLOADS), range(len(batch)))
+            results = child.prepare(batch, slab, range(len(batch)))
+        return [
+            replace(prepared, pixels=slab.pixels[row, :filled]) if prepared.status == "ok" else prepared
+            for row, (prepared, filled) in enumerate(results)
+        ]
 
     def _fill(self, read: Callable[[], Sequence[Request]], slab: Slab, rows: Sequence[int]) -> Filled:
         started = time.perf_counter()
@@ -137,16 +142,14 @@ class DecodePool:
             if child is None:
                 results = [self._fill_inline(*one, slab) for one in zip(rows, requests, strict=True)]
             else:
-                results = child.prepare(requests, slab, rows)
+                results = [prepared for prepared, _ in child.prepare(requests, slab, rows)]
             return Filled(results, read_seconds, time.perf_counter() - started)
 
     def _fill_inline(self, row: int, request: Request, slab: Slab) -> Prepared:
         prepared = self.preparation.prepare(*request)
-        if prepared.pixels is None:
-            return prepared
-        row_pixels = slab.pixels[row, : len(prepared.pixels)]
-        row_pixels[:] = prepared.pixels
-        return replace(prepared, pixels=row_pixels)
+        if prepared.pixels is not None:
+            slab.pixels[row, : len(prepared.pixels)] = prepared.pixels
+        return replace(prepared, pixels=None)
 
     @contextmanager
     def _child(self) -> Iterator[DecodeProcess]:

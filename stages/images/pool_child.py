@@ -12,7 +12,7 @@ from stages.images.prepare import Preparation, Prepared, Request
 from stages.images.shared_pixels import MappedSlabs
 
 BATCH_PAYLOADS = 16
-_FLUSH_SECONDS = 0.02
+_FLUSH_SECONDS = 0.2
 
 
 class Task(NamedTuple):

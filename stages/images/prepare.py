@@ -145,7 +145,8 @@ class TrainingPreparation:
         decoded = decode_image(payload, self.limits, reduce_for=reduce_for)
         if decoded.image is None:
             return Prepared(None, decoded.status, decoded.reason, decoded.width, decoded.height)
-        pixels = np.concatenate([crop_pixels(decoded.image, crop, shape).ravel() for shape in self.shapes])
+        each = [crop_pixels(decoded.image, crop, shape).ravel() for shape in self.shapes]
+        pixels = each[0] if len(each) == 1 else np.concatenate(each)
         checks = check_of(decoded.image, crop) if with_check else b""
         return Prepared(pixels, "ok", decoded.reason, decoded.width, decoded.height, checks)
 

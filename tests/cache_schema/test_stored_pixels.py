@@ -1,5 +1,7 @@
 """The stored pixels of a cache are found by row, counted part by part, and checked against the samples."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from cache_schema.errors import DamagedError, MismatchError, UnfinishedError
 from cache_schema.json_file import read_sealed, seal
 from cache_schema.pixels import PixelRow, PixelsOfPart, PixelsRecipe
 from cache_schema.samples import digest_of
+from cache_schema.sha256 import sha256_of_file
 from cache_schema.stored_pixels import StoredPixels, stored_pixels, verify_pixels
 from tests.corpora.damaged_files import DAMAGE, flip_bit
 from tests.corpora.tiny_cache import make_cache
@@ -213,3 +216,21 @@ def test_pixels_of_a_part_whose_samples_are_damaged_or_uncommitted_are_checked_b
     assert problems(cache) == []
     DAMAGE["one bit flipped"](cache.layout.pixels(1))
     assert [part for _, _, part in problems(cache)] == [1]
+
+
+def test_threads_that_ask_for_one_part_at_a_time_read_its_file_once(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, stored = [], stored_pixels(cache)
+
+    def slowly(path: Path) -> str:
+        read.append(path)
+        time.sleep(0.1)
+        return sha256_of_file(path)
+
+    monkeypatch.setattr(pixels, "sha256_of_file", slowly)
+    assert stored is not None
+    with ThreadPoolExecutor(4) as threads:
+        found = threads.map(lambda row: stored.jpeg(row, digest_of(b"image %d" % row)), (0, 2, 3, 4))
+        assert list(found) == [b"jpeg 0", b"jpeg 2", b"jpeg 3", b"jpeg 4"]
+    assert read == [cache.layout.pixels(0)]

@@ -2,6 +2,7 @@
 
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -49,3 +50,29 @@ def test_it_is_only_so_many_items_ahead_and_closing_it_ends_thread_and_items() -
     ahead.close()
     assert made[-1] == -1 and len(made) < 10
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
+
+
+class Large:
+    """Something that should not stay."""
+
+
+def test_an_item_that_was_taken_is_forgotten_while_the_next_one_is_waited_for() -> None:
+    is_due = threading.Event()
+
+    def items() -> Iterator[Large]:
+        yield Large()
+        is_due.wait(10)
+        yield Large()
+
+    ahead = prefetched(items(), num_ahead=1)
+    taken = weakref.ref(next(ahead))
+    waiting = threading.Thread(target=next, args=(ahead,))
+    waiting.start()
+    for _ in range(200):
+        if taken() is None:
+            break
+        time.sleep(0.01)
+    was_forgotten = taken() is None
+    is_due.set()
+    waiting.join()
+    assert was_forgotten

@@ -1,15 +1,20 @@
 """What only a GPU can show. Skips itself without one."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from cache_schema.errors import EnvironmentProblem
+from stages.distill import ahead
+from stages.distill.batches import Batch
 from stages.distill.config import DistillConfig
 from stages.distill.losses import LOSSES, LossInputs, Side, TeacherSide, total_loss
 from stages.distill.run import TrainingStopped, distill
+from stages.images.prepare import TrainingPreparation
+from stages.images.preprocess import CropShape
 from tests.corpora.runs import stop_after
 from tests.corpora.small_corpus import small_cache
 
@@ -83,3 +88,26 @@ def test_a_run_saved_on_the_gpu_resumes_on_the_cpu_and_says_that_it_is_not_bit_i
 def test_a_device_that_is_not_there_is_named_with_those_that_are(config):
     with pytest.raises(EnvironmentProblem, match="device 'cuda:99' is not there; this machine has: cpu, cuda:0"):
         distill(replace(config, device="cuda:99"))
+
+
+def test_pixels_and_features_arrive_on_the_gpu_as_they_were(monkeypatch):
+    # In several pieces, of which the last is a short one.
+    monkeypatch.setattr(ahead, "_STAGED_BYTES", 1000)
+    generator = np.random.default_rng(0)
+    shapes = [CropShape((8, 6), "bicubic"), CropShape((5, 7), "bicubic")]
+    pixels_BP = generator.integers(0, 256, (9, sum(3 * h * w for (h, w), _ in shapes)), np.uint8)
+    batch = Batch(
+        step=3,
+        rows=np.arange(9),
+        pixels=TrainingPreparation(tuple(shapes)).cut(pixels_BP),
+        pixels_BP=pixels_BP,
+        teacher_image_BD=generator.standard_normal((9, 32), np.float32),
+        text_TD=generator.standard_normal((70, 32), np.float32),
+    )
+    (uploaded,) = ahead._uploaded([SimpleNamespace(result=lambda: batch)], torch.device("cuda"))
+    uploaded.receive()
+    assert np.array_equal(uploaded.teacher.image_BD.cpu().numpy(), batch.teacher_image_BD)
+    assert np.array_equal(uploaded.teacher.text_TD.cpu().numpy(), batch.text_TD)
+    for shape in shapes:
+        assert np.array_equal(uploaded.pixels[shape].cpu().numpy(), batch.pixels[shape])
+    assert uploaded.batch.step == 3 and uploaded.batch.pixels_BP.size == 0, "this side's memory is free"

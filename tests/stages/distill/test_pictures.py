@@ -1,6 +1,10 @@
 """Pictures are kept in memory where they fit, cut in every shape at once, and decoded again when a decoder was late."""
 
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import CancelledError
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +12,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cache_schema.cache import Cache
+from cache_schema.cache import Cache, ImageLocation
 from cache_schema.errors import EnvironmentProblem
 from stages.distill import streamed_pictures
 from stages.distill.payloads import Originals
-from stages.distill.pictures import Crops, Pictures, PicturesInMemory, fit_in_memory
+from stages.distill.pictures import BegunCrops, Crops, Pictures, PicturesInMemory, fit_in_memory
 from stages.distill.streamed_pictures import PicturesStreamed
-from stages.images.crops import crop_of
+from stages.images.crops import Crop, crop_of
 from stages.images.decode import Limits
 from stages.images.preprocess import CropShape, crop_box
 from tests.corpora.extracts import extracted_cache
-from tests.corpora.faulty_decoders import LatePlan
+from tests.corpora.faulty_decoders import LatePlan, MeetingPlan
 from tests.corpora.pictures import jpeg
 from tests.corpora.small_corpus import small_cache, write_sources
 
@@ -134,3 +138,74 @@ def test_a_decoder_that_is_always_late_is_the_fault_of_the_machine_and_not_of_pi
         cut(cache, streamed(late(50)), 1)
     assert "lacks time or memory for its decode processes; use fewer --decode-workers" in str(problem.value)
     assert "failed 3 times" in str(problem.value) and "Pillow" not in str(problem.value)
+
+
+def begun(made: Pictures, cache: Cache, *places: int) -> BegunCrops:
+    rows = np.array(places)
+    locations = cache.locations(rows)
+    crops = [crop_of(1, 1, at.digest, width=at.width, height=at.height, scale=(0.8, 1.0)) for at in locations]
+    return made.begin(rows, locations, crops, np.zeros(len(rows), bool))
+
+
+def test_workers_that_have_nothing_to_do_go_on_with_the_next_step(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEETING", str(tmp_path))
+    monkeypatch.setattr(streamed_pictures, "TrainingPreparation", MeetingPlan)
+    asked: dict[str, Any] = {"num_workers": 2, "reduce_for": None, "limits": Limits(seconds=5.0)}
+    with PicturesStreamed([SMALL], Originals(), **asked) as made:
+        steps = [begun(made, cache, row) for row in (0, 5)]
+        for row, step in zip((0, 5), steps, strict=True):
+            assert np.array_equal(step.result().pixels[SMALL][0], by_pillow(cache, row, SMALL))
+
+
+class Reading(Originals):
+    """Remembers which rows were read, and lets a reader pass when `num_meeting` of them read at the same time."""
+
+    def __init__(self, num_meeting: int = 1) -> None:
+        super().__init__()
+        self.rows: list[int] = []
+        self._meeting = threading.Barrier(num_meeting, timeout=10)
+
+    def payload(self, row: int, location: ImageLocation) -> bytes:
+        self._meeting.wait()
+        # The first of several that are read at the same time takes longest.
+        time.sleep(0.02 if row % 8 == 0 else 0)
+        self.rows.append(row)
+        return super().payload(row, replace(location, uri=location.uri.removesuffix(".gz")))
+
+
+def test_as_many_tasks_are_read_at_a_time_as_there_are_workers_and_readers(cache: Cache) -> None:
+    with PicturesStreamed([SMALL], Reading(4), num_workers=1, num_readers=3, reduce_for=None) as made:
+        steps = [begun(made, cache, row) for row in range(4)]
+        assert all(
+            np.array_equal(step.result().pixels[SMALL][0], by_pillow(cache, row, SMALL))
+            for row, step in enumerate(steps)
+        )
+
+
+def test_a_compressed_container_is_read_from_front_to_end_by_however_many_threads(cache: Cache) -> None:
+    read = Reading()
+    rows = np.random.default_rng(0).permutation(40)
+    locations = [replace(at, uri=f"{at.uri}.gz") for at in cache.locations(rows)]
+    with PicturesStreamed([SMALL], read, num_workers=2, num_readers=6, reduce_for=None) as made:
+        whole = made.crops(rows, locations, [Crop(0, 0, 1, 1)] * 40, np.zeros(40, bool))
+    assert read.rows == list(range(40))
+    assert whole.pixels[SMALL].shape == (40, 16, 16, 3)
+
+
+def test_who_waits_for_pictures_is_let_go_when_they_are_closed(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEETING", str(tmp_path))
+    monkeypatch.setattr(streamed_pictures, "TrainingPreparation", MeetingPlan)
+    made = PicturesStreamed([SMALL], Originals(), num_workers=1, reduce_for=None)
+    steps = [begun(made, cache, 0), begun(made, cache, *range(6))]
+    while not list(tmp_path.iterdir()):
+        time.sleep(0.01)
+    started = time.monotonic()
+    made.close()
+    assert time.monotonic() - started < 5
+    for step in steps:
+        with pytest.raises((EnvironmentProblem, CancelledError)):
+            step.result()

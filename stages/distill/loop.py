@@ -9,7 +9,7 @@ from cache_schema.progress import Progress
 from stages.distill.ahead import UploadedBatch, batches_ahead
 from stages.distill.feed import Feed
 from stages.distill.member import Member
-from stages.distill.meter import Bottleneck, Meter, phase
+from stages.distill.meter import Bottleneck
 
 
 class TrainingStopped(KeyboardInterrupt):
@@ -57,7 +57,7 @@ def train(
         # Pictures are closed first: whoever waits for them is let go.
         stack.enter_context(closing(batches))
         stack.enter_context(pictures)
-        meter, bottleneck = Meter(first.device), Bottleneck()
+        bottleneck = Bottleneck()
         waiting = time.perf_counter()
         for uploaded in batches:
             batch = uploaded.batch
@@ -67,8 +67,8 @@ def train(
                 return
             if should_stop():
                 raise _stopped(batch.step, end, learning)
-            shared = {"wait": waited, **batch.seconds, **meter.taken()}
-            notes = _step_of_all(learning, uploaded, meter, shared)
+            shared = {"wait": waited, **batch.seconds}
+            notes = _step_of_all(learning, uploaded, shared)
             for member in (member for member in learning if member.failed is not None and len(members) > 1):
                 notice(f"{member.folder.root} goes no further, the others do ({member.failed})")
             said = bottleneck.of(shared, *(member.phases for member in learning))
@@ -78,13 +78,10 @@ def train(
             waiting = time.perf_counter()
 
 
-def _step_of_all(
-    members: Sequence[Member], uploaded: UploadedBatch, meter: Meter, shared: Mapping[str, float]
-) -> list[str]:
+def _step_of_all(members: Sequence[Member], uploaded: UploadedBatch, shared: Mapping[str, float]) -> list[str]:
     """Does the step of every member that is at it, with what follows it; returns what each says of it."""
     batch = uploaded.batch
-    with meter.open(), phase("upload"):
-        uploaded.receive()
+    uploaded.receive()
     notes = []
     for member in (member for member in members if member.done == batch.step):
         try:

@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache_schema.errors import UsageError
-
-Rows = NDArray[np.int64]
+from stages.distill.rows import Rows, RowSet
 
 _IMAGE_ORDER, _TEXT_DRAW = 1, 2
 
@@ -48,10 +47,10 @@ def order_of_epoch(rows: Rows, *, part_rows: int, seed: int, epoch: int, window_
         window_parts: parts per window.
     """
     generator = np.random.default_rng([_IMAGE_ORDER, *_words(digest_of_rows(rows)), seed, epoch])
-    parts, starts = np.unique(rows // part_rows, return_index=True)
-    by_part = np.split(rows, starts[1:])
-    shuffled = [by_part[place] for place in generator.permutation(len(parts))]
-    window_parts = window_parts or len(parts) or 1
+    parts = rows // part_rows
+    by_part = np.split(rows, np.flatnonzero(np.diff(parts)) + 1) if len(rows) else []
+    shuffled = [by_part[place] for place in generator.permutation(len(by_part))]
+    window_parts = window_parts or len(by_part) or 1
     windows = (shuffled[first : first + window_parts] for first in range(0, len(shuffled), window_parts))
     return np.concatenate([np.zeros(0, np.int64), *(generator.permutation(np.concatenate(w)) for w in windows)])
 
@@ -110,7 +109,7 @@ def text_generator(ok_text_digest: bytes, *, seed: int, step: int) -> np.random.
 def texts_of_step(
     image_rows: Rows,
     neighbours: NDArray[np.int64] | None,
-    ok_text_rows: Rows,
+    ok_texts: RowSet,
     rng: np.random.Generator,
     num_texts: int,
     *,
@@ -125,7 +124,7 @@ def texts_of_step(
         image_rows: the images of the step, shape (B,).
         neighbours: mined text rows of each, best first, shape (B, k), −1 where there are none; None when nothing
             was mined. Rows that are not ok are skipped.
-        ok_text_rows: eligible text rows, ascending, no row twice.
+        ok_texts: eligible text rows.
         rng: where the random rest is drawn from.
         num_texts: how many rows to return.
         mined_share: at most this part of `num_texts` are neighbours.
@@ -133,29 +132,24 @@ def texts_of_step(
     Raises:
         UsageError: there are fewer ok text rows than `num_texts`.
     """
-    if not 1 <= num_texts <= len(ok_text_rows):
+    if not 1 <= num_texts <= len(ok_texts):
         raise UsageError(
-            f"text batch size {num_texts:,} does not fit the {len(ok_text_rows):,} ok sentences of the cache: "
-            f"use a text batch size from 1 to {len(ok_text_rows):,}"
-            if len(ok_text_rows)
+            f"text batch size {num_texts:,} does not fit the {len(ok_texts):,} ok sentences of the cache: "
+            f"use a text batch size from 1 to {len(ok_texts):,}"
+            if len(ok_texts)
             else "the cache has 0 ok sentences, so there is nothing to compare images with: extract some"
         )
     mined = np.zeros(0, np.int64)
     if neighbours is not None:
         assert len(neighbours) == len(image_rows), (len(neighbours), len(image_rows))
         by_rank = neighbours.T.ravel()
-        candidates = by_rank[_contains(ok_text_rows, by_rank)]
+        candidates = by_rank[ok_texts.contains(by_rank)]
         distinct, first_places = np.unique(candidates, return_index=True)
         mined = distinct[np.argsort(first_places)][: int(mined_share * num_texts)]
     # At most len(mined) of num_texts distinct draws can be neighbours already, so enough are left.
-    drawn = ok_text_rows[rng.choice(len(ok_text_rows), num_texts, replace=False)]
+    drawn = ok_texts.rows[rng.choice(len(ok_texts), num_texts, replace=False)]
     rest = drawn[~np.isin(drawn, mined)][: num_texts - len(mined)]
     return np.concatenate([mined, rest])
-
-
-def _contains(ascending: Rows, values: Rows) -> NDArray[np.bool_]:
-    places = np.searchsorted(ascending, values)
-    return ascending[np.minimum(places, len(ascending) - 1)] == values
 
 
 def _words(digest: bytes) -> Iterator[int]:

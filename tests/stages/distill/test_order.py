@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from cache_schema.errors import UsageError
 from stages.distill.order import EpochSequence, digest_of_rows, order_of_epoch, text_generator, texts_of_step
+from stages.distill.rows import RowSet, rows_in_all
 
 
 @st.composite
@@ -93,7 +94,7 @@ def test_texts_of_a_step_are_exactly_as_many_distinct_ok_rows(ok, num_images, k,
 
     def choose():
         rng = text_generator(digest_of_rows(ok), seed=seed, step=7)
-        return texts_of_step(images, neighbours, ok, rng, num_texts, mined_share=share)
+        return texts_of_step(images, neighbours, RowSet(ok), rng, num_texts, mined_share=share)
 
     texts = choose()
     assert len(texts) == num_texts == len(np.unique(texts))
@@ -103,20 +104,22 @@ def test_texts_of_a_step_are_exactly_as_many_distinct_ok_rows(ok, num_images, k,
 
 def test_neighbours_are_taken_round_robin_by_rank_up_to_the_share():
     neighbours = np.array([[10, 11, 12], [20, 10, 22], [30, -1, 99]])
-    texts = texts_of_step(np.arange(3), neighbours, np.arange(50), np.random.default_rng(0), 10, mined_share=0.5)
+    texts = texts_of_step(
+        np.arange(3), neighbours, RowSet(np.arange(50)), np.random.default_rng(0), 10, mined_share=0.5
+    )
     assert texts[:5].tolist() == [10, 20, 30, 11, 12]
     assert not np.isin(texts[5:], [10, 20, 30, 11, 12]).any()
 
 
 def test_a_share_that_neighbours_cannot_fill_is_filled_at_random():
-    texts = texts_of_step(np.arange(1), np.array([[4, -1]]), np.arange(50), np.random.default_rng(0), 30)
+    texts = texts_of_step(np.arange(1), np.array([[4, -1]]), RowSet(np.arange(50)), np.random.default_rng(0), 30)
     assert texts[0] == 4 and len(np.unique(texts)) == 30
 
 
 def test_texts_differ_between_steps_and_seeds():
     def draw(seed, step):
         rng = text_generator(b"0123456789abcdef", seed=seed, step=step)
-        return texts_of_step(np.arange(1), None, np.arange(1000), rng, 20).tolist()
+        return texts_of_step(np.arange(1), None, RowSet(np.arange(1000)), rng, 20).tolist()
 
     assert draw(0, 0) == draw(0, 0)
     assert draw(0, 0) != draw(0, 1)
@@ -125,4 +128,15 @@ def test_texts_differ_between_steps_and_seeds():
 
 def test_more_texts_than_ok_rows_are_refused_with_both_numbers():
     with pytest.raises(UsageError, match="text batch size 6 does not fit the 5 ok sentences"):
-        texts_of_step(np.arange(1), None, np.arange(5), np.random.default_rng(0), 6)
+        texts_of_step(np.arange(1), None, RowSet(np.arange(5)), np.random.default_rng(0), 6)
+
+
+def test_a_set_of_rows_knows_its_rows_and_what_it_shares_as_numpy_does() -> None:
+    rng = np.random.default_rng(5)
+    one, other, third = (np.flatnonzero(rng.random(300) < share) for share in (0.5, 0.8, 0.9))
+    asked = np.concatenate([[-1, -300, 300, 10**9], rng.integers(-5, 400, 200)])
+    assert RowSet(one).contains(asked).tolist() == np.isin(asked, one).tolist()
+    assert rows_in_all(one, other, third).tolist() == sorted({*one} & {*other} & {*third})
+    nothing = np.zeros(0, np.int64)
+    assert not RowSet(nothing).contains(asked).any()
+    assert rows_in_all(one, nothing).tolist() == rows_in_all(nothing, one).tolist() == []

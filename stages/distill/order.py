@@ -31,7 +31,31 @@ class Visits(NamedTuple):
 
 def digest_of_rows(rows: Rows) -> bytes:
     """Returns 16 bytes that tell whether two lists of eligible rows are the same."""
-    return hashlib.blake2b(np.ascontiguousarray(rows, "<i8").tobytes(), digest_size=16).digest()
+    return hashlib.blake2b(np.ascontiguousarray(rows, "<i8").data, digest_size=16).digest()
+
+
+def common_rows(rows: Rows, others: Rows) -> Rows:
+    """Returns the rows that are in both lists, ascending; both are ascending and hold no row twice.
+
+    A byte for every row up to the last, in place of sorting both lists together.
+    """
+    if not len(rows) or not len(others):
+        return np.zeros(0, np.int64)
+    is_other = np.zeros(max(rows[-1], others[-1]) + 1, bool)
+    is_other[others] = True
+    return rows[is_other[rows]]
+
+
+def rows_by_part(rows: Rows, part_rows: int) -> Iterator[tuple[int, Rows]]:
+    """Yields the number of every part that has some of `rows`, which are ascending, and those rows, in order."""
+    if not len(rows):
+        return
+    first, last = int(rows[0]) // part_rows, int(rows[-1]) // part_rows
+    # Searched for in the list: comparing every row with every part takes minutes at thousands of parts.
+    edges = np.searchsorted(rows, np.arange(first, last + 2) * part_rows)
+    for part, start, end in zip(range(first, last + 1), edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+        if start < end:
+            yield part, rows[start:end]
 
 
 def order_of_epoch(rows: Rows, *, part_rows: int, seed: int, epoch: int, window_parts: int | None = None) -> Rows:
@@ -48,10 +72,9 @@ def order_of_epoch(rows: Rows, *, part_rows: int, seed: int, epoch: int, window_
         window_parts: parts per window.
     """
     generator = np.random.default_rng([_IMAGE_ORDER, *_words(digest_of_rows(rows)), seed, epoch])
-    parts, starts = np.unique(rows // part_rows, return_index=True)
-    by_part = np.split(rows, starts[1:])
-    shuffled = [by_part[place] for place in generator.permutation(len(parts))]
-    window_parts = window_parts or len(parts) or 1
+    by_part = [of_part for _, of_part in rows_by_part(rows, part_rows)]
+    shuffled = [by_part[place] for place in generator.permutation(len(by_part))]
+    window_parts = window_parts or len(by_part) or 1
     windows = (shuffled[first : first + window_parts] for first in range(0, len(shuffled), window_parts))
     return np.concatenate([np.zeros(0, np.int64), *(generator.permutation(np.concatenate(w)) for w in windows)])
 
@@ -143,14 +166,25 @@ def texts_of_step(
     mined = np.zeros(0, np.int64)
     if neighbours is not None:
         assert len(neighbours) == len(image_rows), (len(neighbours), len(image_rows))
-        by_rank = neighbours.T.ravel()
-        candidates = by_rank[_contains(ok_text_rows, by_rank)]
-        distinct, first_places = np.unique(candidates, return_index=True)
-        mined = distinct[np.argsort(first_places)][: int(mined_share * num_texts)]
+        mined = _best_of_all(neighbours, ok_text_rows, int(mined_share * num_texts))
     # At most len(mined) of num_texts distinct draws can be neighbours already, so enough are left.
     drawn = ok_text_rows[rng.choice(len(ok_text_rows), num_texts, replace=False)]
     rest = drawn[~np.isin(drawn, mined)][: num_texts - len(mined)]
     return np.concatenate([mined, rest])
+
+
+def _best_of_all(neighbours: NDArray[np.int64], ok_text_rows: Rows, at_most: int) -> Rows:
+    """Returns the first `at_most` distinct ok rows in the order best of every image, second of every image, …"""
+    num_ranks = 1
+    while True:
+        # Few ranks are enough, and rows are searched for in ascending order: the list of all sentences is far larger
+        # than the processor's caches.
+        distinct, first_places = np.unique(neighbours[:, :num_ranks].T, return_index=True)
+        is_ok = _contains(ok_text_rows, distinct)
+        found = distinct[is_ok][np.argsort(first_places[is_ok])][:at_most]
+        if len(found) == at_most or num_ranks >= neighbours.shape[1]:
+            return found
+        num_ranks *= 2
 
 
 def _contains(ascending: Rows, values: Rows) -> NDArray[np.bool_]:

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from cache_schema.cache import Cache, CachedArray
@@ -28,7 +27,7 @@ from stages.distill.feed import Feed
 from stages.distill.held_out import HeldOut, held_out_rows, without_held_out
 from stages.distill.job import DistillJob
 from stages.distill.losses import LOSSES
-from stages.distill.order import EpochSequence, Rows
+from stages.distill.order import EpochSequence, Rows, common_rows
 from stages.distill.payloads import Originals, SmallPictures, pixels_to_train_on
 from stages.distill.pictures import fit_in_memory
 from stages.distill.replay import Replay, views_of
@@ -64,7 +63,7 @@ def open_feed(config: DistillConfig) -> Feed:
     text_selection = None if config.texts is None else _selection_of(cache, "text", config.texts)
     rows = _eligible(images, image_selection, config.batch_size)
     if replay is not None:
-        rows = np.intersect1d(rows, replay.ok_rows(), assume_unique=True)
+        rows = common_rows(rows, replay.ok_rows())
     text_rows = _eligible(texts, text_selection, config.text_batch_size)
     held_out = None
     if config.hold_out is not None:
@@ -171,7 +170,7 @@ def _held_out_rows(asked: str, cache: Cache, rows: Rows) -> Rows:
         share = float(asked)
     except ValueError:
         selection = _selection_of(cache, "image", asked)
-        found = np.intersect1d(rows, selection.rows, assume_unique=True)
+        found = common_rows(rows, selection.rows)
         if not len(found):
             raise UsageError(
                 f"selection {asked!r} of {cache.path} has none of the {len(rows):,} ok images: hold out another"
@@ -187,7 +186,7 @@ def _eligible(array: CachedArray, selection: Selection | None, batch_size: int |
     rows = array.ok_rows()
     if selection is None:
         return rows
-    selected = np.intersect1d(rows, selection.rows, assume_unique=True)
+    selected = common_rows(rows, selection.rows)
     if (batch_size or 1) > len(selected):
         raise UsageError(
             f"a batch of {batch_size or 1:,} {array.modality}s does not fit selection {selection.name!r}, which has "

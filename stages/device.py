@@ -157,6 +157,14 @@ def torch_device(name: str) -> "torch.device":
     return torch.device(name)
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Returns whether `error`, of Python or torch, says that memory is short on the device or on this machine."""
+    import torch
+
+    # On the CPU torch has no class of its own for it.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
 @contextlib.contextmanager
 def float32_without_tf32() -> Iterator[None]:
     """Computes float32 convolutions and matrix products inside in float32, however fast the device is at less.

@@ -67,6 +67,7 @@ def _method(field: str) -> tuple[str, ...]:
 
 
 _MEMBER, _RESOLVE = "stages/distill/member.py", "stages/distill/resolve.py"
+_STEP = "stages/distill/step.py"
 _BATCHES, _OPTIMIZER = "stages/distill/batches.py", "stages/distill/optimizer.py"
 _MICRO, _OF_MEMBER = "stages/distill/micro_batch.py", "tests/stages/distill/test_member.py::"
 _HELD_OUT = "tests/stages/distill/test_held_out.py::"
@@ -84,10 +85,12 @@ _AVERAGED = (
 _GRADIENT, _PADDED = "stages/distill/gradient_cache.py", "stages/teachers/batches.py"
 
 MUTANTS = (
-    Mutant("learning rate never reaches the optimiser", _MEMBER, 'group["lr"] = rate', 'group["lr"] = 1e-3', _OWN),
-    Mutant("warm-up share ignored", _MEMBER, "warmup_share=method.warmup_share", "warmup_share=0.04", _OWN),
-    Mutant("least learning rate ignored", _MEMBER, "least=min(method.min_learning_rate", "least=min(4e-5", _MINED),
-    Mutant("warm-up starts at its default", _MEMBER, "=min(method.warmup_learning_rate", "=min(4e-6", _OWN),
+    Mutant(
+        "learning rate never reaches the optimiser", _STEP, 'parameters["lr"] = rate', 'parameters["lr"] = 1e-3', _OWN
+    ),
+    Mutant("warm-up share ignored", _STEP, "warmup_share=method.warmup_share", "warmup_share=0.04", _OWN),
+    Mutant("least learning rate ignored", _STEP, "least=min(method.min_learning_rate", "least=min(4e-5", _MINED),
+    Mutant("warm-up starts at its default", _STEP, "=min(method.warmup_learning_rate", "=min(4e-6", _OWN),
     Mutant("student left in evaluation mode", _RESOLVE, "student=student.train()", "student=student.eval()", _MINED),
     Mutant("student without dropout", _RESOLVE, "student=student.train()", "student=student.eval()", _OWN),
     Mutant(
@@ -97,11 +100,11 @@ MUTANTS = (
         "gather_unit((lambda *of: np.roll(self.text_rows, 1)[np.isin(self.text_rows, self._texts_of_step(*of))])(",
         _OWN,
     ),
-    Mutant("logit scale always 100", _MEMBER, "logit_scale=method.logit_scale", "logit_scale=100.0", _MINED),
+    Mutant("logit scale always 100", _STEP, "logit_scale=method.logit_scale", "logit_scale=100.0", _MINED),
     Mutant("the teacher's own scale ignored", _RESOLVE, "or texts.recipe.logit_scale", "or 100.0", _OWN),
     Mutant("an asked logit scale ignored", _RESOLVE, "config.logit_scale or texts", "texts", _method("logit_scale")),
-    Mutant("temperatures ignored", _MEMBER, "temperatures=method.temperatures", "temperatures={}", _OWN),
-    Mutant("weights of the losses ignored", _MEMBER, "weights=method.weights", 'weights={"vl": 0.7, "pvl": 0.3}', _OWN),
+    Mutant("temperatures ignored", _STEP, "temperatures=method.temperatures", "temperatures={}", _OWN),
+    Mutant("weights of the losses ignored", _STEP, "weights=method.weights", 'weights={"vl": 0.7, "pvl": 0.3}', _OWN),
     Mutant("weight decay ignored", _MEMBER, "weight_decay=job.method.weight_decay", "weight_decay=0.05", _OWN),
     Mutant("everything decays", _OPTIMIZER, '"weight_decay": 0.0}', '"weight_decay": weight_decay}', _OWN),
     Mutant("Adam's betas wrong", _OPTIMIZER, "ADAM_BETAS = (0.9, 0.999)", "ADAM_BETAS = (0.9, 0.98)", _OWN),
@@ -124,11 +127,11 @@ MUTANTS = (
     Mutant(
         "norm batches ignored",
         _MICRO,
-        "self.size, self._job.group_size)",
-        "self.size, None)",
+        "size, self._job.group_size, share)",
+        "size, None, share)",
         _method("norm_batch_size"),
     ),
-    Mutant("clipping ignored", _MEMBER, "if method.clip_grad:", "if False:", _method("clip_grad")),
+    Mutant("clipping ignored", _STEP, "if method.clip_grad:", "if False:", _method("clip_grad")),
     Mutant(
         "averages never exported",
         _MEMBER,
@@ -216,7 +219,7 @@ MUTANTS = (
         _OWN,
     ),
     Mutant(
-        "seed ignored for dropout", _MEMBER, "randomness=(method.seed, batch.step)", "randomness=(0, batch.step)", _OWN
+        "seed ignored for dropout", _STEP, "randomness=(method.seed, batch.step)", "randomness=(0, batch.step)", _OWN
     ),
     Mutant("shuffle window ignored", _RESOLVE, "window_parts=config.window_parts or (", "window_parts=(", _OWN),
     Mutant("bfloat16 never used", _GRADIENT, 'enabled=precision == "bfloat16"', "enabled=False", _method("precision")),

@@ -2,12 +2,14 @@
 
 import shlex
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 import click
 
 from pipeline.executors.config import ExecutorConfig
+from pipeline.executors.launched import distill_with_others, is_one_of_several, spoken_once
 from pipeline.options.executor import executor_options
 from pipeline.options.fields import settings_of
 from pipeline.options.shared import help_all_option, shared_options
@@ -24,6 +26,7 @@ Example:
   pipeline distill --cache cache --student open_clip:ViT-B-32 --out run
   pipeline distill --cache cache --student open_clip:ViT-B-32 --student timm:fastvit_t8 \\
                    --negatives mined:nearest --steps 2000 --out runs
+  torchrun --nproc-per-node 8 -m pipeline distill --cache cache --device cuda --out run
 Stopped half-way? Run the same command again."""
 )
 @settings_of(DistillConfig, rare=False, repeated=("student",))
@@ -46,10 +49,16 @@ def command(
 
     Several students learn in one pass over the cache, each in a folder in --out.
     """
-    configs = configs_of(ctx, student, students, **settings)
-    with open_progress("distill", quiet=quiet) as progress, stop_flag() as should_stop:
-        train = _in_ray(executor.ray_address) if executor.name == "ray" else _here()
+    with ExitStack() as stack:
+        of_several = is_one_of_several()
+        speaks = stack.enter_context(spoken_once(ctx, executor)) if of_several else True
+        configs = configs_of(ctx, student, students, **settings)
+        progress = stack.enter_context(open_progress("distill", quiet=quiet or not speaks))
+        should_stop = stack.enter_context(stop_flag())
+        train = _trainer(executor, of_several=of_several)
         results = train(configs, progress=progress, notice=print_note, should_stop=should_stop)
+    if not speaks:
+        return
     print_result(
         results[0] if len(configs) == 1 else {"students": results},
         as_json=as_json,
@@ -58,16 +67,17 @@ def command(
     )
 
 
-def _here() -> Callable[..., list[dict[str, Any]]]:
+def _trainer(executor: ExecutorConfig, *, of_several: bool) -> Callable[..., list[dict[str, Any]]]:
+    """Returns what trains where `executor` says; with the processes beside this one where it is one of several."""
+    if of_several:
+        return distill_with_others
+    if executor.name == "ray":
+        from pipeline.executors.ray_train import distill_in_ray
+
+        return partial(distill_in_ray, address=executor.ray_address)
     from stages.distill.run import distill_side_by_side
 
     return distill_side_by_side
-
-
-def _in_ray(address: str | None) -> Callable[..., list[dict[str, Any]]]:
-    from pipeline.executors.ray_train import distill_in_ray
-
-    return partial(distill_in_ray, address=address)
 
 
 def _lines(result: dict[str, Any]) -> list[str]:

@@ -18,9 +18,10 @@ from cache_schema.cache import Cache, CachedArray, ImageLocation
 from cache_schema.neighbours import NeighboursReader
 from stages.distill.config import ResolvedMethod
 from stages.distill.meter import Meter, phase
-from stages.distill.order import EpochSequence, Rows, Visits, digest_of_rows, text_generator, texts_of_step
+from stages.distill.order import EpochSequence, Visits, digest_of_rows, text_generator, texts_of_step
 from stages.distill.pictures import BegunCrops, Pictures
 from stages.distill.replay import Replay
+from stages.distill.rows import Rows, RowSet
 from stages.images.crops import Crop, crop_of
 from stages.images.preprocess import CropShape
 
@@ -32,7 +33,8 @@ class Batch:
     Attributes:
         step: from 0.
         rows: image rows, shape (B,).
-        pixels: uint8 BHWC by shape, one crop of every image; views of `pixels_BP`.
+        pixels: uint8 BHWC by shape, one crop of every image of this process's share, in their order; views of
+            `pixels_BP`.
         pixels_BP: the same bytes in one piece: of all shapes of the first image, of the second, …
         teacher_image_BD: float32, unit norm, the teacher's features of the same images.
         text_TD: float32, unit norm, the teacher's features of the step's sentences.
@@ -50,10 +52,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class BegunBatch:
-    """A batch whose pictures are being made."""
+    """A batch whose pictures are being made: those of `own`, which is all of `visits` or the share of this process."""
 
     step: int
     visits: Visits
+    own: Visits
     locations: Sequence[ImageLocation]
     to_check: NDArray[np.bool_]
     pictures: BegunCrops
@@ -73,7 +76,7 @@ class BegunBatch:
         if self.replay is not None:
             checked = self.to_check
             compared = [location for location, wanted in zip(self.locations, checked, strict=True) if wanted]
-            rows, epochs = self.visits
+            rows, epochs = self.own
             self.replay.compare(rows[checked], epochs[checked], cut.checks_B4[checked], compared)
         return Batch(
             step=self.step,
@@ -100,6 +103,7 @@ class BatchMaker:
         text_rows: eligible sentences, ascending.
         method: how many sentences a step has and which, and how crops are drawn.
         replay: views of the teacher that are shown again; None draws crops anew for every visit.
+        share: rows of a batch whose pictures this process shows to students; None for all.
     """
 
     cache: Cache
@@ -111,10 +115,15 @@ class BatchMaker:
     text_rows: Rows
     method: ResolvedMethod
     replay: Replay | None = None
+    share: slice | None = None
 
     @cached_property
     def _text_rows_digest(self) -> bytes:
         return digest_of_rows(self.text_rows)
+
+    @cached_property
+    def _ok_texts(self) -> RowSet:
+        return RowSet(self.text_rows)
 
     def batch_of_step(self, step: int) -> Batch:
         """Returns the batch of global `step`, from 0; raises as `begin` and its result do."""
@@ -129,16 +138,17 @@ class BatchMaker:
         meter = Meter()
         with meter.open(), phase("gather"):
             visits = self.sequence.visits_of_step(step)
-            locations = self.cache.locations(visits.rows)
+            own = visits if self.share is None else Visits(visits.rows[self.share], visits.epochs[self.share])
+            locations = self.cache.locations(own.rows)
             replay = self.replay
             if replay is None:
-                crops = [self._crop(*visit) for visit in zip(locations, visits.epochs.tolist(), strict=True)]
-                to_check = np.zeros(len(visits.rows), bool)
+                crops = [self._crop(*visit) for visit in zip(locations, own.epochs.tolist(), strict=True)]
+                to_check = np.zeros(len(own.rows), bool)
             else:
-                crops = replay.crops(locations, visits.epochs)
-                to_check = replay.not_yet_seen(visits.rows, visits.epochs)
+                crops = replay.crops(locations, own.epochs)
+                to_check = replay.not_yet_seen(own.rows, own.epochs)
             # Begun before the features are gathered, so that workers have something to do meanwhile.
-            pictures = self.pictures.begin(visits.rows, locations, crops, to_check)
+            pictures = self.pictures.begin(own.rows, locations, crops, to_check)
             if replay is None:
                 teacher_image_BD = self.images.features.gather_unit(visits.rows)
             else:
@@ -147,6 +157,7 @@ class BatchMaker:
         return BegunBatch(
             step=step,
             visits=visits,
+            own=own,
             locations=locations,
             to_check=to_check,
             pictures=pictures,
@@ -172,7 +183,7 @@ class BatchMaker:
         return texts_of_step(
             image_rows,
             None if self.neighbours is None else self.neighbours.ids(image_rows),
-            self.text_rows,
+            self._ok_texts,
             text_generator(self._text_rows_digest, seed=self.method.seed, step=step),
             self.method.text_batch_size,
             mined_share=self.method.mined_share,

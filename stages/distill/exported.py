@@ -17,7 +17,7 @@ def export_trained(
     folder: RunFolder,
     record: RunRecord,
     *,
-    fence: atomic.Fence,
+    fence: atomic.Fence | None,
     notice: Callable[[str], None],
 ) -> dict[str, Json]:
     """Writes the model folder of a run and returns `weights_sha256` and `has_text_tower`.

@@ -11,10 +11,11 @@ from cache_schema.selections import Selection
 from stages.distill.batches import BatchMaker
 from stages.distill.config import ResolvedMethod
 from stages.distill.held_out import HeldOut
-from stages.distill.order import EpochSequence, Rows, digest_of_rows
+from stages.distill.order import EpochSequence, digest_of_rows
 from stages.distill.payloads import Originals, SmallPictures
 from stages.distill.pictures import Pictures, PicturesInMemory
 from stages.distill.replay import Replay
+from stages.distill.rows import Rows
 from stages.distill.streamed_pictures import PicturesStreamed
 from stages.images.preprocess import CropShape
 
@@ -83,6 +84,7 @@ class Feed:
         num_workers: int,
         progress: Progress,
         notice: Callable[[str], None] | None = None,
+        of_share: bool = False,
     ) -> Pictures:
         """Returns where the pixels come from; close it after use.
 
@@ -91,10 +93,12 @@ class Feed:
             num_workers: threads or processes.
             progress: called while pictures are loaded.
             notice: called with a sentence about pictures that had to be decoded again.
+            of_share: whether only a share of every batch will be asked for; then pictures that are kept in memory are
+                decoded when they are due, not all at once.
         """
         payloads = self.small or Originals()
         if self.in_memory:
-            rows = self.sequence.rows
+            rows = self.sequence.rows[: 0 if of_share else None]
             return PicturesInMemory(self.cache, rows, shapes, payloads, num_threads=num_workers, progress=progress)
         reduce_for = self.largest if self.replay is None else None
         return PicturesStreamed(
@@ -113,7 +117,7 @@ class Feed:
             kept += f", scaled for {self.largest}"
         return kept if self.small is None else f"stored, {kept}"
 
-    def batch_maker(self, pictures: Pictures, method: ResolvedMethod) -> BatchMaker:
+    def batch_maker(self, pictures: Pictures, method: ResolvedMethod, share: slice | None = None) -> BatchMaker:
         """Returns what makes the batch of any step; of `method`, only what students share is looked at."""
         return BatchMaker(
             cache=self.cache,
@@ -125,6 +129,7 @@ class Feed:
             text_rows=self.text_rows,
             method=method,
             replay=self.replay,
+            share=share,
         )
 
     def described(self) -> Sequence[str]:

@@ -15,9 +15,9 @@ from cache_schema.errors import EnvironmentProblem, UsageError
 from cache_schema.features import usable_unit_rows
 from stages.distill.config import ResolvedMethod
 from stages.distill.losses import TeacherSide, total_loss
-from stages.distill.order import Rows, rows_by_part
 from stages.distill.payloads import Payloads
 from stages.distill.pictures import DECODES_OF_A_PICTURE, OF_THE_MACHINE, not_decodable
+from stages.distill.rows import Rows, rows_by_part
 from stages.images.decode import TOO_MANY_PIXELS
 from stages.images.pool import DecodePool
 from stages.images.prepare import CropPreparation, Prepared

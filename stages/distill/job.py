@@ -75,13 +75,14 @@ class DistillJob:
             identities["init"] = self.student.started_from
         return RunRecord({**record_of(method), **identities}, about)
 
-    def session(self, first_step: int, micro_batch_size: int) -> dict[str, Json]:
+    def session(self, first_step: int, micro_batch_size: int, num_processes: int = 1) -> dict[str, Json]:
         """Returns what must be the same for a resumed run to be the same bit for bit, and is no part of the method."""
         return {
             "first_step": first_step,
             "device": self.device.type if self.device.type == "cpu" else torch.cuda.get_device_name(self.device),
             "num_threads": torch.get_num_threads(),
             "micro_batch_size": micro_batch_size,
+            "processes": num_processes,
             "compile": self.running.compile,
             "tools": {name: version(name) for name in ("torch", "open_clip_torch", "timm", "numpy", "pillow")},
         }

@@ -8,8 +8,10 @@ from cache_schema.errors import PipelineError
 from cache_schema.progress import Progress
 from stages.distill.ahead import UploadedBatch, batches_ahead
 from stages.distill.feed import Feed
+from stages.distill.group import Group
 from stages.distill.member import Member
 from stages.distill.meter import Bottleneck, Meter, phase
+from stages.distill.peers import LostProcess
 
 
 class TrainingStopped(KeyboardInterrupt):
@@ -20,17 +22,22 @@ def train(
     feed: Feed,
     members: Sequence[Member],
     *,
+    group: Group,
+    shares: Sequence[slice],
     progress: Progress,
     notice: Callable[[str], None],
     should_stop: Callable[[], bool],
 ) -> None:
     """Trains every one of `members` to its last step; one that fails says why in `failed`, and the others go on.
 
-    Members that are ahead wait for the others: a batch is made once for all that need it.
+    Members that are ahead wait for the others: a batch is made once for all that need it. The processes of `group`
+    compute a share of every batch each; they stop, fail and end together.
 
     Args:
         feed: what they learn from.
         members: none of which has ended.
+        group: the processes, or the only one.
+        shares: rows of a batch of each process, see `shares_of`.
         progress: called after every step.
         notice: called with a sentence about a member that failed while others go on.
         should_stop: asked before every step.
@@ -38,35 +45,46 @@ def train(
     Raises:
         TrainingStopped: `should_stop` said so.
         PipelineError: the batch cannot be made; ends all of them.
+        LostProcess: another process is gone; the last checkpoint stays.
     """
     first = members[0].job
     start, end = min(member.done for member in members), max(member.steps for member in members)
     with ExitStack() as stack:
+        with group.agreed():
+            for member in members if group.leads else ():
+                member.open_files(stack)
+                _when_done(member)
         for member in members:
-            member.open_files(stack)
-            _when_done(member)
+            member.learn_result()
         if start == end:
             return
-        pictures = feed.open_pictures(
-            sorted({member.shape for member in members}),
-            num_workers=first.running.num_decoders,
-            progress=progress,
-            notice=notice,
-        )
-        batches = batches_ahead(feed.batch_maker(pictures, first.method), range(start, end), first.device)
+        with group.agreed():
+            pictures = feed.open_pictures(
+                sorted({member.shape for member in members}),
+                num_workers=first.running.num_decoders,
+                progress=progress,
+                notice=notice,
+                of_share=group.size > 1,
+            )
+        maker = feed.batch_maker(pictures, first.method, shares[group.rank])
+        batches = batches_ahead(maker, range(start, end), first.device)
         # Pictures are closed first: whoever waits for them is let go.
         stack.enter_context(closing(batches))
         stack.enter_context(pictures)
         meter, bottleneck = Meter(first.device), Bottleneck()
-        waiting = time.perf_counter()
-        for uploaded in batches:
+        while True:
+            waiting = time.perf_counter()
+            with group.agreed():
+                uploaded = next(batches, None)
+            if uploaded is None:
+                return
             batch = uploaded.batch
             waited = time.perf_counter() - waiting
             learning = [member for member in members if member.failed is None and not member.has_ended]
             if not learning:
                 return
-            if should_stop():
-                raise _stopped(batch.step, end, learning)
+            if group.agree(flag=should_stop()):
+                raise _stopped(batch.step, end, learning, group)
             shared = {"wait": waited, **batch.seconds, **meter.taken()}
             notes = _step_of_all(learning, uploaded, meter, shared)
             for member in (member for member in learning if member.failed is not None and len(members) > 1):
@@ -75,7 +93,6 @@ def train(
             progress(batch.step + 1, end, "steps", "; ".join([*notes, said]))
             # Its memory is free for the batches to come.
             del uploaded, batch
-            waiting = time.perf_counter()
 
 
 def _step_of_all(
@@ -88,8 +105,14 @@ def _step_of_all(
     notes = []
     for member in (member for member in members if member.done == batch.step):
         try:
-            notes.append(member.step(batch, uploaded.pixels[member.shape], uploaded.teacher, shared=shared))
-            _when_done(member, or_due=True)
+            with member.group.agreed():
+                notes.append(member.step(batch, uploaded.pixels[member.shape], uploaded.teacher, shared=shared))
+                if member.group.leads:
+                    _when_done(member, or_due=True)
+            if member.done == member.steps:
+                member.learn_result()
+        except LostProcess:
+            raise
         except PipelineError as error:
             member.failed = error
     return notes
@@ -103,10 +126,11 @@ def _when_done(member: Member, *, or_due: bool = False) -> None:
         member.save()
 
 
-def _stopped(step: int, end: int, members: Sequence[Member]) -> TrainingStopped:
-    """Saves every one of `members` and returns what to raise."""
-    for member in members:
-        if member.done == step:
-            member.save(wait=True)
+def _stopped(step: int, end: int, members: Sequence[Member], group: Group) -> TrainingStopped:
+    """Saves every one of `members` and returns what to raise, once all is saved."""
+    with group.agreed():
+        for member in members if group.leads else ():
+            if member.done == step:
+                member.save(wait=True)
     where = ", ".join(str(member.folder.root) for member in members)
     return TrainingStopped(f"stopped at step {step:,} of {end:,}, state saved in {where}: run again to go on")

@@ -1,33 +1,33 @@
 """One student of a command: its steps, its log, its checkpoints, and its end."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from cache_schema import atomic
-from cache_schema.errors import DivergedError, PipelineError
+from cache_schema.errors import PipelineError
 from cache_schema.json_file import Json
 from cache_schema.recipe import differences
-from stages.device import float32_without_tf32
+from stages.device import is_out_of_memory
 from stages.distill.amend import methods_of
 from stages.distill.averaged import AveragedWeights
 from stages.distill.batches import Batch
 from stages.distill.compiled import compiled_or_not
 from stages.distill.config import ResolvedMethod
 from stages.distill.exported import export_trained
-from stages.distill.gradient_cache import backward_of_batch
+from stages.distill.group import Group
 from stages.distill.job import DistillJob
 from stages.distill.log import TrainingLog
-from stages.distill.losses import TeacherSide, total_loss
+from stages.distill.losses import TeacherSide
 from stages.distill.meter import Meter, phase
-from stages.distill.micro_batch import MicroBatch, is_out_of_memory
-from stages.distill.optimizer import learning_rate_of_step, make_optimizer
+from stages.distill.micro_batch import MicroBatch
+from stages.distill.optimizer import make_optimizer
 from stages.distill.probe import Probe
+from stages.distill.step import rate_of, try_step
 from stages.distill.watch import Watch
 from stages.images.preprocess import CropShape
 from stages.runs.checkpoint import Checkpoint, require_finite, restore, tensors_of
@@ -35,19 +35,20 @@ from stages.runs.folder import RunFolder
 from stages.runs.record import RunRecord, write_record
 from stages.runs.saver import CheckpointSaver
 
-_SHOWN_KEYS = 5
-
 
 class Member:
     """A student that learns from its last checkpoint, if any, to the end of its run.
 
+    Every process that has a share of its batches has one; only that of process 0 writes and measures.
+
     Args:
         job: what is trained.
-        folder: the folder of the run, locked by this process.
+        folder: the folder of the run, locked by process 0.
         record: what run.json says.
         checkpoint: where it goes on from; None starts it.
         probe: the evaluation set that it is measured on while it learns, or None.
-        fence: the fence of the lock.
+        fence: the fence of the lock; None for a process that does not write.
+        group: the processes that it learns in.
         notice: called with a sentence about anything a person should know.
 
     Attributes:
@@ -64,13 +65,15 @@ class Member:
         checkpoint: Checkpoint | None,
         *,
         probe: Probe | None,
-        fence: atomic.Fence,
+        fence: atomic.Fence | None,
+        group: Group,
         notice: Callable[[str], None],
     ) -> None:
         self.job = job
         self.folder = folder
         self.record = record
         self.fence = fence
+        self.group = group
         self.say = notice
         self.failed: PipelineError | None = None
         self._methods = methods_of(job, record)
@@ -82,8 +85,6 @@ class Member:
             self._restore(checkpoint)
         self._run = compiled_or_not(job.student, job.device, notice) if job.running.compile else job.student
         self._watch = Watch(job, folder, probe, fence=fence, done=self.done)
-        self._micro_batch = MicroBatch(job, record.about["sessions"][-1:] if self.done else (), notice)
-        self._note_session()
         self._started = self._saved_at = time.monotonic()
         self._log: TrainingLog | None = None
         self._saver = CheckpointSaver(
@@ -106,8 +107,18 @@ class Member:
     def has_ended(self) -> bool:
         return self.record.result is not None
 
+    def share_out(self, shares: Sequence[slice]) -> None:
+        """Settles what every process computes of a batch, and how many images of it at once.
+
+        Args:
+            shares: the rows of every process, in the order of their ranks.
+        """
+        last_session = self.record.about["sessions"][-1:] if self.done else ()
+        self._micro_batch = MicroBatch(self.job, last_session, self.say, shares=shares, group=self.group)
+        self._note_session()
+
     def open_files(self, stack: ExitStack) -> None:
-        """Makes the log and the saving of checkpoints ready, until `stack` is left."""
+        """Makes the log and the saving of checkpoints ready, until `stack` is left; in process 0 alone."""
         stack.enter_context(self._saver)
         self._log = stack.enter_context(TrainingLog(self.folder, first_step=self.done))
         if self._log.num_lost_lines:
@@ -118,7 +129,7 @@ class Member:
 
         Args:
             batch: of step `done`.
-            pixels_BHWC: uint8, in the shape that this student takes, on its device.
+            pixels_BHWC: uint8, in the shape that this student takes, on its device; of this process's share.
             teacher: what the teacher says of the batch, on the same device.
             shared: seconds by phase of what the step cost before any student saw it.
 
@@ -127,14 +138,25 @@ class Member:
             EnvironmentProblem: the device has not enough memory for the smallest pass, or the checkpoint under way
                 could not be written.
         """
-        assert batch.step == self.done and self._log is not None
-        self._saver.require_well()
+        assert batch.step == self.done
         method = self._method_of(batch.step)
         statistics = [(buffer, buffer.clone()) for buffer in self.job.student.buffers()]
         while True:
             try:
                 with self._meter.open():
-                    metrics = self._try_step(method, batch, pixels_BHWC, teacher)
+                    metrics = try_step(
+                        self.job,
+                        method,
+                        batch,
+                        pixels_BHWC,
+                        teacher,
+                        optimizer=self._optimizer,
+                        forward=self._run,
+                        passes=self._micro_batch.passes(),
+                        first_place=self._micro_batch.first_place,
+                        may_be_left_out=self._skipped < method.skip_nonfinite,
+                        group=self.group,
+                    )
                 break
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
@@ -148,7 +170,7 @@ class Member:
         if metrics is None:
             self._put_back(statistics)
             self._skipped += 1
-            metrics = {"learning_rate": _rate_of(method, batch.step), "skipped": float(self._skipped)}
+            metrics = {"learning_rate": rate_of(method, batch.step), "skipped": float(self._skipped)}
             self.say(
                 f"step {batch.step + 1:,} of {self.folder.root} is not finite and was left out "
                 f"({self._skipped:,} of at most {method.skip_nonfinite:,})"
@@ -159,6 +181,9 @@ class Member:
         self.done = batch.step + 1
         self._metrics = {**self._metrics, **metrics}
         self.phases = self._meter.taken()
+        if self._log is None:
+            return ""
+        self._saver.require_well()
         phases = {**shared, **self.phases}
         speed = self._log.write(self.done, metrics, num_images=method.batch_size, phases=phases)
         if self._watch.is_due(self.done, self.steps):
@@ -221,6 +246,10 @@ class Member:
         self.record = replace(self.record, result=result)
         write_record(self.folder, self.record, fence=self.fence)
 
+    def learn_result(self) -> None:
+        """Makes the result that process 0 wrote known in all processes."""
+        self.record = replace(self.record, result=self.group.broadcast(self.record.result))
+
     def _measure(self, method: ResolvedMethod) -> None:
         """Measures the student on what it never trains on, and keeps the checkpoint that is best there."""
         assert self._log is not None
@@ -236,68 +265,6 @@ class Member:
 
     def _method_of(self, step: int) -> ResolvedMethod:
         return next(method for first, method in reversed(self._methods) if first <= step)
-
-    def _try_step(
-        self, method: ResolvedMethod, batch: Batch, pixels_BHWC: Tensor, teacher: TeacherSide
-    ) -> dict[str, float] | None:
-        """Does one optimizer step and returns its metrics; None when it is not finite and may be left out."""
-        student = self.job.student
-        losses: dict[str, Tensor] = {}
-
-        def loss_of_features(image_BD: Tensor) -> Tensor:
-            total, parts = total_loss(
-                image_BD,
-                teacher,
-                weights=method.weights,
-                temperatures=method.temperatures,
-                logit_scale=method.logit_scale,
-            )
-            losses.update({"loss": total.detach()}, **{name: part.detach() for name, part in parts.items()})
-            return total
-
-        self._optimizer.zero_grad(set_to_none=True)
-        # Both passes lie inside: autograd looks at these settings again.
-        with float32_without_tf32() if method.precision == "float32" else nullcontext():
-            image_BD = backward_of_batch(
-                student,
-                pixels_BHWC,
-                loss_of_features,
-                passes=self._micro_batch.passes(),
-                randomness=(method.seed, batch.step),
-                precision=method.precision,
-                forward=self._run,
-            )
-        with phase("optimizer"):
-            gradients = [parameter.grad for parameter in student.parameters() if parameter.grad is not None]
-            grad_norm = torch.nn.utils.get_total_norm(gradients)
-        if not (torch.isfinite(losses["loss"]) and torch.isfinite(grad_norm)):
-            if self._skipped < method.skip_nonfinite:
-                return None
-            raise self._diverged(batch, image_BD, losses["loss"], grad_norm)
-        with phase("optimizer"):
-            if method.clip_grad:
-                torch.nn.utils.clip_grads_with_norm_(student.parameters(), method.clip_grad, grad_norm)
-            rate = _rate_of(method, batch.step)
-            for group in self._optimizer.param_groups:
-                group["lr"] = rate
-            self._optimizer.step()
-        return {
-            **{name: value.item() for name, value in losses.items()},
-            "cosine": functional.cosine_similarity(image_BD, teacher.image_BD).mean().item(),
-            "grad_norm": grad_norm.item(),
-            "learning_rate": self._optimizer.param_groups[0]["lr"],
-        }
-
-    def _diverged(self, batch: Batch, image_BD: Tensor, loss: Tensor, grad_norm: Tensor) -> DivergedError:
-        spoilt = (~torch.isfinite(image_BD).all(dim=1)).cpu().numpy()
-        rows = batch.rows[spoilt] if spoilt.any() else batch.rows
-        keys = ", ".join(repr(key) for key in self.job.feed.cache.keys("image", rows[:_SHOWN_KEYS]))
-        return DivergedError(
-            f"step {batch.step + 1:,} of {self.folder.root} has loss {loss.item():g} and gradient norm "
-            f"{grad_norm.item():g} ({spoilt.sum():,} of {len(spoilt):,} student features are not finite; images "
-            f"{keys}{' …' if len(rows) > _SHOWN_KEYS else ''}): the last checkpoint stays; go on from it with a lower "
-            "--learning-rate and --amend REASON, or with --skip-nonfinite or --clip-grad beside it"
-        )
 
     @staticmethod
     def _put_back(statistics: list[tuple[Tensor, Tensor]]) -> None:
@@ -317,11 +284,11 @@ class Member:
 
     def _note_session(self) -> None:
         """Adds this process to the record, and says when it cannot repeat the earlier ones bit for bit."""
-        now = self.job.session(self.done, self._micro_batch.size)
+        now = self.job.session(self.done, self._micro_batch.size, self.group.size)
         sessions = [*self.record.about["sessions"]]
         if self.done and sessions:
             # A session of an older version did not know of everything.
-            before = {**now, **sessions[-1], "first_step": self.done}
+            before = {**now, "processes": 1, **sessions[-1], "first_step": self.done}
             found = differences(now, before)
             if found:
                 shown = "; ".join(f"{field}: {ours} now, {theirs} before" for field, ours, theirs in found)
@@ -334,15 +301,5 @@ class Member:
 
     def _write_sessions(self, sessions: list[Json]) -> None:
         self.record = replace(self.record, about={**self.record.about, "sessions": sessions})
-        write_record(self.folder, self.record, fence=self.fence)
-
-
-def _rate_of(method: ResolvedMethod, step: int) -> float:
-    return learning_rate_of_step(
-        step,
-        method.steps,
-        peak=method.learning_rate,
-        least=min(method.min_learning_rate, method.learning_rate),
-        warmup_start=min(method.warmup_learning_rate, method.learning_rate),
-        warmup_share=method.warmup_share,
-    )
+        if self.group.leads:
+            write_record(self.folder, self.record, fence=self.fence)

@@ -22,6 +22,7 @@ _ADVICE = {
     "decode": "decoding pictures: more --decode-workers, or stored pixels (extract --store-pixels)",
     "upload": "moving pictures to the device: a larger --micro-batch-size where memory allows",
     "loss": "the losses: fewer sentences a step (--text-batch-size)",
+    "exchange": "handing features and gradients to the other processes: fewer of them, or a faster network",
     "optimizer": "the optimizer: a larger --batch-size has fewer steps",
     "save": "checkpoints: a larger --checkpoint-steps, or a faster disk for --out",
     "measure": "measuring held-out pictures: a larger --measure-steps",

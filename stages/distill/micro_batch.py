@@ -14,9 +14,13 @@ from torch import Tensor
 
 from cache_schema.errors import EnvironmentProblem
 from cache_schema.json_file import Json
-from stages.distill.gradient_cache import passes_of, to_input
+from stages.device import is_out_of_memory
+from stages.distill.gradient_cache import groups_of, passes_of, to_input
+from stages.distill.group import Group
 from stages.distill.job import DistillJob
 from stages.students import Student
+
+__all__ = ["MicroBatch", "free_memory_bytes", "is_out_of_memory", "micro_batch_that_fits"]
 
 _MEASURED_ROWS = (2, 4)
 # What a pass holds beside the tensors that are saved for its backward pass: workspaces and gradients on their way.
@@ -42,43 +46,72 @@ class MicroBatch:
         job: of the student.
         last_session: of the run that goes on, or nothing.
         notice: called with a sentence about memory that is short.
+        shares: rows of the batch that each process computes.
+        group: the processes; all use the micro batch of the one with the least memory.
 
     Attributes:
         size: images that go through the student at once.
     """
 
     def __init__(
-        self, job: DistillJob, last_session: Sequence[Mapping[str, Json]], notice: Callable[[str], None]
+        self,
+        job: DistillJob,
+        last_session: Sequence[Mapping[str, Json]],
+        notice: Callable[[str], None],
+        *,
+        shares: Sequence[slice],
+        group: Group,
     ) -> None:
         self._job = job
         self._say = notice
+        self._shares, self._rank = shares, group.rank
         method = job.method
         if job.running.micro_batch_size is not None:
             self.size = min(job.running.micro_batch_size, method.batch_size)
         elif last_session and "micro_batch_size" in last_session[0]:
             self.size = last_session[0]["micro_batch_size"]
         else:
-            self.size = micro_batch_that_fits(
-                job.student, method.batch_size, method.text_batch_size, device=job.device, precision=method.precision
-            )
-            if self.size < method.batch_size:
+            with group.agreed():
+                fitting = micro_batch_that_fits(
+                    job.student,
+                    method.batch_size,
+                    method.text_batch_size,
+                    device=job.device,
+                    precision=method.precision,
+                    largest=max(share.stop - share.start for share in shares),
+                    shared_by=group.num_here if job.device.type == "cpu" else 1,
+                )
+            self.size = min(group.collect(fitting))
+            if self.size < max(share.stop - share.start for share in shares):
                 notice(
                     f"{self.size:,} of {method.batch_size:,} images go through {job.student.specification} at once, as "
                     f"the memory of {job.device} allows"
                 )
 
     def passes(self) -> list[list[slice]]:
-        """Returns the forward passes of a batch, see `passes_of`."""
-        return passes_of(self._job.method.batch_size, self.size, self._job.group_size)
+        """Returns the forward passes of the share of this process, see `passes_of`."""
+        return self._passes_of_all(self.size)[self._rank]
+
+    @property
+    def first_place(self) -> int:
+        """Returns the place of the first group of this process among those of the batch."""
+        if self._job.group_size is None:
+            return 0
+        groups = groups_of(self._job.method.batch_size, self._job.group_size)
+        return [rows.start for rows in groups].index(self._shares[self._rank].start)
+
+    def _passes_of_all(self, size: int) -> list[list[list[slice]]]:
+        method = self._job.method
+        return [passes_of(method.batch_size, size, self._job.group_size, share) for share in self._shares]
 
     def halve(self, error: Exception) -> None:
         """Halves the micro batch after `error`; raises `EnvironmentProblem` when it is the smallest."""
         method, device, group_size = self._job.method, self._job.device, self._job.group_size
-        now, smaller = self.passes(), max(1, self.size // 2)
-        if passes_of(method.batch_size, smaller, group_size) == now:
+        now, smaller = self._passes_of_all(self.size), max(1, self.size // 2)
+        if self._passes_of_all(smaller) == now:
             groups = "" if group_size is None else f", a smaller --norm-batch-size than {group_size:,}"
             raise EnvironmentProblem(
-                f"{device} has not enough memory for {now[0][0].stop:,} images in one forward pass and a loss over "
+                f"{device} has not enough memory for {now[0][0][0].stop:,} images in one forward pass and a loss over "
                 f"{method.batch_size:,} images and {method.text_batch_size:,} sentences: use a smaller --batch-size or "
                 f"--text-batch-size{groups}, with --fresh or another --out, or a device with more memory"
             ) from error
@@ -92,7 +125,14 @@ class MicroBatch:
 
 
 def micro_batch_that_fits(
-    student: Student, batch_size: int, text_batch_size: int, *, device: torch.device, precision: str
+    student: Student,
+    batch_size: int,
+    text_batch_size: int,
+    *,
+    device: torch.device,
+    precision: str,
+    largest: int | None = None,
+    shared_by: int = 1,
 ) -> int:
     """Returns how many images of a batch fit into the free memory of `device` in a forward and backward pass.
 
@@ -105,6 +145,8 @@ def micro_batch_that_fits(
         text_batch_size: sentences of a step.
         device: where the student is.
         precision: of the student's pass, "float32" or "bfloat16".
+        largest: images that it is asked to take at most; None for those of a step.
+        shared_by: processes that ask for the same memory together.
     """
     try:
         least, most = (_bytes_of_pass(student, rows, device, precision) for rows in _MEASURED_ROWS)
@@ -115,10 +157,11 @@ def micro_batch_that_fits(
     per_row = max(1, (most - least) // (_MEASURED_ROWS[1] - _MEASURED_ROWS[0]))
     trained = sum(p.numel() * p.element_size() for p in student.parameters() if p.requires_grad)
     scores = batch_size * (batch_size + text_batch_size) * _FLOAT * _SCORES_AT_ONCE
-    left = int(_SHARE_USED * free_memory_bytes(device)) - _OF_A_PARAMETER * trained - scores
-    fitting = min(batch_size, max(1, left // per_row))
-    num_passes = -(-batch_size // fitting)
-    return -(-batch_size // num_passes)
+    left = int(_SHARE_USED * free_memory_bytes(device)) // shared_by - _OF_A_PARAMETER * trained - scores
+    largest = largest or batch_size
+    fitting = min(largest, max(1, left // per_row))
+    num_passes = -(-largest // fitting)
+    return -(-largest // num_passes)
 
 
 def free_memory_bytes(device: torch.device) -> int:
@@ -127,12 +170,6 @@ def free_memory_bytes(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return min([_available_bytes(), *_left_in_cgroup(Path("/sys/fs/cgroup"))])
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Returns whether `error`, of Python or torch, says that memory is short on the device or on this machine."""
-    # On the CPU torch has no class of its own for it.
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _bytes_of_pass(student: Student, num_rows: int, device: torch.device, precision: str) -> int:

@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache_schema.errors import UsageError
-
-Rows = NDArray[np.int64]
+from stages.distill.rows import Rows, RowSet, rows_by_part
 
 _IMAGE_ORDER, _TEXT_DRAW = 1, 2
 
@@ -32,30 +31,6 @@ class Visits(NamedTuple):
 def digest_of_rows(rows: Rows) -> bytes:
     """Returns 16 bytes that tell whether two lists of eligible rows are the same."""
     return hashlib.blake2b(np.ascontiguousarray(rows, "<i8").data, digest_size=16).digest()
-
-
-def common_rows(rows: Rows, others: Rows) -> Rows:
-    """Returns the rows that are in both lists, ascending; both are ascending and hold no row twice.
-
-    A byte for every row up to the last, in place of sorting both lists together.
-    """
-    if not len(rows) or not len(others):
-        return np.zeros(0, np.int64)
-    is_other = np.zeros(max(rows[-1], others[-1]) + 1, bool)
-    is_other[others] = True
-    return rows[is_other[rows]]
-
-
-def rows_by_part(rows: Rows, part_rows: int) -> Iterator[tuple[int, Rows]]:
-    """Yields the number of every part that has some of `rows`, which are ascending, and those rows, in order."""
-    if not len(rows):
-        return
-    first, last = int(rows[0]) // part_rows, int(rows[-1]) // part_rows
-    # Searched for in the list: comparing every row with every part takes minutes at thousands of parts.
-    edges = np.searchsorted(rows, np.arange(first, last + 2) * part_rows)
-    for part, start, end in zip(range(first, last + 1), edges[:-1].tolist(), edges[1:].tolist(), strict=True):
-        if start < end:
-            yield part, rows[start:end]
 
 
 def order_of_epoch(rows: Rows, *, part_rows: int, seed: int, epoch: int, window_parts: int | None = None) -> Rows:
@@ -133,7 +108,7 @@ def text_generator(ok_text_digest: bytes, *, seed: int, step: int) -> np.random.
 def texts_of_step(
     image_rows: Rows,
     neighbours: NDArray[np.int64] | None,
-    ok_text_rows: Rows,
+    ok_texts: RowSet,
     rng: np.random.Generator,
     num_texts: int,
     *,
@@ -148,7 +123,7 @@ def texts_of_step(
         image_rows: the images of the step, shape (B,).
         neighbours: mined text rows of each, best first, shape (B, k), −1 where there are none; None when nothing
             was mined. Rows that are not ok are skipped.
-        ok_text_rows: eligible text rows, ascending, no row twice.
+        ok_texts: eligible text rows.
         rng: where the random rest is drawn from.
         num_texts: how many rows to return.
         mined_share: at most this part of `num_texts` are neighbours.
@@ -156,40 +131,33 @@ def texts_of_step(
     Raises:
         UsageError: there are fewer ok text rows than `num_texts`.
     """
-    if not 1 <= num_texts <= len(ok_text_rows):
+    if not 1 <= num_texts <= len(ok_texts):
         raise UsageError(
-            f"text batch size {num_texts:,} does not fit the {len(ok_text_rows):,} ok sentences of the cache: "
-            f"use a text batch size from 1 to {len(ok_text_rows):,}"
-            if len(ok_text_rows)
+            f"text batch size {num_texts:,} does not fit the {len(ok_texts):,} ok sentences of the cache: "
+            f"use a text batch size from 1 to {len(ok_texts):,}"
+            if len(ok_texts)
             else "the cache has 0 ok sentences, so there is nothing to compare images with: extract some"
         )
     mined = np.zeros(0, np.int64)
     if neighbours is not None:
         assert len(neighbours) == len(image_rows), (len(neighbours), len(image_rows))
-        mined = _best_of_all(neighbours, ok_text_rows, int(mined_share * num_texts))
+        mined = _best_of_all(neighbours, ok_texts, int(mined_share * num_texts))
     # At most len(mined) of num_texts distinct draws can be neighbours already, so enough are left.
-    drawn = ok_text_rows[rng.choice(len(ok_text_rows), num_texts, replace=False)]
+    drawn = ok_texts.rows[rng.choice(len(ok_texts), num_texts, replace=False)]
     rest = drawn[~np.isin(drawn, mined)][: num_texts - len(mined)]
     return np.concatenate([mined, rest])
 
 
-def _best_of_all(neighbours: NDArray[np.int64], ok_text_rows: Rows, at_most: int) -> Rows:
+def _best_of_all(neighbours: NDArray[np.int64], ok_texts: RowSet, at_most: int) -> Rows:
     """Returns the first `at_most` distinct ok rows in the order best of every image, second of every image, …"""
     num_ranks = 1
     while True:
-        # Few ranks are enough, and rows are searched for in ascending order: the list of all sentences is far larger
-        # than the processor's caches.
-        distinct, first_places = np.unique(neighbours[:, :num_ranks].T, return_index=True)
-        is_ok = _contains(ok_text_rows, distinct)
-        found = distinct[is_ok][np.argsort(first_places[is_ok])][:at_most]
-        if len(found) == at_most or num_ranks >= neighbours.shape[1]:
-            return found
+        # A few of many ranks are enough as a rule.
+        by_rank = neighbours[:, :num_ranks].T.ravel()
+        distinct, first_places = np.unique(by_rank[ok_texts.contains(by_rank)], return_index=True)
+        if len(distinct) >= at_most or num_ranks >= neighbours.shape[1]:
+            return distinct[np.argsort(first_places)][:at_most]
         num_ranks *= 2
-
-
-def _contains(ascending: Rows, values: Rows) -> NDArray[np.bool_]:
-    places = np.searchsorted(ascending, values)
-    return ascending[np.minimum(places, len(ascending) - 1)] == values
 
 
 def _words(digest: bytes) -> Iterator[int]:

@@ -24,8 +24,8 @@ from PIL import Image
 from cache_schema.cache import Cache, ImageLocation
 from cache_schema.errors import MismatchError
 from cache_schema.view_checks import VIEW_CHECK_BYTES
-from stages.distill.order import rows_by_part
 from stages.distill.payloads import Payloads, SmallPictures
+from stages.distill.rows import rows_by_part
 from stages.images.crops import Crop
 from stages.images.decode import Limits, decode_image
 from stages.images.prepare import TrainingPreparation
@@ -117,7 +117,7 @@ class PicturesInMemory(Pictures):
 
     Args:
         cache: that the rows belong to.
-        rows: all rows that will ever be asked for.
+        rows: that will be asked for, decoded now; any other is decoded when it is asked for.
         shapes: in which every crop is wanted.
         payloads: where the bytes come from.
         num_threads: that decode and crop.
@@ -139,13 +139,9 @@ class PicturesInMemory(Pictures):
         self._num_threads = max(1, num_threads)
         self._threads = ThreadPoolExecutor(self._num_threads, thread_name_prefix="crop")
         self._images: dict[int, Image.Image] = {}
-
-        # In the order of the sources, so that compressed containers are read once from front to end.
+        self._cache, self._payloads = cache, payloads
         for first in range(0, len(rows), _LOAD_AT_ONCE):
-            some = rows[first : first + _LOAD_AT_ONCE]
-            locations = cache.locations(some)
-            data = [payloads.payload(row, location) for row, location in zip(some.tolist(), locations, strict=True)]
-            self._images.update(zip(some.tolist(), self._threads.map(_decoded, data, locations), strict=True))
+            self._load(rows[first : first + _LOAD_AT_ONCE])
             if progress is not None:
                 progress(len(self._images), len(rows), "pictures")
 
@@ -156,6 +152,9 @@ class PicturesInMemory(Pictures):
         crops: Sequence[Crop],
         to_check: NDArray[np.bool_],
     ) -> "BegunCrops":
+        absent = np.unique([row for row in rows.tolist() if row not in self._images]).astype(np.int64)
+        for first in range(0, len(absent), _LOAD_AT_ONCE):
+            self._load(absent[first : first + _LOAD_AT_ONCE])
         pixels_BP = self._memory.lease(len(rows)).pixels
         pixels = self._preparation.cut(pixels_BP)
         checks_B4 = np.zeros((len(rows), VIEW_CHECK_BYTES), np.uint8)
@@ -180,6 +179,12 @@ class PicturesInMemory(Pictures):
     def close(self) -> None:
         self._threads.shutdown(cancel_futures=True)
         self._memory.close()
+
+    def _load(self, rows: NDArray[np.int64]) -> None:
+        """Decodes `rows`, ascending: in the order of the sources, compressed containers are read from front to end."""
+        locations = self._cache.locations(rows)
+        data = [self._payloads.payload(row, location) for row, location in zip(rows.tolist(), locations, strict=True)]
+        self._images.update(zip(rows.tolist(), self._threads.map(_decoded, data, locations), strict=True))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache, reduce
+from functools import cached_property, lru_cache
 from importlib.metadata import version
 
 import numpy as np
@@ -12,7 +12,7 @@ from cache_schema.cache import Cache, CachedArray, ImageLocation
 from cache_schema.errors import MismatchError
 from cache_schema.view_checks import read_checks
 from stages.distill.config import DistillConfig
-from stages.distill.order import Rows, common_rows
+from stages.distill.rows import Rows, rows_in_all
 from stages.images.crops import Crop
 from stages.images.views import ViewRule, recipe_of_view_0, rule_of
 
@@ -37,7 +37,7 @@ class Replay:
 
     def ok_rows(self) -> Rows:
         """Returns the rows that have a feature in every view, ascending."""
-        return reduce(common_rows, [array.ok_rows() for array in self.arrays])
+        return rows_in_all(*(array.ok_rows() for array in self.arrays))
 
     def crops(self, locations: Sequence[ImageLocation], epochs: Rows) -> list[Crop]:
         """Returns the box and flip that the teacher saw of every image in the view of its epoch."""

@@ -27,10 +27,11 @@ from stages.distill.feed import Feed
 from stages.distill.held_out import HeldOut, held_out_rows, without_held_out
 from stages.distill.job import DistillJob
 from stages.distill.losses import LOSSES
-from stages.distill.order import EpochSequence, Rows, common_rows
+from stages.distill.order import EpochSequence
 from stages.distill.payloads import Originals, SmallPictures, pixels_to_train_on
 from stages.distill.pictures import fit_in_memory
 from stages.distill.replay import Replay, views_of
+from stages.distill.rows import Rows, rows_in_all
 from stages.export.model_folder import load_trained, read_trained_sha256
 from stages.runs.folder import RunFolder
 from stages.runs.record import micro_batch_of_format_1, read_record
@@ -63,7 +64,7 @@ def open_feed(config: DistillConfig) -> Feed:
     text_selection = None if config.texts is None else _selection_of(cache, "text", config.texts)
     rows = _eligible(images, image_selection, config.batch_size)
     if replay is not None:
-        rows = common_rows(rows, replay.ok_rows())
+        rows = rows_in_all(rows, replay.ok_rows())
     text_rows = _eligible(texts, text_selection, config.text_batch_size)
     held_out = None
     if config.hold_out is not None:
@@ -170,7 +171,7 @@ def _held_out_rows(asked: str, cache: Cache, rows: Rows) -> Rows:
         share = float(asked)
     except ValueError:
         selection = _selection_of(cache, "image", asked)
-        found = common_rows(rows, selection.rows)
+        found = rows_in_all(rows, selection.rows)
         if not len(found):
             raise UsageError(
                 f"selection {asked!r} of {cache.path} has none of the {len(rows):,} ok images: hold out another"
@@ -186,7 +187,7 @@ def _eligible(array: CachedArray, selection: Selection | None, batch_size: int |
     rows = array.ok_rows()
     if selection is None:
         return rows
-    selected = common_rows(rows, selection.rows)
+    selected = rows_in_all(rows, selection.rows)
     if (batch_size or 1) > len(selected):
         raise UsageError(
             f"a batch of {batch_size or 1:,} {array.modality}s does not fit selection {selection.name!r}, which has "

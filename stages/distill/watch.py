@@ -27,7 +27,7 @@ class Watch:
     """
 
     def __init__(
-        self, job: DistillJob, folder: RunFolder, probe: Probe | None, *, fence: atomic.Fence, done: int
+        self, job: DistillJob, folder: RunFolder, probe: Probe | None, *, fence: atomic.Fence | None, done: int
     ) -> None:
         self._job = job
         self._path = folder.checkpoints / "best.json"

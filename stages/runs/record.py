@@ -36,7 +36,7 @@ class RunRecord:
         return fingerprint_of(dict(self.asked))
 
 
-def write_record(folder: RunFolder, record: RunRecord, *, fence: atomic.Fence) -> None:
+def write_record(folder: RunFolder, record: RunRecord, *, fence: atomic.Fence | None) -> None:
     """Publishes run.json."""
     value = {
         "format": record.format,

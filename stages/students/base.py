@@ -15,6 +15,7 @@ from stages.images.preprocess import Preprocess
 from stages.students.decay import names_without_decay
 from stages.students.memory_format import memory_format_on_cpu
 from stages.students.rows import rows_share_nothing
+from stages.students.sizes import TROUBLES, find_size_that_works
 
 # Source: open_clip 3.3.0, constants.OPENAI_DATASET_MEAN and OPENAI_DATASET_STD, its default for every image tower.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -115,24 +116,14 @@ def _build_tower(description: TowerDescription, seed: int) -> nn.Module:
             torch.manual_seed(seed)
             tower = _build_vision_tower(description.dim, dict(description.vision_cfg), description.quick_gelu)
             _check_output(tower, description)
-    except (RuntimeError, TypeError, ValueError, AssertionError, AttributeError, KeyError) as error:
+    except TROUBLES as error:
+        side = find_size_that_works(description.vision_cfg, description.dim, description.preprocess.size)
+        advice = "" if side is None else f"image_size={side}, which it takes, or "
         raise UsageError(
             f"cannot build student {description.specification} for {description.preprocess.size} pixels "
-            f"({' '.join(str(error).split())[:200]}): {_another_size(description)} or another architecture"
+            f"({' '.join(str(error).split())[:200]}): use {advice}another architecture"
         ) from error
     return tower
-
-
-def _another_size(description: TowerDescription) -> str:
-    """Returns advice for a tower that cannot be built: the size that its backbone was published for, if another."""
-    import timm
-
-    backbone = description.vision_cfg.get("timm_model_name")
-    published = timm.get_pretrained_cfg(backbone) if backbone else None
-    size = tuple(published.input_size[1:]) if published and published.input_size else None
-    if size is None or size == description.preprocess.size or size[0] != size[1]:
-        return "use another image_size"
-    return f"use image_size={size[0]}"
 
 
 @torch.no_grad()

@@ -48,7 +48,7 @@ def describe(rest: str, dim: int, *, quick_gelu: bool | None) -> TowerDescriptio
     if vision_cfg.get("timm_model_name"):
         vision_cfg["timm_model_pretrained"] = False
     if vision_cfg.get("timm_proj") == "none" and dim != model_cfg["embed_dim"]:
-        # The tower of such a model ends with its pooling, so another width needs a projection.
+        # SigLIP's towers end as wide as they are; to another width leads a projection, as in all others.
         vision_cfg["timm_proj"] = "linear"
     size = vision_cfg.get("image_size", 224)
     height, width = (size, size) if isinstance(size, int) else size

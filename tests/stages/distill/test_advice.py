@@ -137,7 +137,10 @@ ADVICE = {
         {"student": "timm:test_vit?image_size=32"},
     ),
     "picture size too small": Advice(
-        {"student": "timm:test_vit?image_size=4"}, "use image_size=160", {"student": "timm:test_vit?image_size=160"}
+        {"student": "timm:test_vit?image_size=4"}, "use image_size=32", {"student": "timm:test_vit?image_size=32"}
+    ),
+    "another size than the only one": Advice(
+        {"student": "timm:test_vit3?image_size=64"}, "use image_size=160", {"student": "timm:test_vit3?image_size=160"}
     ),
 }
 

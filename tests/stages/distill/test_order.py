@@ -6,15 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache_schema.errors import UsageError
-from stages.distill.order import (
-    EpochSequence,
-    common_rows,
-    digest_of_rows,
-    order_of_epoch,
-    rows_by_part,
-    text_generator,
-    texts_of_step,
-)
+from stages.distill.order import EpochSequence, digest_of_rows, order_of_epoch, text_generator, texts_of_step
+from stages.distill.rows import RowSet, rows_by_part, rows_in_all
 
 
 @st.composite
@@ -101,7 +94,7 @@ def test_texts_of_a_step_are_exactly_as_many_distinct_ok_rows(ok, num_images, k,
 
     def choose():
         rng = text_generator(digest_of_rows(ok), seed=seed, step=7)
-        return texts_of_step(images, neighbours, ok, rng, num_texts, mined_share=share)
+        return texts_of_step(images, neighbours, RowSet(ok), rng, num_texts, mined_share=share)
 
     texts = choose()
     assert len(texts) == num_texts == len(np.unique(texts))
@@ -111,20 +104,22 @@ def test_texts_of_a_step_are_exactly_as_many_distinct_ok_rows(ok, num_images, k,
 
 def test_neighbours_are_taken_round_robin_by_rank_up_to_the_share():
     neighbours = np.array([[10, 11, 12], [20, 10, 22], [30, -1, 99]])
-    texts = texts_of_step(np.arange(3), neighbours, np.arange(50), np.random.default_rng(0), 10, mined_share=0.5)
+    texts = texts_of_step(
+        np.arange(3), neighbours, RowSet(np.arange(50)), np.random.default_rng(0), 10, mined_share=0.5
+    )
     assert texts[:5].tolist() == [10, 20, 30, 11, 12]
     assert not np.isin(texts[5:], [10, 20, 30, 11, 12]).any()
 
 
 def test_a_share_that_neighbours_cannot_fill_is_filled_at_random():
-    texts = texts_of_step(np.arange(1), np.array([[4, -1]]), np.arange(50), np.random.default_rng(0), 30)
+    texts = texts_of_step(np.arange(1), np.array([[4, -1]]), RowSet(np.arange(50)), np.random.default_rng(0), 30)
     assert texts[0] == 4 and len(np.unique(texts)) == 30
 
 
 def test_texts_differ_between_steps_and_seeds():
     def draw(seed, step):
         rng = text_generator(b"0123456789abcdef", seed=seed, step=step)
-        return texts_of_step(np.arange(1), None, np.arange(1000), rng, 20).tolist()
+        return texts_of_step(np.arange(1), None, RowSet(np.arange(1000)), rng, 20).tolist()
 
     assert draw(0, 0) == draw(0, 0)
     assert draw(0, 0) != draw(0, 1)
@@ -133,7 +128,18 @@ def test_texts_differ_between_steps_and_seeds():
 
 def test_more_texts_than_ok_rows_are_refused_with_both_numbers():
     with pytest.raises(UsageError, match="text batch size 6 does not fit the 5 ok sentences"):
-        texts_of_step(np.arange(1), None, np.arange(5), np.random.default_rng(0), 6)
+        texts_of_step(np.arange(1), None, RowSet(np.arange(5)), np.random.default_rng(0), 6)
+
+
+def test_a_set_of_rows_knows_its_rows_and_what_it_shares_as_numpy_does() -> None:
+    rng = np.random.default_rng(5)
+    one, other, third = (np.flatnonzero(rng.random(300) < share) for share in (0.5, 0.8, 0.9))
+    asked = np.concatenate([[-1, -300, 300, 10**9], rng.integers(-5, 400, 200)])
+    assert RowSet(one).contains(asked).tolist() == np.isin(asked, one).tolist()
+    assert rows_in_all(one, other, third).tolist() == sorted({*one} & {*other} & {*third})
+    nothing = np.zeros(0, np.int64)
+    assert not RowSet(nothing).contains(asked).any()
+    assert rows_in_all(one, nothing).tolist() == rows_in_all(nothing, one).tolist() == []
 
 
 @settings(max_examples=200, deadline=None)
@@ -148,24 +154,18 @@ def test_mined_texts_are_the_first_distinct_ok_ones_of_all_ranks_in_turn(ok, num
             if row in ok and row not in expected and len(expected) < at_most:
                 expected.append(row)
     found = texts_of_step(
-        np.arange(num_images), neighbours, ok, np.random.default_rng(0), at_most, mined_share=1.0
+        np.arange(num_images), neighbours, RowSet(ok), np.random.default_rng(0), at_most, mined_share=1.0
     ).tolist()
     assert found[: len(expected)] == expected
     assert not set(found[len(expected) :]) & set(expected)
 
 
-@settings(max_examples=200, deadline=None)
-@given(rows=_eligible(), others=_eligible(), part_rows=st.integers(1, 64))
-def test_common_rows_and_rows_by_part_are_those_of_sets_and_of_division(rows, others, part_rows):
-    assert common_rows(rows, others).tolist() == sorted(set(rows.tolist()) & set(others.tolist()))
+@settings(max_examples=100, deadline=None)
+@given(rows=_eligible(), part_rows=st.integers(1, 64))
+def test_rows_by_part_are_those_of_division(rows, part_rows):
     found = {part: some.tolist() for part, some in rows_by_part(rows, part_rows)}
     assert found == {p: [r for r in rows.tolist() if r // part_rows == p] for p in (rows // part_rows).tolist()}
-
-
-def test_no_rows_have_nothing_in_common_and_lie_in_no_part():
-    none = np.zeros(0, np.int64)
-    assert common_rows(none, np.arange(3)).tolist() == common_rows(np.arange(3), none).tolist() == []
-    assert list(rows_by_part(none, 4)) == []
+    assert list(rows_by_part(rows[:0], part_rows)) == []
 
 
 def test_the_order_of_an_epoch_is_the_one_it_always_was():

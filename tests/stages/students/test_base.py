@@ -10,6 +10,7 @@ import torch
 
 from cache_schema.errors import DamagedError, UsageError
 from stages.images.preprocess import Preprocess
+from stages.students import build_student
 from stages.students.base import CLIP_MEAN, CLIP_STD, Student, TowerDescription
 
 PLAIN = TowerDescription(
@@ -99,15 +100,37 @@ def test_features_are_not_normalised() -> None:
         ({"vision_cfg": {**PLAIN.vision_cfg, "colour": "red"}}, "unexpected keyword argument 'colour'"),
         ({"vision_cfg": {**PLAIN.vision_cfg, "head_width": 3, "width": 11}}, r"for \(16, 16\) pixels"),
         ({"vision_cfg": {**PLAIN.vision_cfg, "output_tokens": True}}, r"it gives tuple instead of \(2, 6\)"),
-        ({"preprocess": replace(PLAIN.preprocess, size=(32, 32))}, r"for \(32, 32\) pixels"),
     ],
 )
-def test_a_tower_that_cannot_be_built_or_takes_other_pictures_is_a_usage_error(changes: dict, message: str) -> None:
+def test_a_tower_that_no_size_can_mend_is_refused_without_naming_one(changes: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message) as refusal:
         Student(replace(PLAIN, **changes), seed=0)
     said = str(refusal.value)
     assert said.startswith("cannot build student open_clip:by-hand for")
-    assert said.endswith("): use another image_size or another architecture") and "\n" not in said
+    assert said.endswith("): use another architecture") and "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("specification", "advised"),
+    [
+        # Of its own size alone: a table of positions, positions relative to each other, and windows.
+        ("timm:test_vit3?image_size=64", 160),
+        ("timm:test_vit_relpos?image_size=64", 160),
+        ("timm:test_maxvit?image_size=100", 160),
+        # Of many sizes: too small, or not whole patches.
+        ("timm:test_vit?image_size=4", 32),
+        ("timm:test_vit?image_size=100", 128),
+        ("open_clip:ViT-S-32-alt?image_size=8", 32),
+    ],
+)
+def test_a_tower_that_does_not_take_the_size_names_one_with_which_it_is_built(specification: str, advised: int) -> None:
+    with pytest.raises(UsageError) as refusal:
+        build_student(specification, 6, seed=0)
+    said = str(refusal.value)
+    assert said.startswith(f"cannot build student {specification} for (") and "\n" not in said
+    assert said.endswith(f"): use image_size={advised}, which it takes, or another architecture")
+    mended = build_student(f"{specification.partition('?')[0]}?image_size={advised}", 6, seed=0)
+    assert mended.preprocess.size == (advised, advised)
 
 
 def test_checking_a_tower_leaves_running_statistics_as_they_start() -> None:

@@ -54,15 +54,15 @@ def test_the_specification_decides_the_activation_then_the_caller_then_the_confi
 
 
 @pytest.fixture
-def add_model(tmp_path: Path) -> Iterator[Callable[[str, dict[str, Any]], None]]:
-    """Returns add_model(name, vision_cfg): open_clip knows the name for the length of a test."""
+def add_model(tmp_path: Path) -> Iterator[Callable[..., None]]:
+    """Returns add_model(name, vision_cfg, embed_dim=4): open_clip knows the name for the length of a test."""
     from open_clip import factory
 
     added: list[Path] = []
 
-    def add(name: str, vision_cfg: dict[str, Any]) -> None:
+    def add(name: str, vision_cfg: dict[str, Any], *, embed_dim: int = 4) -> None:
         added.append(tmp_path / f"{name}.json")
-        added[-1].write_text(json.dumps({"embed_dim": 4, "vision_cfg": vision_cfg, "text_cfg": {}}))
+        added[-1].write_text(json.dumps({"embed_dim": embed_dim, "vision_cfg": vision_cfg, "text_cfg": {}}))
         open_clip.add_model_config(added[-1])
 
     yield add
@@ -75,6 +75,29 @@ def test_no_published_weights_of_a_backbone_are_fetched(add_model: Callable[...,
     add_model("tower-of-timm", {"timm_model_name": "test_vit", "timm_model_pretrained": True, "image_size": 32})
     assert describe("tower-of-timm", 5, quick_gelu=None).vision_cfg["timm_model_pretrained"] is False
     assert "timm_model_pretrained" not in describe("ViT-B-32", 5, quick_gelu=None).vision_cfg
+
+
+@pytest.mark.parametrize(("dim", "projection"), [(96, "none"), (5, "linear")])
+def test_a_tower_as_wide_as_its_features_gets_a_projection_to_another_width(
+    add_model: Callable[..., None], dim: int, projection: str
+) -> None:
+    cfg = {"timm_model_name": "test_vit3", "timm_pool": "map", "timm_proj": "none", "image_size": 160}
+    add_model("small-SigLIP", cfg, embed_dim=96)
+    assert describe("small-SigLIP", dim, quick_gelu=None).vision_cfg["timm_proj"] == projection
+    student = build_student("open_clip:small-SigLIP", dim, seed=0).eval()
+    pixels_BCHW = torch.randn(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
+    trunk_BD = student.tower.trunk(pixels_BCHW)
+    wanted_BD = trunk_BD if dim == 96 else trunk_BD @ student.tower.head.proj.weight.T
+    assert trunk_BD.shape == (2, 96)
+    torch.testing.assert_close(student(pixels_BCHW), wanted_BD)
+
+
+def test_siglip_of_open_clip_ends_without_a_projection_at_its_own_width_alone() -> None:
+    for name in ("ViT-B-16-SigLIP", "ViT-B-16-SigLIP2-256", "ViT-B-32-SigLIP2-256"):
+        stock = open_clip.get_model_config(name)
+        assert (stock["embed_dim"], stock["vision_cfg"]["timm_proj"]) == (768, "none")
+        assert describe(name, 768, quick_gelu=None).vision_cfg["timm_proj"] == "none"
+        assert describe(name, 512, quick_gelu=None).vision_cfg["timm_proj"] == "linear"
 
 
 def test_a_picture_that_is_not_square_keeps_height_and_width_apart(add_model: Callable[..., None]) -> None:

@@ -100,7 +100,7 @@ def crops_of(
     left = np.arange(len(identities))
     for attempt in range(_ATTEMPTS):
         blocks = _blocks([identities[place] for place in left.tolist()], attempt)
-        shares, exponents = ((blocks[:, column] >> np.uint64(11)) * 2.0**-53 for column in (0, 1))
+        shares, exponents = _units(blocks[:, 0]), _units(blocks[:, 1])
         areas = (width[left] * height[left]) * (scale[0] + (scale[1] - scale[0]) * shares)
         aspects = ratio[0] * _powers(ratio[1] / ratio[0], exponents)
         # Both round halves to even, as `round` does.
@@ -115,7 +115,8 @@ def crops_of(
         left = left[~fits]
         if not len(left):
             break
-    crops = [Crop(*box, flipped) for box, flipped in zip(boxes_N4.tolist(), flips.tolist(), strict=True)]
+    lefts, tops, box_widths, box_heights = boxes_N4.T.tolist()
+    crops = list(map(Crop, lefts, tops, box_widths, box_heights, flips.tolist()))
     for place in left.tolist():
         crops[place] = _central_crop(int(width[place]), int(height[place]), ratio, bool(flips[place]))
     return crops
@@ -154,6 +155,10 @@ def _share_of(bits: NDArray[np.uint64], numbers: NDArray[np.int64]) -> NDArray[n
     factors, half = numbers.astype(np.uint64), np.uint64(32)
     low = (bits & np.uint64(2**32 - 1)) * factors
     return ((bits >> half) * factors + (low >> half)) >> half
+
+
+def _units(bits: NDArray[np.uint64]) -> NDArray[np.float64]:
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def _powers(base: float, exponents: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ from stages.distill.run import distill
 from tests.corpora.runs import distill_config
 from tests.corpora.small_corpus import small_cache
 
-OF_A_STEP = {"wait", "gather", "decode", "upload", "forward", "loss", "backward", "optimizer"}
+OF_A_STEP = {"wait", "gather", "decode", "upload", "forward", "exchange", "loss", "backward", "optimizer"}
 
 
 def _sleep(name: str, seconds: float = 0.02) -> None:

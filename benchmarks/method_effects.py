@@ -93,6 +93,7 @@ def effects_of(steps: int, batch_size: int, start: Path = Path("start")) -> dict
             {
                 f"{batch_size // 2} images": {"batch_size": batch_size // 2, "steps": steps * 2},
                 f"{batch_size * 2} images": {"batch_size": batch_size * 2, "steps": steps // 2},
+                f"{batch_size * 4} images": {"batch_size": batch_size * 4, "steps": steps // 4},
             },
             against=f"{batch_size} images, as many in all",
         ),

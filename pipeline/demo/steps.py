@@ -31,8 +31,8 @@ class StudentPlan:
     beside_previous: bool = False
 
 
-# One thread each: two students side by side get more out of two cores than one student with two threads. Pictures of 48
-# pixels: what a student gains by more steps in the same time is more than it loses by seeing less (docs/distilling.md).
+# One thread each: two students side by side get more out of two cores than one student with two threads. Both begin
+# with ImageNet weights, and then pixels are worth more than steps (docs/distilling.md).
 _RECIPE = (
     *("--batch-size", "32", "--text-batch-size", "1024", "--loss", "feature=8", "--min-crop", "0.6"),
     *("--num-threads", "1", "--decode-workers", "1"),
@@ -40,20 +40,22 @@ _RECIPE = (
 
 STUDENTS = (
     StudentPlan(
-        "resnet",
-        student="timm:resnet10t?image_size=48",
-        options=("--steps", "800", *_RECIPE, "--learning-rate", "2e-3"),
+        "lite0",
+        student="timm:tf_efficientnet_lite0?image_size=96",
+        weights="tf_efficientnet_lite0",
+        options=("--steps", "280", *_RECIPE, "--learning-rate", "1e-3"),
     ),
     StudentPlan(
-        "regnet",
-        student="timm:regnetx_002?image_size=48",
-        options=("--steps", "2400", *_RECIPE, "--learning-rate", "2e-3"),
+        "lite2",
+        student="timm:tf_efficientnet_lite2?image_size=64",
+        weights="tf_efficientnet_lite2",
+        options=("--steps", "340", *_RECIPE, "--learning-rate", "1e-3"),
         beside_previous=True,
     ),
     StudentPlan(
-        "regnet-again",
-        start="regnet",
-        options=("--steps", "300", *_RECIPE, "--learning-rate", "5e-4", "--negatives", f"mined:{NEIGHBOURS}"),
+        "lite2-again",
+        start="lite2",
+        options=("--steps", "80", *_RECIPE, "--learning-rate", "5e-4", "--negatives", f"mined:{NEIGHBOURS}"),
     ),
 )
 

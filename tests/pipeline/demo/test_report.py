@@ -12,7 +12,7 @@ from stages.runs.folder import RunFolder
 
 STUDENTS = (
     StudentPlan("first", student="timm:a"),
-    StudentPlan("beside", student="timm:b", beside_previous=True),
+    StudentPlan("beside", student="timm:b", weights="b", beside_previous=True),
     StudentPlan("again", start="first"),
 )
 CONFIG = DemoConfig(students=STUDENTS)
@@ -59,7 +59,7 @@ def test_every_student_stands_in_the_order_of_its_training_with_its_own_measures
     students = summary_of(CONFIG, notes(SECONDS))["students"]
     assert [(s["name"], s["zero_shot_top1"], s["started_from"]) for s in students] == [
         ("first", 0.2, None),
-        ("beside", 0.4, None),
+        ("beside", 0.4, "ImageNet weights"),
         ("again", 0.6, "first"),
     ]
     assert [s["share_of_teacher"] for s in students] == pytest.approx([0.25, 0.5, 0.75])

@@ -23,9 +23,9 @@ from pipeline.demo.run import run_demo
 from pipeline.demo.steps import DemoConfig, StudentPlan
 
 options = ("--batch-size", "16", "--text-batch-size", "32", "--steps", "3")
-small = "timm:mobilenetv3_small_050?image_size=32"
+small, pretrained = "timm:mobilenetv3_small_050?image_size=32", "tf_efficientnet_lite0"
 students = (
-    StudentPlan("tiny", student=small, options=options),
+    StudentPlan("tiny", student=f"timm:{pretrained}?image_size=64", weights=pretrained, options=options),
     StudentPlan("beside", student=small, options=(*options, "--seed", "1"), beside_previous=True),
 )
 data = DataConfig(num_pictures=60, num_sentences=80, pictures_per_tar=30)

@@ -40,3 +40,17 @@ def test_two_architectures_are_trained_and_one_of_them_a_second_time() -> None:
 
     assert len({plan.student.partition("?")[0] for plan in first}) == len(first) == 2
     assert [plan.start in {other.name for other in first} for plan in again] == [True]
+
+
+def test_a_student_begins_with_the_weights_of_its_own_architecture_and_a_second_round_with_its_first(
+    steps: list[Step], tmp_path: Path
+) -> None:
+    distilled = [step.arguments for step in steps if step.arguments[0] == "distill"]
+
+    for plan, arguments in zip(DemoConfig().students, distilled, strict=True):
+        if plan.start:
+            assert arguments[arguments.index("--from") + 1] == str(tmp_path / "runs" / plan.start)
+            assert "--init" not in arguments
+        else:
+            architecture = plan.student.removeprefix("timm:").partition("?")[0]
+            assert arguments[arguments.index("--init") + 1] == str(tmp_path / "weights" / f"{architecture}.safetensors")

@@ -7,7 +7,8 @@ the same threads, so that whatever else the machine does meets all of them. The 
 
 - `rate_of_bare`: the rate of distill is at least 0.98 of that of a bare loop: the same tower, one batch of uint8
   pixels and features in memory, the same losses written in plain torch, fused AdamW, and nothing else. Pictures of
-  distill are decoded in memory, and its crops are new in every step.
+  distill are decoded in memory, and its crops are new in every step. With `--stored-workers N` the cache stores pixels,
+  and N processes decode them: then the goal is 0.97, with a core for every worker beside those of `--threads`.
 - `share_of_flops`: against open_clip's own training with `--distill-model`, which computes the teacher and both text
   towers in every step, distill's step is as many times faster (`times_faster`) as it has fewer FLOPs
   (`flops_ratio`), within 5 %. Same student tower and number of pictures; open_clip's are normalised in memory.
@@ -52,6 +53,7 @@ from stages.extract.job import open_job
 from stages.students import build_student
 
 DIM = 64
+STORED_SIDE = 256
 STEPS_ALONE = 5
 LOGIT_SCALE = 100.0
 CONTEXT_LENGTH = 77
@@ -178,14 +180,15 @@ class _OneBatch:
         return iter([self._batch])
 
 
-def make_cache(folder: Path, payloads: list[bytes], num_texts: int) -> Path:
-    """Returns a cache of the pictures and of sentences, filled by a stub teacher."""
+def make_cache(folder: Path, payloads: list[bytes], num_texts: int, *, stored: bool) -> Path:
+    """Returns a cache of the pictures and of sentences, filled by a stub teacher; `stored`: with stored pixels."""
     config = ExtractConfig(
         cache=folder / "cache",
         images=(str(write_folder(folder / "pictures", payloads)),),
         texts=(str(write_texts(folder / "texts.txt", num_texts)),),
         teacher=STUB,
         decode_workers=1,
+        store_pixels=STORED_SIDE if stored else None,
         index=False,
     )
     with open_job(config) as job:
@@ -254,8 +257,9 @@ class Benchmark:
             "micro_batch_size": self._asked.batch_size,
             "steps": STEPS_ALONE + self._asked.pairs + 1,
             "num_threads": self._asked.threads,
-            "decode_workers": 1,
+            "decode_workers": self._asked.stored_workers or 1,
             "checkpoint_seconds": 1e9,
+            **({"picture_memory_bytes": 0} if self._asked.stored_workers else {}),
         }
         folder = self._folder / f"runs-{self._num_runs}"
         return [DistillConfig(out=folder / str(place), **shared, **own) for place, own in enumerate(students)]
@@ -350,6 +354,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--pairs", type=int, default=6, help="steps of a run that count, at least 2")
     parser.add_argument("--threads", type=int, default=1, help="of all that trains; another one makes the crops")
+    parser.add_argument(
+        "--stored-workers",
+        type=int,
+        default=0,
+        help="processes that decode stored pixels; 0: in memory",
+    )
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -357,7 +367,7 @@ def main() -> None:
             (folder / f"{name}.json").write_text(json.dumps(model))
             add_model_config(folder / f"{name}.json")
         torch.set_num_threads(asked.threads)
-        cache = make_cache(folder, payloads_of(asked.pictures, asked.rows), asked.rows)
+        cache = make_cache(folder, payloads_of(asked.pictures, asked.rows), asked.rows, stored=asked.stored_workers > 0)
         benchmark = Benchmark(cache, folder, asked)
         rounds = [benchmark.round() for _ in range(asked.rounds)]
     result: dict[str, Any] = {

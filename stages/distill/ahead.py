@@ -6,7 +6,8 @@ memory is that of the batches which are alive: the one that is learnt from, the 
 many as give every worker something to do and at least one.
 """
 
-from collections.abc import Generator, Iterable, Mapping
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import cycle
@@ -59,11 +60,18 @@ def batches_ahead(maker: BatchMaker, steps: Iterable[int], device: torch.device)
 def _uploaded(begun: Iterable[BegunBatch], device: torch.device) -> Generator[UploadedBatch]:
     upload = _ToGpu(device) if device.type == "cuda" else _on_cpu
     for one in begun:
-        uploaded = upload(one.result())
+        uploaded = _timed(upload, one.result())
         # Whoever is given it is the only one who keeps it while the next one is waited for.
         del one
         yield uploaded
         del uploaded
+
+
+def _timed(upload: Callable[[Batch], UploadedBatch], batch: Batch) -> UploadedBatch:
+    start = time.perf_counter()
+    uploaded = upload(batch)
+    seconds = {**batch.seconds, "upload": time.perf_counter() - start}
+    return replace(uploaded, batch=replace(uploaded.batch, seconds=seconds))
 
 
 def _on_cpu(batch: Batch) -> UploadedBatch:

@@ -8,7 +8,7 @@ pixels of one image.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -22,7 +22,7 @@ from stages.distill.order import EpochSequence, Visits, digest_of_rows, text_gen
 from stages.distill.pictures import BegunCrops, Pictures
 from stages.distill.replay import Replay
 from stages.distill.rows import Rows, RowSet
-from stages.images.crops import Crop, crop_of
+from stages.images.crops import Crop, crops_of
 from stages.images.preprocess import CropShape
 
 
@@ -142,7 +142,7 @@ class BatchMaker:
             locations = self.cache.locations(own.rows)
             replay = self.replay
             if replay is None:
-                crops = [self._crop(*visit) for visit in zip(locations, own.epochs.tolist(), strict=True)]
+                crops = self._crops(locations, own.epochs)
                 to_check = np.zeros(len(own.rows), bool)
             else:
                 crops = replay.crops(locations, own.epochs)
@@ -167,17 +167,17 @@ class BatchMaker:
             seconds=meter.taken(),
         )
 
-    def _crop(self, location: ImageLocation, epoch: int) -> Crop:
+    def _crops(self, locations: Sequence[ImageLocation], epochs: Rows) -> list[Crop]:
         # View 0 is the teacher's own preprocessing, so the first epoch sees view 1.
-        crop = crop_of(
+        return crops_of(
             self.method.seed,
-            epoch + 1,
-            location.digest,
-            width=location.width,
-            height=location.height,
+            (epochs + 1).tolist(),
+            [location.digest for location in locations],
+            widths=[location.width for location in locations],
+            heights=[location.height for location in locations],
             scale=(self.method.min_crop, 1.0),
+            flip=self.method.flip,
         )
-        return crop if self.method.flip else replace(crop, flip=False)
 
     def _texts_of_step(self, step: int, image_rows: Rows) -> Rows:
         return texts_of_step(

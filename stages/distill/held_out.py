@@ -17,7 +17,7 @@ from stages.distill.config import ResolvedMethod
 from stages.distill.losses import TeacherSide, total_loss
 from stages.distill.payloads import Payloads
 from stages.distill.pictures import DECODES_OF_A_PICTURE, OF_THE_MACHINE, not_decodable
-from stages.distill.rows import Rows
+from stages.distill.rows import Rows, rows_by_part
 from stages.images.decode import TOO_MANY_PIXELS
 from stages.images.pool import DecodePool
 from stages.images.prepare import CropPreparation, Prepared
@@ -63,10 +63,9 @@ def without_held_out(cache: Cache, rows: Rows, held_out: Rows) -> Rows:
     Raises:
         UsageError: nothing is left.
     """
-    pictures = np.concatenate([np.zeros(0, "V16"), *(np.frombuffer(d, "V16") for _, d in _digests(cache, held_out))])
+    pictures = _ascending(b"".join(digests for _, digests in _digests(cache, held_out)))
     left = np.concatenate(
-        [np.zeros(0, np.int64)]
-        + [some[~np.isin(np.frombuffer(digests, "V16"), pictures)] for some, digests in _digests(cache, rows)]
+        [np.zeros(0, np.int64)] + [some[~_are_among(pictures, digests)] for some, digests in _digests(cache, rows)]
     )
     if not len(left):
         raise UsageError(
@@ -201,9 +200,32 @@ def _drawn(rows: Rows, at_most: int) -> Rows:
 
 def _digests(cache: Cache, rows: Rows) -> Iterator[tuple[Rows, bytes]]:
     """Yields the rows of every part, and their digests behind each other, 16 bytes each."""
-    parts = rows // cache.part_rows
-    for part, first in zip(*np.unique(parts, return_index=True), strict=True):
-        some = rows[first : first + np.count_nonzero(parts == part)]
-        table = cache.read_samples("image", int(part), ["row", "digest"])
+    for part, some in rows_by_part(rows, cache.part_rows):
+        table = cache.read_samples("image", part, ["row", "digest"])
         places = some - table.column("row")[0].as_py()
         yield some, b"".join(table.column("digest").take(places).to_pylist())
+
+
+def _ascending(digests: bytes) -> NDArray[np.uint64]:
+    """Returns digests behind each other as two numbers each, shape (2, number of digests), ascending."""
+    first, second = np.frombuffer(digests, "<u8").reshape(-1, 2).T
+    order = np.lexsort((second, first))
+    return np.stack([first[order], second[order]])
+
+
+def _are_among(ascending_2N: NDArray[np.uint64], digests: bytes) -> NDArray[np.bool_]:
+    """Returns which of `digests` are among those that `_ascending` returned."""
+    first, second = np.frombuffer(digests, "<u8").reshape(-1, 2).T
+    is_among = np.zeros(len(first), bool)
+    places = np.searchsorted(ascending_2N[0], first)
+    left = np.arange(len(first))
+    while True:
+        left = left[places[left] < ascending_2N.shape[1]]
+        left = left[ascending_2N[0, places[left]] == first[left]]
+        if not len(left):
+            return is_among
+        is_same = ascending_2N[1, places[left]] == second[left]
+        is_among[left[is_same]] = True
+        # Several digests may begin alike.
+        left = left[~is_same]
+        places[left] += 1

@@ -10,7 +10,7 @@ from stages.distill.ahead import UploadedBatch, batches_ahead
 from stages.distill.feed import Feed
 from stages.distill.group import Group
 from stages.distill.member import Member
-from stages.distill.meter import Bottleneck, Meter, phase
+from stages.distill.meter import Bottleneck
 from stages.distill.peers import LostProcess
 
 
@@ -71,7 +71,7 @@ def train(
         # Pictures are closed first: whoever waits for them is let go.
         stack.enter_context(closing(batches))
         stack.enter_context(pictures)
-        meter, bottleneck = Meter(first.device), Bottleneck()
+        bottleneck = Bottleneck()
         while True:
             waiting = time.perf_counter()
             with group.agreed():
@@ -85,8 +85,8 @@ def train(
                 return
             if group.agree(flag=should_stop()):
                 raise _stopped(batch.step, end, learning, group)
-            shared = {"wait": waited, **batch.seconds, **meter.taken()}
-            notes = _step_of_all(learning, uploaded, meter, shared)
+            shared = {"wait": waited, **batch.seconds}
+            notes = _step_of_all(learning, uploaded, shared)
             for member in (member for member in learning if member.failed is not None and len(members) > 1):
                 notice(f"{member.folder.root} goes no further, the others do ({member.failed})")
             said = bottleneck.of(shared, *(member.phases for member in learning))
@@ -95,13 +95,10 @@ def train(
             del uploaded, batch
 
 
-def _step_of_all(
-    members: Sequence[Member], uploaded: UploadedBatch, meter: Meter, shared: Mapping[str, float]
-) -> list[str]:
+def _step_of_all(members: Sequence[Member], uploaded: UploadedBatch, shared: Mapping[str, float]) -> list[str]:
     """Does the step of every member that is at it, with what follows it; returns what each says of it."""
     batch = uploaded.batch
-    with meter.open(), phase("upload"):
-        uploaded.receive()
+    uploaded.receive()
     notes = []
     for member in (member for member in members if member.done == batch.step):
         try:

@@ -32,6 +32,11 @@ from stages.distill import streamed_losses
 STREAMED_ABOVE = 1 << 24
 """Scores of one matrix, 4,096 by 4,096, above which it is computed by tiles, in less memory and about the same time."""
 
+_FLOAT_BYTES = 4
+# Scores and log-probabilities that live at once, of a matrix of scores and of a tile of one.
+_SCORES_AT_ONCE = 8
+_TILES_AT_ONCE = 8
+
 
 @dataclass(frozen=True)
 class TeacherSide:
@@ -184,6 +189,18 @@ def feature(seen: LossInputs) -> Tensor:
 
 
 LOSSES: dict[str, Loss] = {"vl": vl, "pvl": pvl, "udist": udist, "feature": feature}
+
+
+def bytes_of_scores(num_images: int, num_texts: int, dim: int) -> int:
+    """Returns about how many bytes the losses of a step hold at once, whatever their weights."""
+    held = 0
+    for num_columns in (num_images, num_texts):
+        if num_images * num_columns > STREAMED_ABOVE:
+            tile = streamed_losses.TILE_ROWS * streamed_losses.TILE_COLUMNS
+            held += _FLOAT_BYTES * (num_images * dim + _TILES_AT_ONCE * tile)
+        else:
+            held += _FLOAT_BYTES * _SCORES_AT_ONCE * num_images * num_columns
+    return held
 
 
 def total_loss(

@@ -13,14 +13,14 @@ from itertools import chain
 
 import torch
 
-FEED_PHASES = ("gather", "read", "decode")
+FEED_PHASES = ("gather", "read", "decode", "upload")
 """Phases that go on beside earlier steps: only `wait`, the part that a step waits for, costs time."""
 _BUSY_SHARE = 0.05
 _ADVICE = {
     "gather": "looking up rows and features: put the cache on a local disk",
     "read": "reading pictures: a nearer disk, or stored pixels (extract --store-pixels)",
     "decode": "decoding pictures: more --decode-workers, or stored pixels (extract --store-pixels)",
-    "upload": "moving pictures to the device: a larger --micro-batch-size where memory allows",
+    "upload": "moving pictures to the device: look what else uses its bus",
     "loss": "the losses: fewer sentences a step (--text-batch-size)",
     "exchange": "handing features and gradients to the other processes: fewer of them, or a faster network",
     "optimizer": "the optimizer: a larger --batch-size has fewer steps",

@@ -18,6 +18,7 @@ from stages.device import is_out_of_memory
 from stages.distill.gradient_cache import groups_of, passes_of, to_input
 from stages.distill.group import Group
 from stages.distill.job import DistillJob
+from stages.distill.losses import bytes_of_scores
 from stages.students import Student
 
 __all__ = ["MicroBatch", "free_memory_bytes", "is_out_of_memory", "micro_batch_that_fits"]
@@ -28,9 +29,6 @@ _BESIDE_SAVED = 1.5
 _SHARE_USED = 0.8
 # AdamW's two moments and the gradient, in float32 like the parameter.
 _OF_A_PARAMETER = 3
-# Scores and log-probabilities that the losses hold at once, of images against sentences and against images.
-_SCORES_AT_ONCE = 8
-_FLOAT = 4
 
 # Of version 2, and of version 1.
 _CGROUP_FILES = (
@@ -156,7 +154,7 @@ def micro_batch_that_fits(
         return 1
     per_row = max(1, (most - least) // (_MEASURED_ROWS[1] - _MEASURED_ROWS[0]))
     trained = sum(p.numel() * p.element_size() for p in student.parameters() if p.requires_grad)
-    scores = batch_size * (batch_size + text_batch_size) * _FLOAT * _SCORES_AT_ONCE
+    scores = bytes_of_scores(batch_size, text_batch_size, student.description.dim)
     left = int(_SHARE_USED * free_memory_bytes(device)) // shared_by - _OF_A_PARAMETER * trained - scores
     largest = largest or batch_size
     fitting = min(largest, max(1, left // per_row))

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache_schema.errors import UsageError
-from stages.distill.rows import Rows, RowSet
+from stages.distill.rows import Rows, RowSet, rows_by_part
 
 _IMAGE_ORDER, _TEXT_DRAW = 1, 2
 
@@ -30,7 +30,7 @@ class Visits(NamedTuple):
 
 def digest_of_rows(rows: Rows) -> bytes:
     """Returns 16 bytes that tell whether two lists of eligible rows are the same."""
-    return hashlib.blake2b(np.ascontiguousarray(rows, "<i8").tobytes(), digest_size=16).digest()
+    return hashlib.blake2b(np.ascontiguousarray(rows, "<i8").data, digest_size=16).digest()
 
 
 def order_of_epoch(rows: Rows, *, part_rows: int, seed: int, epoch: int, window_parts: int | None = None) -> Rows:
@@ -47,8 +47,7 @@ def order_of_epoch(rows: Rows, *, part_rows: int, seed: int, epoch: int, window_
         window_parts: parts per window.
     """
     generator = np.random.default_rng([_IMAGE_ORDER, *_words(digest_of_rows(rows)), seed, epoch])
-    parts = rows // part_rows
-    by_part = np.split(rows, np.flatnonzero(np.diff(parts)) + 1) if len(rows) else []
+    by_part = [of_part for _, of_part in rows_by_part(rows, part_rows)]
     shuffled = [by_part[place] for place in generator.permutation(len(by_part))]
     window_parts = window_parts or len(by_part) or 1
     windows = (shuffled[first : first + window_parts] for first in range(0, len(shuffled), window_parts))
@@ -142,14 +141,23 @@ def texts_of_step(
     mined = np.zeros(0, np.int64)
     if neighbours is not None:
         assert len(neighbours) == len(image_rows), (len(neighbours), len(image_rows))
-        by_rank = neighbours.T.ravel()
-        candidates = by_rank[ok_texts.contains(by_rank)]
-        distinct, first_places = np.unique(candidates, return_index=True)
-        mined = distinct[np.argsort(first_places)][: int(mined_share * num_texts)]
+        mined = _best_of_all(neighbours, ok_texts, int(mined_share * num_texts))
     # At most len(mined) of num_texts distinct draws can be neighbours already, so enough are left.
     drawn = ok_texts.rows[rng.choice(len(ok_texts), num_texts, replace=False)]
     rest = drawn[~np.isin(drawn, mined)][: num_texts - len(mined)]
     return np.concatenate([mined, rest])
+
+
+def _best_of_all(neighbours: NDArray[np.int64], ok_texts: RowSet, at_most: int) -> Rows:
+    """Returns the first `at_most` distinct ok rows in the order best of every image, second of every image, …"""
+    num_ranks = 1
+    while True:
+        # A few of many ranks are enough as a rule.
+        by_rank = neighbours[:, :num_ranks].T.ravel()
+        distinct, first_places = np.unique(by_rank[ok_texts.contains(by_rank)], return_index=True)
+        if len(distinct) >= at_most or num_ranks >= neighbours.shape[1]:
+            return distinct[np.argsort(first_places)][:at_most]
+        num_ranks *= 2
 
 
 def _words(digest: bytes) -> Iterator[int]:

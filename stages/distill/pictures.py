@@ -25,6 +25,7 @@ from cache_schema.cache import Cache, ImageLocation
 from cache_schema.errors import MismatchError
 from cache_schema.view_checks import VIEW_CHECK_BYTES
 from stages.distill.payloads import Payloads, SmallPictures
+from stages.distill.rows import rows_by_part
 from stages.images.crops import Crop
 from stages.images.decode import Limits, decode_image
 from stages.images.prepare import TrainingPreparation
@@ -207,9 +208,8 @@ def fit_in_memory(cache: Cache, rows: NDArray[np.int64], limit_bytes: int, small
     The originals, or where `small` is given the stored pictures made from them.
     """
     total = 0
-    parts = rows // cache.part_rows
-    for part in np.unique(parts):
-        for size in cache.sample_rows("image", rows[parts == part], ["width", "height"]):
+    for _, some in rows_by_part(rows, cache.part_rows):
+        for size in cache.sample_rows("image", some, ["width", "height"]):
             width, height = size["width"], size["height"]
             total += prod((width, height) if small is None else small.size(width, height)) * _BYTES_PER_PIXEL
         if total > limit_bytes:

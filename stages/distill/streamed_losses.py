@@ -172,7 +172,13 @@ class _Divergence(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return ctx.gradient_ND.mul_(gradients[0]), None, None, None, None, None
+        gradient_ND, ctx.gradient_ND = ctx.gradient_ND, None
+        if gradient_ND is None:
+            raise RuntimeError(
+                "the gradient of a loss by tiles is given away at the first backward pass: compute it anew"
+            )
+        # In its own place: at a size where losses are streamed, a second copy counts.
+        return gradient_ND.mul_(gradients[0]), None, None, None, None, None
 
 
 def _second_pass(student: Scores, teacher: Scores, theirs: Normalisers, *, itself: bool) -> tuple[Tensor, Tensor]:

@@ -101,9 +101,9 @@ def test_memory_and_stream_any_number_of_workers_and_any_start_give_the_same_bat
 def test_without_flip_no_crop_is_mirrored(cache):
     with _in_memory(cache) as pictures:
         maker = _maker(cache, pictures)
-        crops = [maker._crop(location, 0) for location in cache.locations(np.arange(40))]
+        crops = maker._crops(cache.locations(np.arange(40)), np.zeros(40, np.int64))
         straight = _maker(cache, pictures, flip=False)
-        unflipped = [straight._crop(location, 0) for location in cache.locations(np.arange(40))]
+        unflipped = straight._crops(cache.locations(np.arange(40)), np.zeros(40, np.int64))
     assert {crop.flip for crop in crops} == {True, False}
     assert [replace(crop, flip=False) for crop in crops] == unflipped
 

@@ -15,7 +15,7 @@ from cache_schema.cache import Cache
 from cache_schema.errors import UsageError
 from cache_schema.json_file import read_sealed
 from stages.distill.config import DistillConfig
-from stages.distill.held_out import held_out_rows, without_held_out
+from stages.distill.held_out import _are_among, _ascending, held_out_rows, without_held_out
 from stages.distill.resolve import open_feed
 from stages.distill.run import TrainingStopped, distill, distill_side_by_side
 from stages.evaluate.run import EvaluateConfig, evaluate_model
@@ -112,6 +112,15 @@ def test_the_sides_do_not_depend_on_order_seed_or_growth_and_copies_lie_on_one_s
         assert (copy in held_out) == (number in held_out)
     assert set(held_out_rows(cache, rows, 0.2)) < set(held_out), "a smaller share holds out some of the same"
     assert sorted([*without_held_out(cache, rows, held_out), *held_out]) == rows.tolist()
+
+
+def test_digests_that_begin_or_end_alike_are_told_apart() -> None:
+    halves = [value.to_bytes(8, "little") for value in (0, 1, 5, 2**64 - 1)]
+    digests = [first + second for first in halves for second in halves]
+    held_out = [digests[place] for place in (15, 0, 3, 6, 7, 6, 13)]
+    found = _are_among(_ascending(b"".join(held_out)), b"".join(digests))
+    assert found.tolist() == [digest in held_out for digest in digests]
+    assert not _are_among(_ascending(b""), b"".join(digests)).any()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from cache_schema.errors import UsageError
 from stages.distill.order import EpochSequence, digest_of_rows, order_of_epoch, text_generator, texts_of_step
-from stages.distill.rows import RowSet, rows_in_all
+from stages.distill.rows import RowSet, rows_by_part, rows_in_all
 
 
 @st.composite
@@ -140,3 +140,37 @@ def test_a_set_of_rows_knows_its_rows_and_what_it_shares_as_numpy_does() -> None
     nothing = np.zeros(0, np.int64)
     assert not RowSet(nothing).contains(asked).any()
     assert rows_in_all(one, nothing).tolist() == rows_in_all(nothing, one).tolist() == []
+
+
+@settings(max_examples=200, deadline=None)
+@given(ok=_eligible(), num_images=st.integers(0, 40), k=st.integers(0, 9), seed=st.integers(0, 2**20), data=st.data())
+def test_mined_texts_are_the_first_distinct_ok_ones_of_all_ranks_in_turn(ok, num_images, k, seed, data):
+    neighbours = np.random.default_rng(seed).integers(-1, max(4, ok[-1] // 3), (num_images, k))
+    at_most = data.draw(st.integers(1, len(ok)))
+    expected: list[int] = []
+    for rank in range(k):
+        for image in range(num_images):
+            row = int(neighbours[image, rank])
+            if row in ok and row not in expected and len(expected) < at_most:
+                expected.append(row)
+    found = texts_of_step(
+        np.arange(num_images), neighbours, RowSet(ok), np.random.default_rng(0), at_most, mined_share=1.0
+    ).tolist()
+    assert found[: len(expected)] == expected
+    assert not set(found[len(expected) :]) & set(expected)
+
+
+@settings(max_examples=100, deadline=None)
+@given(rows=_eligible(), part_rows=st.integers(1, 64))
+def test_rows_by_part_are_those_of_division(rows, part_rows):
+    found = {part: some.tolist() for part, some in rows_by_part(rows, part_rows)}
+    assert found == {p: [r for r in rows.tolist() if r // part_rows == p] for p in (rows // part_rows).tolist()}
+    assert list(rows_by_part(rows[:0], part_rows)) == []
+
+
+def test_the_order_of_an_epoch_is_the_one_it_always_was():
+    # Written down from the version before parts were searched for.
+    rows = np.flatnonzero(np.arange(1000) % 7)
+    full = order_of_epoch(rows, part_rows=64, seed=3, epoch=2)
+    windows = order_of_epoch(rows, part_rows=64, seed=3, epoch=2, window_parts=4)
+    assert [digest_of_rows(order).hex()[:16] for order in (full, windows)] == ["12aa4190dce2a1ac", "e7685772d0db474a"]

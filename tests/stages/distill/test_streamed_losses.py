@@ -136,3 +136,20 @@ def test_4096_by_4096_scores_of_width_768_agree_with_float64(monkeypatch: pytest
     given = features(4096, 4096, 768, distance=0.5)
     scale = 100.0 if name == "vl" else 20.0
     require_equal(ours(name, given, scale), by_formula(name, given, scale), 1e-6, 1e-5)
+
+
+def test_a_gradient_that_was_given_away_is_not_given_again_scaled_twice(small_tiles: None) -> None:
+    student, *others = features(20, 30, 8)
+    student.requires_grad_()
+    value = LOSSES["pvl"](LossInputs(Side(student), TeacherSide(*others), 10.0))
+    value.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="compute it anew"):
+        value.backward()
+
+
+def test_the_memory_of_large_losses_does_not_grow_with_the_square_of_the_batch() -> None:
+    small = losses.bytes_of_scores(4_096, 4_096, 768)
+    assert small == 2 * 8 * 4 * 4_096**2
+    # What the documents promise beside the features: the gradient of each matrix of scores, and tiles.
+    large = losses.bytes_of_scores(131_072, 131_072, 768)
+    assert 2 * 131_072 * 768 * 4 <= large <= 1.5e9

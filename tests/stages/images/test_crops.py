@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms import RandomResizedCrop
 
-from stages.images.crops import Crop, crop_of
+from stages.images.crops import Crop, crop_of, crops_of
 
 
 def digest_number(number: int) -> bytes:
@@ -96,3 +96,24 @@ def test_a_picture_too_long_for_any_crop_gives_its_central_box(width: int, heigh
 def test_view_zero_has_no_crop() -> None:
     with pytest.raises(AssertionError):
         crop_of(0, 0, bytes(16), width=10, height=10)
+
+
+def test_the_crops_of_many_pictures_are_those_of_each_to_the_last_bit() -> None:
+    rng = np.random.default_rng(8)
+    # Narrow ones, for which no drawn box fits, too.
+    widths, heights = rng.integers(1, 60, 3000).tolist(), rng.integers(1, 4000, 3000).tolist()
+    digests = [digest_number(number) for number in range(3000)]
+    views = rng.integers(1, 2**40, 3000).tolist()
+    for scale in ((0.08, 1.0), (0.9, 1.0)):
+        each = [
+            crop_of(-5, view, digest, width=width, height=height, scale=scale)
+            for view, digest, width, height in zip(views, digests, widths, heights, strict=True)
+        ]
+        assert crops_of(-5, views, digests, widths=widths, heights=heights, scale=scale) == each
+        assert crops_of(-5, views, digests, widths=heights, heights=widths, scale=scale) == [
+            crop_of(-5, view, digest, width=height, height=width, scale=scale)
+            for view, digest, width, height in zip(views, digests, widths, heights, strict=True)
+        ]
+    assert crops_of(0, [], [], widths=[], heights=[]) == []
+    huge = crops_of(0, [1], [bytes(16)], widths=[2**31 - 1], heights=[2**20])
+    assert huge == [crop_of(0, 1, bytes(16), width=2**31 - 1, height=2**20)]

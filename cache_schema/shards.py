@@ -203,9 +203,11 @@ class RowReader:
             )
         out = np.empty((len(rows), self.shape[1]), self.dtype)
         parts, offsets = np.divmod(rows, self.row_format.part_rows)
-        for part in np.unique(parts):
-            places = np.flatnonzero(parts == part)
-            out[places] = self._shard(int(part)).take(offsets[places])
+        # Sorted once: a batch may lie in more parts than it would pay to look for in all of it.
+        order = np.argsort(parts, kind="stable")
+        found, starts = np.unique(parts[order], return_index=True)
+        for part, places in zip(found.tolist(), np.split(order, starts)[1:], strict=True):
+            out[places] = self._shard(part).take(offsets[places])
         return out
 
     def read_part(self, part: int) -> np.ndarray:

@@ -53,9 +53,9 @@ STUDENTS = (
         beside_previous=True,
     ),
     StudentPlan(
-        "lite2-again",
-        start="lite2",
-        options=("--steps", "80", *_RECIPE, "--learning-rate", "5e-4", "--negatives", f"mined:{NEIGHBOURS}"),
+        "lite0-again",
+        start="lite0",
+        options=("--steps", "80", *_RECIPE, "--learning-rate", "2e-4", "--negatives", f"mined:{NEIGHBOURS}"),
     ),
 )
 

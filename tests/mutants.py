@@ -82,6 +82,10 @@ _STREAMED = (
 _AVERAGED = (
     "tests/stages/distill/test_averaged.py::test_the_exported_student_has_the_average_of_the_weights_after_every_step",
 )
+_SEVERAL = "tests/stages/distill/test_several_processes.py::"
+_AS_ONE = (f"{_SEVERAL}test_gradients_statistics_and_weights_of_several_processes_are_those_of_one[2]",)
+_RUN_AS_ONE = (f"{_SEVERAL}test_several_students_train_in_several_processes_as_in_one",)
+_LOOP, _GROUP = "stages/distill/loop.py", "stages/distill/group.py"
 _GRADIENT, _PADDED = "stages/distill/gradient_cache.py", "stages/teachers/batches.py"
 
 MUTANTS = (
@@ -106,6 +110,24 @@ MUTANTS = (
     Mutant("temperatures ignored", _STEP, "temperatures=method.temperatures", "temperatures={}", _OWN),
     Mutant("weights of the losses ignored", _STEP, "weights=method.weights", 'weights={"vl": 0.7, "pvl": 0.3}', _OWN),
     Mutant("weight decay ignored", _MEMBER, "weight_decay=job.method.weight_decay", "weight_decay=0.05", _OWN),
+    Mutant("all processes have the first share", _LOOP, "shares[group.rank]", "shares[0]", _RUN_AS_ONE),
+    Mutant("gradients stay apart", _STEP, "group.sum(gradients)", "group.sum(gradients[:0])", _RUN_AS_ONE),
+    Mutant("gradients are averaged", _GROUP, ".view_as(tensor))", ".view_as(tensor) / self.size)", _AS_ONE),
+    Mutant("processes draw alike", _GRADIENT, "first_place + place for", "place for", _AS_ONE),
+    Mutant(
+        "statistics of other processes ignored",
+        "stages/distill/statistics.py",
+        "of_all = self._group.gather(mine)",
+        "of_all = mine",
+        _AS_ONE,
+    ),
+    Mutant(
+        "only the process that is to stop stops",
+        _LOOP,
+        "group.agree(flag=should_stop())",
+        "should_stop()",
+        (f"{_SEVERAL}test_one_that_is_to_stop_stops_all_and_the_run_goes_on_with_another_number_of_processes",),
+    ),
     Mutant("everything decays", _OPTIMIZER, '"weight_decay": 0.0}', '"weight_decay": weight_decay}', _OWN),
     Mutant("Adam's betas wrong", _OPTIMIZER, "ADAM_BETAS = (0.9, 0.999)", "ADAM_BETAS = (0.9, 0.98)", _OWN),
     Mutant("Adam's epsilon wrong", _OPTIMIZER, "ADAM_EPS = 1e-8", "ADAM_EPS = 1e-4", _OWN),

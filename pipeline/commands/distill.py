@@ -31,7 +31,7 @@ Stopped half-way? Run the same command again."""
 )
 @settings_of(DistillConfig, rare=False, repeated=("student",))
 @student_tables
-@executor_options(only=("name", "ray_address"))
+@executor_options(only=("name", "ray_address", "workers", "gpus_per_worker", "cpus_per_worker"))
 @settings_of(DistillConfig, rare=True)
 @help_all_option
 @shared_options
@@ -72,6 +72,10 @@ def _trainer(executor: ExecutorConfig, *, of_several: bool) -> Callable[..., lis
     if of_several:
         return distill_with_others
     if executor.name == "ray":
+        if executor.workers is not None and executor.workers.most > 1:
+            from pipeline.executors.ray_processes import distill_in_ray_processes
+
+            return partial(distill_in_ray_processes, executor=executor)
         from pipeline.executors.ray_train import distill_in_ray
 
         return partial(distill_in_ray, address=executor.ray_address)

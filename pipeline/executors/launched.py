@@ -33,9 +33,13 @@ def distill_with_others(
         EnvironmentProblem: the other processes do not come, or one is gone.
         PipelineError, KeyboardInterrupt: as training in one process.
     """
-    from stages.distill.launched import launched_group
+    # Of a connection that broke, what is said in one line below is enough; torch reads this when it is imported.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    from stages.distill.launched import going_on, launched_group, num_starts_before
     from stages.distill.run import distill_side_by_side
 
+    if num_starts_before():
+        configs = [going_on(config) for config in configs]
     with launched_group(say=print_error) as group:
         return distill_side_by_side(configs, progress=progress, notice=notice, should_stop=should_stop, group=group)
 

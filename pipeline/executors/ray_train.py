@@ -58,7 +58,7 @@ def distill_in_ray(
                 notice(f"training on a GPU of Ray, which has {num_gpus}")
         if device == "cuda" and not num_gpus:
             raise EnvironmentProblem("a GPU is asked for and Ray has none: add a node with one, or use --device cpu")
-        mailbox = ray.remote(num_cpus=0)(_Mailbox).remote()
+        mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
         trainer = ray.remote(num_cpus=1, num_gpus=int(device == "cuda"), max_restarts=0)(_Trainer)
         actor = trainer.remote(os.getcwd())
         try:
@@ -75,7 +75,7 @@ def distill_in_ray(
 
 
 @dataclass(frozen=True)
-class _Answer:
+class Answer:
     """The end of training: exactly one of these is there."""
 
     results: list[dict[str, Any]] | None = None
@@ -98,7 +98,7 @@ class _Answer:
 
 
 @dataclass(frozen=True)
-class _News:
+class News:
     """The latest news of the trainer: its progress and its notices."""
 
     progress: tuple[int, int, str, str] | None
@@ -112,7 +112,7 @@ def _follow(
     progress: Progress,
     notice: Callable[[str], None],
     should_stop: Callable[[], bool],
-) -> _Answer:
+) -> Answer:
     """Passes news on until `training` ends, and returns its answer."""
     asked_to_stop = False
     while True:
@@ -120,23 +120,25 @@ def _follow(
         if should_stop() and not asked_to_stop:
             asked_to_stop = True
             ray.get(mailbox.ask_to_stop.remote())
-        news: _News = ray.get(mailbox.take_news.remote())
+        news: News = ray.get(mailbox.take_news.remote())
         for said in news.notices:
             notice(said)
         if news.progress is not None:
             progress(*news.progress)
         if done:
-            answer: _Answer = ray.get(training)
+            answer: Answer = ray.get(training)
             return answer
 
 
-class _Mailbox:
+class Mailbox:
     """Holds the trainer's news for the driver, and the driver's wish to stop for the trainer."""
 
     def __init__(self) -> None:
         self._progress: tuple[int, int, str, str] | None = None
         self._notices: list[str] = []
         self._must_stop = False
+        self._num_begun = 0
+        self._answer: Answer | None = None
 
     def post(self, progress: tuple[int, int, str, str] | None, notices: list[str]) -> bool:
         """Keeps what is new; returns whether the trainer must stop."""
@@ -144,15 +146,28 @@ class _Mailbox:
         self._notices += notices
         return self._must_stop
 
-    def take_news(self) -> _News:
+    def take_news(self) -> News:
         """Returns what was posted since the last call."""
-        news = _News(self._progress, tuple(self._notices))
+        news = News(self._progress, tuple(self._notices))
         self._progress, self._notices = None, []
         return news
 
     def ask_to_stop(self) -> None:
         """Makes every `post` from now on say so."""
         self._must_stop = True
+
+    def begin(self) -> int:
+        """Returns how often training began before."""
+        self._num_begun += 1
+        return self._num_begun - 1
+
+    def finish(self, answer: "Answer") -> None:
+        """Keeps how training ended, for a trainer whose own answer goes elsewhere."""
+        self._answer = answer
+
+    def answer(self) -> "Answer | None":
+        """Returns what `finish` was given, None before."""
+        return self._answer
 
 
 class _Trainer:
@@ -163,15 +178,15 @@ class _Trainer:
             os.chdir(working_folder)
         sys.path.insert(0, working_folder)
 
-    def train(self, configs: list[DistillConfig], mailbox: Any) -> _Answer:
+    def train(self, configs: list[DistillConfig], mailbox: Any) -> Answer:
         """Returns how training ended."""
-        correspondence = _Correspondence(mailbox)
+        correspondence = Correspondence(mailbox)
         outcome = attempt(lambda _: _trained(configs, correspondence), None)
         correspondence.post()
-        return _Answer(failure=outcome.error) if outcome.value is None else outcome.value
+        return Answer(failure=outcome.error) if outcome.value is None else outcome.value
 
 
-class _Correspondence:
+class Correspondence:
     """The trainer's end of the mailbox, used at most every half second, so that training never waits for it."""
 
     def __init__(self, mailbox: Any) -> None:
@@ -204,13 +219,13 @@ class _Correspondence:
         self._posted_at = time.monotonic()
 
 
-def _trained(configs: list[DistillConfig], driver: _Correspondence) -> _Answer:
+def _trained(configs: list[DistillConfig], driver: Correspondence) -> Answer:
     from stages.distill.run import TrainingStopped, distill_side_by_side
 
     try:
         callbacks = {"progress": driver.progress, "notice": driver.notice, "should_stop": driver.should_stop}
-        return _Answer(results=distill_side_by_side(configs, **callbacks))  # type: ignore[arg-type]
+        return Answer(results=distill_side_by_side(configs, **callbacks))  # type: ignore[arg-type]
     except TrainingStopped as stopped:
-        return _Answer(stopped=str(stopped))
+        return Answer(stopped=str(stopped))
     except PipelineError as error:
-        return _Answer(error=type(error)(str(error)))
+        return Answer(error=type(error)(str(error)))

@@ -6,6 +6,7 @@ RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are those of `torch.distributed`.
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 
 import torch
@@ -14,6 +15,7 @@ from torch.distributed import PrefixStore, TCPStore
 
 from cache_schema.errors import EnvironmentProblem, UsageError
 from stages.device import AUTO, this_machine
+from stages.distill.config import DistillConfig
 from stages.distill.group import Alone, Group, Processes
 from stages.distill.peers import SILENT_SECONDS, Peers
 
@@ -47,7 +49,7 @@ def launched_group(
             store = _store(rank, size, timeout)
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
-        beats = PrefixStore(f"beats {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", _client(size, timeout))
+        beats = PrefixStore(f"beats {num_starts_before()}", _client(size, timeout))
         host = None if _agent_has_store() else 0
         peers = Peers(beats, rank, size, host=host, say=say, silent_seconds=silent_seconds)
     except RuntimeError as error:
@@ -82,6 +84,16 @@ def device_of_process(device: str, group: Group) -> str:
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
 
 
+def going_on(config: DistillConfig) -> DistillConfig:
+    """Returns `config` as processes that were started again after a failure follow it: the run itself goes on."""
+    return replace(config, fresh=False, amend=None)
+
+
+def num_starts_before() -> int:
+    """Returns how often torchrun started these processes before."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
 def _agent_has_store() -> bool:
     """Returns whether torchrun itself keeps the store, so that it outlives every process."""
     return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
@@ -91,9 +103,8 @@ def _store(rank: int, size: int, timeout: timedelta) -> PrefixStore:
     is_host = rank == 0 and not _agent_has_store()
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     # Processes that torchrun started again must not find what the earlier ones wrote.
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store = TCPStore(address, port, size, is_host, timeout, wait_for_workers=False, multi_tenant=True)
-    return PrefixStore(f"group {attempt}", store)
+    return PrefixStore(f"group {num_starts_before()}", store)
 
 
 def _client(size: int, timeout: timedelta) -> TCPStore:

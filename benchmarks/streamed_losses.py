@@ -6,8 +6,8 @@
 As many sentences as images, `--rows` of each, of random directions around a common one, and a student near its teacher.
 `times` is the time of value and gradient over that of the plain loss, one after the other in one process; `peak_gb` and
 `plain_gb` are by how much resident memory grows above what holds the features. With `--sampled`, no plain loss is
-computed: the gradient of so many images is compared with one in float64 that sees their scores alone (`gradient_error`,
-a share of its norm; along rows, so not for udist, whose rows see each other, and for vl without its other direction).
+computed, and of pvl, whose images do not see each other, the gradient of so many is compared with one in float64 that
+sees their scores alone (`gradient_error`, a share of its norm).
 """
 
 import argparse
@@ -52,16 +52,15 @@ def timed(name: str, given: tuple[Tensor, Tensor, Tensor], above: int) -> tuple[
     return value.item(), seconds, (_resident("VmHWM") - before) / 1e6, leaf_ND.grad
 
 
-def sampled_error(name: str, given: tuple[Tensor, Tensor, Tensor], gradient_ND: Tensor, num_sampled: int) -> float:
-    """Returns how far the gradients of some images are from float64 ones, as a share of those."""
-    student_ND, teacher_ND, text_ND = given
+def sampled_error(given: tuple[Tensor, Tensor, Tensor], gradient_ND: Tensor, num_sampled: int) -> float:
+    """Returns how far the gradients of pvl of some images are from float64 ones, as a share of those."""
+    student_ND, teacher_ND, _ = given
     some = torch.randperm(len(student_ND), generator=torch.Generator().manual_seed(1))[:num_sampled]
-    right_ND = torch.nn.functional.normalize((text_ND if name == "vl" else teacher_ND).double(), dim=1)
+    right_ND = torch.nn.functional.normalize(teacher_ND.double(), dim=1)
     leaf = student_ND[some].double().requires_grad_()
     unit, wanted = (torch.nn.functional.normalize(side, dim=1) for side in (leaf, teacher_ND[some].double()))
-    log_q, log_p = (torch.log_softmax(SCALES[name] * side @ right_ND.T, dim=1) for side in (unit, wanted))
-    factor = 1.0 if name == "vl" else 2.0
-    (factor * (log_p.exp() * (log_p - log_q)).sum() / len(student_ND)).backward()
+    log_q, log_p = (torch.log_softmax(SCALES["pvl"] * side @ right_ND.T, dim=1) for side in (unit, wanted))
+    (2 * (log_p.exp() * (log_p - log_q)).sum() / len(student_ND)).backward()
     assert leaf.grad is not None
     return ((gradient_ND[some].double() - leaf.grad).norm() / leaf.grad.norm()).item()
 
@@ -88,9 +87,9 @@ def main() -> None:
         for name in asked.losses:
             value, seconds, peak_gb, gradient_ND = timed(name, given, above=0)
             row = {"loss": name, "rows": rows, "seconds": round(seconds, 2), "peak_gb": round(peak_gb, 3)}
-            if asked.sampled:
-                row["gradient_error"] = sampled_error(name, given, gradient_ND, asked.sampled)
-            else:
+            if asked.sampled and name == "pvl":
+                row["gradient_error"] = sampled_error(given, gradient_ND, asked.sampled)
+            if not asked.sampled:
                 plain, plain_seconds, plain_gb, plain_ND = timed(name, given, above=rows * rows)
                 row |= {
                     "times": round(seconds / plain_seconds, 2),

@@ -24,8 +24,7 @@ from stages.distill.config import DistillConfig
     epilog="""\b
 Example:
   pipeline distill --cache cache --student open_clip:ViT-B-32 --out run
-  pipeline distill --cache cache --student open_clip:ViT-B-32 --student timm:fastvit_t8 \\
-                   --negatives mined:nearest --steps 2000 --out runs
+  pipeline distill --cache cache --student open_clip:ViT-B-32 --student timm:fastvit_t8 --out runs
   torchrun --nproc-per-node 8 -m pipeline distill --cache cache --device cuda --out run
 Stopped half-way? Run the same command again."""
 )

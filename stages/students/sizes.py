@@ -48,6 +48,8 @@ def _side_of_its_own(backbone: str) -> int:
     """Returns the side that a timm backbone is made for; 0 where it is not known, or not square."""
     import timm
 
+    if not timm.is_model(backbone):
+        return 0
     with torch.device("meta"):
         trunk: Any = timm.create_model(backbone)
     built_for = getattr(getattr(trunk, "patch_embed", None), "img_size", None)

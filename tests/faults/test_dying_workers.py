@@ -91,7 +91,7 @@ def test_ray_finds_the_same_rows_in_one_run_with_the_same_digest(folder: Path, h
 
 
 def test_a_run_that_was_killed_from_outside_does_its_part_again_and_blames_no_row(folder: Path) -> None:
-    process = start(*args_of(folder, "cache", images=False, seconds_per_batch=0.5))
+    process = start(*args_of(folder, "cache", images=False, seconds_per_batch=5))
     wait_for(lambda: (folder / "cache" / "under_way.json").exists(), process)
     kill_group(process)
     done = run(*args_of(folder, "cache", images=False))

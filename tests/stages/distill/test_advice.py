@@ -130,7 +130,7 @@ ADVICE = {
         first_round,
     ),
     "not a run": Advice({}, "choose another --out", {"out": beside("other")}, not_a_run),
-    "unknown device": Advice({"device": "gpu"}, "use cpu", {"device": "cpu"}),
+    "unknown device": Advice({"device": "gpu"}, "use auto, cpu", {"device": "cpu"}),
     "unknown student": Advice(
         {"student": "timm:test_vti?image_size=32"},
         "did you mean 'test_vit'",

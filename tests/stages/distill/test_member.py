@@ -316,3 +316,15 @@ def test_an_amendment_needs_a_run(config: DistillConfig) -> None:
     with pytest.raises(UsageError, match="--amend is for a run that is there"):
         distill(replace(config, amend="too early"))
     assert not (config.out / "run.json").exists()
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_at_once_and_not_at_the_next_one(
+    config: DistillConfig,
+) -> None:
+    config = replace(config, steps=90, checkpoint_steps=30)
+    with pytest.raises(TrainingStopped):
+        distill(config, should_stop=stop_after(1))
+    (config.out / "checkpoints" / "step-000000030.safetensors").mkdir()
+    with pytest.raises(EnvironmentProblem, match=r"step-000000030\.safetensors"):
+        distill(config)
+    assert 30 <= len(metrics(config)) < 60
